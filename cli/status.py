@@ -1,0 +1,43 @@
+"""`ajuste status`: what is stale, what ran last, which version answers."""
+
+import json
+
+from rich.console import Console
+from rich.table import Table
+
+
+def command() -> None:
+    """Show each stage: up to date or stale and why, and how long it took last time; then the registered models."""
+    from tasks._stage import home, stage_names
+    from tracking import registry, versions
+
+    console = Console()
+    stale = versions.status()
+    table = Table("stage", "state", "last run", "why", title="Stages")
+    for name in stage_names():
+        path = home() / ".state" / f"{name}.json"
+        state = json.loads(path.read_text()) if path.exists() else {}
+        seconds = f"{state['seconds']:.1f} s" if state.get("seconds") else ""
+        error = state.get("error")
+        if error:
+            seconds = f"{error['kind']} error"
+        table.add_row(name, "[yellow]stale[/]" if name in stale else "[green]up to date[/]", seconds, _why(stale.get(name)))
+    console.print(table)
+    data = versions.data_status()
+    console.print(f"data/ against data.dvc: {data}   code against git: {'changed' if versions.dirty() else 'committed'}")
+    for name, text in registry.summary().items():
+        console.print(f"{name}: {text}")
+
+
+def _why(changes: list | None) -> str:
+    """DVC's reasons as one short line."""
+    words = []
+    for change in changes or []:
+        if isinstance(change, str):
+            words.append(change)
+            continue
+        for kind, items in change.items():
+            for path, what in items.items():
+                keys = ", ".join(what) if isinstance(what, dict) else path
+                words.append(f"{kind}: {keys}" if isinstance(what, dict) else f"{what} {path}")
+    return "; ".join(words)

@@ -1,0 +1,194 @@
+"""How the lines of pipeline.py run: one Prefect task a stage, one artifact a task, one retry rule for all."""
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from prefect import State, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from flows._progress import Follower, console, say
+from tasks._stage import UsageError, check_params, home, stage_key, stage_names
+from tracking import registry, runs, versions
+
+
+class StageFailed(Exception):
+    """A stage ended with an error of a kind: data, usage, infra, bug or interrupted."""
+
+    def __init__(self, name: str, kind: str, message: str) -> None:
+        super().__init__(f"stage `{name}`: {message}")
+        self.kind = kind
+
+
+@dataclass
+class Plan:
+    """What this run will do, and what it did so far."""
+
+    stale: set[str]
+    skipped: set[str]  # outside of from_stage and until
+    forced: str | None
+    parent: str | None  # MLflow's parent run; None when nothing is stale
+    actions: dict[str, str] = field(default_factory=dict)
+    began: float = field(default_factory=time.monotonic)
+
+
+def prepare(from_stage: str | None, until: str | None) -> Plan:
+    """Check params and data, ask DVC once what is stale."""
+    names = stage_names()
+    for name in (from_stage, until):
+        if name is not None and name not in names:
+            raise UsageError(f"dvc.yaml has no stage `{name}`: stages are {', '.join(names)}")
+    versions.heal()
+    versions.check_data()
+    stale = {name for name in versions.status() if name in names}
+    if from_stage:
+        stale.add(from_stage)
+    skipped = set(names[: names.index(from_stage)] if from_stage else [])
+    skipped |= set(names[names.index(until) + 1 :] if until else [])
+    if stale - skipped:
+        check_params()
+    missing = sorted(name for name in names if name not in stale and name not in skipped and not _recorded(name))
+    parent = runs.parent(versions.inputs_digest()) if stale - skipped or missing else None
+    return Plan(stale, skipped, from_stage, parent)
+
+
+def stage(name: str, plan: Plan, wait_for: list[State] | None = None) -> State | None:
+    """Run one stage as a Prefect task, in this line of the map; a failure ends the flow."""
+    if name in plan.skipped:
+        return None
+    state = run_stage.with_options(name=name, task_run_name=name)(
+        name, plan, return_state=True, wait_for=[state for state in wait_for or [] if state is not None]
+    )
+    if state.is_failed() or state.is_crashed():
+        say(name, "failed")
+        state.result(raise_on_failure=True)
+    return state
+
+
+def retry_infra(task: object, run: object, state: State) -> bool:
+    """Infrastructure failures are tried again; data and usage errors, bugs and interrupts never."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, StageFailed) and error.kind == "infra"
+
+
+@task(retries=2, retry_delay_seconds=[2, 20], retry_condition_fn=retry_infra, cache_policy=NO_CACHE, persist_result=False)
+def run_stage(name: str, plan: Plan) -> str:
+    """`dvc repro --single-item`, then the MLflow run. Returns "ran", "restored" or "cached"."""
+    if name in plan.stale or any(plan.actions.get(parent) == "ran" for parent in versions.parents_of(name)):
+        action = _repro(name, plan)
+    else:
+        action = "cached"
+    plan.actions[name] = action
+    run_id = runs.record(name, plan.parent) if plan.parent else None
+    state = _state(name) if action != "cached" else {}
+    say(name, action, state.get("seconds"), _note(state))
+    _table(name, action, state, run_id)
+    return action
+
+
+def _repro(name: str, plan: Plan) -> str:
+    state_file = home() / ".state" / f"{name}.json"
+    before = state_file.stat().st_mtime_ns if state_file.exists() else 0
+    key = stage_key(name)
+    run_id = runs.begin(name, key, plan.parent)
+    history = home() / ".checkpoints" / key / "history.jsonl"
+    seen = 0
+
+    with Follower(name, history) as follower:
+
+        def poll() -> None:
+            nonlocal seen
+            follower.update()
+            seen = runs.follow(run_id, history, seen)
+
+        log = home() / ".state" / f"{name}.log"
+        outcome = versions.repro(name, log, force=name == plan.forced, poll=poll)
+    if outcome.code != 0:
+        written = state_file.exists() and state_file.stat().st_mtime_ns != before
+        error = (_state(name).get("error") or {}) if written else {}
+        # DVC hides the exit code; a stage that wrote no error was killed, or DVC itself failed
+        kind = error.get("kind", "infra")
+        raise StageFailed(name, kind, error.get("message") or f"{_last_line(outcome.output)} (all of it: {_shown(log)})")
+    return {"unchanged": "cached"}.get(outcome.action, outcome.action)
+
+
+@task(name="register", task_run_name="register", cache_policy=NO_CACHE, persist_result=False, retries=1, retry_delay_seconds=2)
+def _register(parent: str | None) -> list:
+    return registry.register_all(parent)
+
+
+def register(plan: Plan, wait_for: list[State | None]) -> list:
+    """Register what is new and put the alias `challenger` on the best; nothing when the summary was left out."""
+    if "summary" in plan.skipped or plan.parent is None:
+        return []
+    return _register(plan.parent, wait_for=[state for state in wait_for if state is not None])
+
+
+def finish(plan: Plan, registered: list) -> dict:
+    """The last summary: what ran, what was cached, which version answers, where to look."""
+    if plan.parent:
+        runs.finish(plan.parent)
+    ran = sorted(name for name, action in plan.actions.items() if action != "cached")
+    cached = sorted(name for name, action in plan.actions.items() if action == "cached")
+    answers = registry.summary()
+    lines = [
+        f"**{len(ran)} stages ran**: {', '.join(ran)}" if ran else "**Nothing was stale: no stage was started.**",
+        f"{len(cached)} stages were up to date: {', '.join(cached)}" if cached else "",
+        *(f"`{name}`: {text}" for name, text in answers.items()),
+        "Look further: `ajuste compare NAME`, `ajuste report`, `ajuste ui`, `ajuste serve`.",
+    ]
+    create_markdown_artifact(key="summary", markdown="\n\n".join(line for line in lines if line))
+    seconds = time.monotonic() - plan.began
+    console.print()
+    if ran:
+        console.print(f"[bold]{len(ran)} ran, {len(cached)} up to date[/] in {seconds:.0f} s")
+    else:
+        console.print(f"[bold]Nothing to do[/]: all {len(cached)} stages are up to date ({seconds:.0f} s)")
+    for name, text in answers.items():
+        console.print(f"  {name}: {text}")
+    console.print("  next: `ajuste compare NAME`, `ajuste report`, `ajuste ui`, `ajuste serve`")
+    return {"ran": ran, "cached": cached, "registered": [f"{version.name}/{version.version}" for version in registered]}
+
+
+def _recorded(name: str) -> bool:
+    try:
+        return runs.is_recorded(versions.stage_key(name))
+    except UsageError:
+        return False
+
+
+def _state(name: str) -> dict:
+    try:
+        return json.loads((home() / ".state" / f"{name}.json").read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def _note(state: dict) -> str:
+    parts = [f"{state['peak_memory_mb']:.0f} MB"] if state.get("peak_memory_mb") else []
+    if state.get("tokens_per_second"):
+        parts.append(f"{state['tokens_per_second']:.0f} tokens/s")
+    return ", ".join(parts)
+
+
+def _table(name: str, action: str, state: dict, run_id: str | None) -> None:
+    row = {
+        "stage": name,
+        "action": action,
+        "seconds": state.get("seconds"),
+        "peak memory MB": state.get("peak_memory_mb"),
+        "tokens/s": state.get("tokens_per_second"),
+        "MLflow run": run_id,
+    }
+    create_table_artifact(key=f"stage-{name.replace('_', '-')}", table=[row], description=f"What stage {name} did")
+
+
+def _shown(path: Path) -> str:
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _last_line(output: str) -> str:
+    lines = [line for line in output.splitlines() if line.startswith("ERROR")] or output.splitlines() or ["no output"]
+    return lines[-1].removeprefix("ERROR: ")

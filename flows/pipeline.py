@@ -1,0 +1,38 @@
+"""The map of the project: read this first.
+
+Every line of `adapt` is a stage of dvc.yaml or a step that reads the registry. DVC decides whether a stage must run,
+Prefect drives the order and the retries, MLflow remembers what came out.
+
+    data -> validate -> encode -> features -> frozen head  \\
+                            \\-> full fine-tuning            -> evaluate -> summary -> register
+                            \\-> LoRA adapter -> merge      /
+
+Run it with `ajuste run`, or as the deployment `adapt` of infra/prefect.yaml. Infrastructure failures are retried, data
+and usage errors never. When nothing is stale no stage is started.
+"""
+
+from prefect import flow
+
+from flows._steps import finish, prepare, register, stage
+
+
+@flow(name="adapt", log_prints=False)
+def adapt(from_stage: str | None = None, until: str | None = None) -> dict:
+    """Data to registered models. `from_stage` is run again even if it is fresh; nothing after `until` is run."""
+    plan = prepare(from_stage, until)
+
+    base = stage("base_encoder", plan)
+    rows = stage("validate_reviews", plan)
+    tokens = stage("encode_reviews", plan, wait_for=[base, rows])
+    features = stage("features_reviews", plan, wait_for=[tokens])
+
+    frozen = stage("classify_frozen", plan, wait_for=[features])
+    full = stage("classify_full", plan, wait_for=[tokens])
+    lora = stage("classify_lora", plan, wait_for=[tokens])
+    merged = stage("merge_classify", plan, wait_for=[lora])
+
+    scores = stage("evaluate_classify", plan, wait_for=[frozen, full, merged])
+    summary = stage("summary", plan, wait_for=[scores])
+
+    versions = register(plan, wait_for=[summary])
+    return finish(plan, versions)
