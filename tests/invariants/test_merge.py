@@ -1,0 +1,128 @@
+"""W = W0 + (alpha/r) B A: the merged model is the adapter's model, whatever the family."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from learning import lora
+from tests.invariants.shapes import DECODERS, FAMILIES, base_model, rows, with_adapter
+
+torch.set_num_threads(1)
+
+
+@torch.no_grad()
+def logits(model, family):
+    return model(**rows(family)).logits
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_merged_logits_are_the_adapters(family, rslora):
+    base = logits(base_model(family), family)
+    adapted = with_adapter(base_model(family), family, rslora=rslora)
+    before = logits(adapted, family)
+    found = lora.compare_logits(before, logits(lora.merge(adapted), family))
+    assert (before - base).abs().max() > 1e-2, "the adapter changes nothing: this test could not fail"
+    assert found.max_logit_difference <= 1e-5
+    assert found.equal_predictions == 1.0
+    lora.refuse_unless_equal(found, 1e-5)
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_merge_by_hand_from_saved_bytes_agrees_with_peft(family, rslora, tmp_path):
+    W0 = {name: tensor.clone() for name, tensor in base_model(family).state_dict().items()}
+    adapted = with_adapter(base_model(family), family, rslora=rslora)
+    adapted.save_pretrained(tmp_path)
+    by_hand = lora.merge_by_hand(
+        W0, load_file(tmp_path / "adapter_model.safetensors"), json.loads((tmp_path / "adapter_config.json").read_text())
+    )
+    merged = lora.merge(adapted).state_dict()
+    assert lora.largest_difference(by_hand, merged) <= 1e-6
+    untouched = set(W0) - set(by_hand)
+    assert untouched and all(torch.equal(W0[name], merged[name]) for name in untouched)
+    moved = [name for name in by_hand if not torch.equal(by_hand[name], W0[name].double())]
+    assert len(moved) >= 4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_unmerge_restores_W0(family):
+    adapted = with_adapter(base_model(family), family)
+    W0 = {name: tensor.clone() for name, tensor in adapted.state_dict().items()}
+    adapted.merge_adapter()
+    moved = max((tensor - W0[name]).abs().max().item() for name, tensor in adapted.state_dict().items())
+    adapted.unmerge_adapter()
+    left = max((tensor - W0[name]).abs().max().item() for name, tensor in adapted.state_dict().items())
+    assert moved > 1e-3 and left <= 1e-6
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_greedy_64_tokens_are_equal(family):
+    prompt = rows(family, n=2, length=5)
+    options = {"max_new_tokens": 64, "do_sample": False, "pad_token_id": 0}
+    with torch.no_grad():
+        adapted = with_adapter(base_model(family), family)
+        expected = adapted.generate(**prompt, **options)
+        found = lora.merge(adapted).generate(**prompt, **options)
+    assert expected.shape == (2, 5 + 64)
+    assert torch.equal(expected, found)
+
+
+def test_a_merge_in_bfloat16_is_rounded_once_and_its_difference_is_reported():
+    adapted = with_adapter(base_model("bert"), "bert")
+    before = logits(adapted, "bert")
+    exact = {name: W.clone() for name, W in lora.merge(with_adapter(base_model("bert"), "bert")).state_dict().items()}
+    merged = lora.merge(adapted, torch.bfloat16)
+    for name, W in merged.state_dict().items():
+        if W.is_floating_point():
+            assert W.dtype == torch.bfloat16 and torch.equal(W, exact[name].bfloat16())
+    found = lora.compare_logits(before, logits(merged, "bert"))
+    assert 1e-5 < found.max_logit_difference < 0.1
+    with pytest.raises(lora.ProofRefused, match=rf"{found.max_logit_difference:.3g} over 6 rows, tolerance 1e-05"):
+        lora.refuse_unless_equal(found, 1e-5)
+
+
+def test_one_changed_weight_is_refused():
+    adapted = with_adapter(base_model("bert"), "bert")
+    before = logits(adapted, "bert")
+    merged = lora.merge(adapted)
+    with torch.no_grad():
+        merged.bert.encoder.layer[1].attention.self.query.weight[3, 5] += 1.0
+    with pytest.raises(lora.ProofRefused, match="largest logit difference"):
+        lora.refuse_unless_equal(lora.compare_logits(before, logits(merged, "bert")), 1e-5)
+
+
+def test_a_nan_is_refused_and_so_is_another_prediction():
+    good = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    broken = good.clone()
+    broken[0, 0] = torch.nan
+    with pytest.raises(lora.ProofRefused):
+        lora.refuse_unless_equal(lora.compare_logits(good, broken), 1e9)
+    with pytest.raises(lora.ProofRefused, match="50.0000% equal predictions"):
+        lora.refuse_unless_equal(lora.compare_logits(good, torch.tensor([[1.0, 0.0], [0.5, 0.0]])), 1e9)
+    with pytest.raises(ValueError, match="different shapes"):
+        lora.compare_logits(good, good[:1])
+
+
+def test_merging_a_broken_adapter_is_refused():
+    adapted = with_adapter(base_model("bert"), "bert")
+    with torch.no_grad():
+        next(p for name, p in adapted.named_parameters() if "lora_A" in name)[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="NaN"):
+        lora.merge(adapted)
+
+
+def test_what_is_not_plain_lora_is_refused():
+    A, B, W0 = torch.zeros(4, 8), torch.zeros(6, 4), {"layer.q.weight": torch.zeros(6, 8)}
+    keys = {"base_model.model.layer.q.lora_A.weight": A, "base_model.model.layer.q.lora_B.weight": B}
+    assert lora.merge_by_hand(W0, keys, {"lora_alpha": 8})["layer.q.weight"].shape == (6, 8)
+    with pytest.raises(ValueError, match="use_dora"):
+        lora.merge_by_hand(W0, keys, {"lora_alpha": 8, "use_dora": True})
+    with pytest.raises(ValueError, match="another base"):
+        lora.merge_by_hand({}, keys, {"lora_alpha": 8})
+    with pytest.raises(ValueError, match="neither A nor B"):
+        lora.merge_by_hand(W0, {"base_model.model.emb.lora_embedding_A": A}, {"lora_alpha": 8})
+    with pytest.raises(ValueError, match="r=3"):
+        lora.delta_W(A, B, 3, 8)
