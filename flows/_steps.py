@@ -58,12 +58,20 @@ def stage(name: str, plan: Plan, wait_for: list[State] | None = None) -> State |
     """Run one stage as a Prefect task, in this line of the map; a failure ends the flow."""
     if name in plan.skipped:
         return None
+    # a stage is up to date when DVC said so at the start and nothing that it reads was made anew since
+    stale = name in plan.stale or any(plan.actions.get(parent) == "ran" for parent in versions.parents_of(name))
     state = run_stage.with_options(name=name, task_run_name=name)(
-        name, plan, return_state=True, wait_for=[state for state in wait_for or [] if state is not None]
+        name,
+        stale,
+        name == plan.forced,
+        plan.parent,
+        return_state=True,
+        wait_for=[state for state in wait_for or [] if state is not None],
     )
-    if state.is_failed() or state.is_crashed():
+    if not state.is_completed():
         say(name, "failed")
         state.result(raise_on_failure=True)
+    plan.actions[name] = state.result()
     return state
 
 
@@ -74,25 +82,21 @@ def retry_infra(task: object, run: object, state: State) -> bool:
 
 
 @task(retries=2, retry_delay_seconds=[2, 20], retry_condition_fn=retry_infra, cache_policy=NO_CACHE, persist_result=False)
-def run_stage(name: str, plan: Plan) -> str:
+def run_stage(name: str, stale: bool, force: bool, parent: str | None) -> str:
     """`dvc repro --single-item`, then the MLflow run. Returns "ran", "restored" or "cached"."""
-    if name in plan.stale or any(plan.actions.get(parent) == "ran" for parent in versions.parents_of(name)):
-        action = _repro(name, plan)
-    else:
-        action = "cached"
-    plan.actions[name] = action
-    run_id = runs.record(name, plan.parent) if plan.parent else None
+    action = _repro(name, force, parent) if stale else "cached"
+    run_id = runs.record(name, parent) if parent else None
     state = _state(name) if action != "cached" else {}
     say(name, action, state.get("seconds"), _note(state))
     _table(name, action, state, run_id)
     return action
 
 
-def _repro(name: str, plan: Plan) -> str:
+def _repro(name: str, force: bool, parent: str) -> str:
     state_file = home() / ".state" / f"{name}.json"
     before = state_file.stat().st_mtime_ns if state_file.exists() else 0
     key = stage_key(name)
-    run_id = runs.begin(name, key, plan.parent)
+    run_id = runs.begin(name, key, parent)
     history = home() / ".checkpoints" / key / "history.jsonl"
     seen = 0
 
@@ -104,7 +108,7 @@ def _repro(name: str, plan: Plan) -> str:
             seen = runs.follow(run_id, history, seen)
 
         log = home() / ".state" / f"{name}.log"
-        outcome = versions.repro(name, log, force=name == plan.forced, poll=poll)
+        outcome = versions.repro(name, log, force=force, poll=poll)
     if outcome.code != 0:
         written = state_file.exists() and state_file.stat().st_mtime_ns != before
         error = (_state(name).get("error") or {}) if written else {}
