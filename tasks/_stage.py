@@ -116,10 +116,15 @@ _Yaml.add_implicit_resolver(
 )
 
 
+def parse_yaml(text: str) -> dict:
+    """YAML as DVC reads it."""
+    return yaml.load(text, _Yaml) or {}  # _Yaml is a SafeLoader
+
+
 def read_yaml(path: Path) -> dict:
     """A YAML file as a dict; a syntax error is a UsageError that names the file and the line."""
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), _Yaml) or {}  # noqa: S506 (a SafeLoader)
+        return parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(f"{path} is missing: run this in the project's folder") from None
     except yaml.YAMLError as error:

@@ -24,6 +24,7 @@ from tasks._stage import (
     key_of,
     lookup,
     md5_of,
+    parse_yaml,
     read_yaml,
     stage_names,
     write_atomically,
@@ -85,7 +86,7 @@ def dirty() -> bool:
 
 def parse_lock(text: str) -> dict:
     """The stages of a dvc.lock by name."""
-    return (yaml.safe_load(text) or {}).get("stages", {})
+    return parse_yaml(text).get("stages", {})
 
 
 def lock() -> dict:
@@ -247,7 +248,7 @@ def _last_error(text: str) -> str:
 def data_digest() -> str:
     """The digest that data.dvc names, or "" if there is no data.dvc."""
     path = Path("data.dvc")
-    return yaml.safe_load(path.read_text())["outs"][0]["md5"] if path.exists() else ""
+    return read_yaml(path)["outs"][0]["md5"] if path.exists() else ""
 
 
 def data_status() -> str:

@@ -1,0 +1,188 @@
+"""The stage harness: keys equal to DVC's own records, one process a stage, errors of a kind, nothing left running."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tasks._stage import Config, UsageError, key_of, lookup, md5_of, read_yaml, section, stage_key, typed
+from tracking import versions
+
+ROOT = Path(__file__).parents[2]
+
+STAGE = '''
+import sys, time
+from pathlib import Path
+from tasks._stage import Config, DataError, UsageError, start
+
+class ToyConfig(Config):
+    rate: float
+    sleep: float = 0.0
+    fail: str = ""
+
+def main():
+    with start("toy", ToyConfig) as stage:
+        Path("running").write_text(str(__import__("os").getpid()))
+        time.sleep(stage.config.sleep)
+        if stage.config.fail == "data": raise DataError("data/x.csv line 3: no label; add one")
+        if stage.config.fail == "usage": raise UsageError("no such base")
+        if stage.config.fail == "infra": raise OSError("disk full")
+        if stage.config.fail == "bug": raise ValueError("oops")
+        with stage.phase("work"):
+            stage.count(tokens=10)
+            Path("out").mkdir(); Path("out/a.txt").write_text("a")
+
+if __name__ == "__main__":
+    main()
+'''
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A DVC project with one stage `toy_one`, its home inside."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AJUSTE_HOME", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
+    from tasks import _stage
+
+    _stage.home.cache_clear()
+    (tmp_path / "toy.py").write_text(STAGE)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/b.txt").write_text("b\n")
+    (tmp_path / "data/sub").mkdir()
+    (tmp_path / "data/sub/a.txt").write_text("a\n")
+    (tmp_path / "params.yaml").write_text(
+        "compute: {dtype: float32, device: cpu, threads: 1, seed: 0}\ntoy: {one: {rate: 5e-5}}\nset: data\n"
+    )
+    (tmp_path / "dvc.yaml").write_text(
+        "stages:\n  toy_one:\n    cmd: python -m toy one\n    deps: ['${set}', toy.py]\n"
+        "    params: [compute, toy.one]\n    outs: [out]\n"
+    )
+    subprocess.run(["git", "init", "-q"], check=True)
+    assert versions.dvc("init", "-q").returncode == 0
+    yield tmp_path
+    _stage.home.cache_clear()
+
+
+def toy(**changes: object) -> subprocess.CompletedProcess:
+    params = {"compute": {"dtype": "float32", "device": "cpu", "threads": 1, "seed": 0}, "toy": {"one": {"rate": 5e-5, **changes}}}
+    Path("params.yaml").write_text(json.dumps({**params, "set": "data"}))
+    return subprocess.run([sys.executable, "-m", "toy", "one"], capture_output=True, text=True)
+
+
+def state() -> dict:
+    return json.loads(Path(".state/toy_one.json").read_text())
+
+
+def test_stage_key_equals_what_dvc_lock_records(project: Path) -> None:
+    before = stage_key("toy_one")
+    done = versions.dvc("repro")
+    assert done.returncode == 0, done.stdout + done.stderr
+    entry = versions.stage_lock("toy_one")
+    assert {dep["path"]: dep["md5"] for dep in entry["deps"]} == {"data": md5_of(Path("data")), "toy.py": md5_of(Path("toy.py"))}
+    assert entry["outs"][0]["md5"] == md5_of(Path("out"))
+    assert before == versions.stage_key("toy_one") == state()["key"]
+    assert state()["error"] is None and state()["tokens"] == 10 and "work" in state()["phases"]
+    assert not (project / ".checkpoints" / before).exists()
+    (project / "data/b.txt").write_text("other\n")
+    assert stage_key("toy_one") != before
+
+
+def test_key_ignores_order_and_sees_every_part() -> None:
+    base = key_of("run", {"a": "1", "b": "2"}, {"x": 1})
+    assert base == key_of("run", {"b": "2", "a": "1"}, {"x": 1})
+    others = {key_of("ran", {"a": "1", "b": "2"}, {"x": 1}), key_of("run", {"a": "1"}, {"x": 1}), key_of("run", {"a": "1", "b": "2"}, {"x": 2})}
+    assert len(others) == 3 and base not in others
+
+
+@pytest.mark.parametrize(("kind", "code"), [("data", 3), ("usage", 2), ("infra", 1), ("bug", 1)])
+def test_errors_have_a_kind_a_line_and_a_code(project: Path, kind: str, code: int) -> None:
+    done = toy(fail=kind)
+    assert done.returncode == code
+    assert state()["error"]["kind"] == kind
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"error[{kind}]: ")
+    if kind in ("data", "usage"):
+        assert done.stderr.count("\n") == 1, "a user's mistake shows one line and no stack trace"
+
+
+def test_unknown_key_is_named(project: Path) -> None:
+    done = toy(rat=1)
+    assert done.returncode == 2
+    assert "unknown key `toy.one.rat`" in done.stderr and "rate" in done.stderr
+
+
+def test_second_process_waits_then_names_the_first(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = subprocess.Popen([sys.executable, "-c", _holder()])
+    while not Path("held").exists():
+        time.sleep(0.05)
+    done = subprocess.run([sys.executable, "-c", _impatient()], capture_output=True, text=True)
+    first.kill()
+    first.wait()
+    assert done.returncode == 2 and f"already running as process {first.pid}" in done.stderr
+    assert toy().returncode == 0, "the kernel frees the lock of a killed process"
+
+
+def _holder() -> str:
+    return "import time; from pathlib import Path; from tasks._stage import _only_one\nwith _only_one('toy_one'):\n Path('held').touch(); time.sleep(60)"
+
+
+def _impatient() -> str:
+    return "import sys; sys.argv = ['toy', 'one']; import tasks._stage as s; s.LOCK_SECONDS = 0.3; import toy; toy.main()"
+
+
+@pytest.mark.parametrize("victim", ["dvc", "flow"])
+def test_stage_ends_when_what_started_it_is_killed(project: Path, victim: str) -> None:
+    params = Path("params.yaml").read_text().replace("rate: 5e-5", "rate: 5e-5, sleep: 60")
+    Path("params.yaml").write_text(params)
+    flow = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(120)"])
+    env = {**versions.environment(), "AJUSTE_FLOW_PID": str(flow.pid)}
+    dvc = subprocess.Popen([sys.executable, "-m", "dvc", "repro", "toy_one"], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not Path("running").exists() or not Path("running").read_text():
+        assert time.monotonic() < deadline and dvc.poll() is None
+        time.sleep(0.1)
+    stage = psutil.Process(int(Path("running").read_text()))
+    (dvc if victim == "dvc" else flow).send_signal(signal.SIGKILL)
+    gone, _ = psutil.wait_procs([stage], timeout=20)
+    assert gone, "the stage outlived what started it"
+    for process in (flow, dvc):
+        process.kill()
+        process.wait()
+
+
+def test_section_shares_plain_keys_and_refuses_repeats() -> None:
+    params = {"classify": {"task": "sequence", "lora": {"r": 8}, "full": {"lr": 1}}}
+    assert section(params, "classify", "lora") == {"task": "sequence", "r": 8}
+    with pytest.raises(UsageError, match="repeats"):
+        section({"classify": {"task": "a", "lora": {"task": "b"}}}, "classify", "lora")
+    with pytest.raises(UsageError, match="classify.nope"):
+        section(params, "classify", "nope")
+
+
+def test_wrong_type_names_the_key() -> None:
+    class ToyConfig(Config):
+        rate: float
+
+    with pytest.raises(UsageError, match=r"toy\.rate.*'fast'"):
+        typed(ToyConfig, {"rate": "fast"}, "toy")
+
+
+def test_yaml_numbers_are_those_of_dvc(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text("a: 5e-5\nb: 1.0e-4\nc: 8\nd: .5\ne: 1e3\nf: 1.5\n")
+    from ruamel.yaml import YAML
+
+    ours, theirs = read_yaml(path), YAML(typ="safe").load(path)
+    assert ours == theirs and [type(value) for value in ours.values()] == [type(value) for value in theirs.values()]
+    path.write_text("a: [1\n")
+    with pytest.raises(UsageError, match="no valid YAML"):
+        read_yaml(path)
+    with pytest.raises(UsageError, match="`a.b`"):
+        lookup({"a": {}}, "a.b")
