@@ -7,7 +7,9 @@ import typer
 
 
 def command(
-    from_stage: Annotated[str | None, typer.Option("--from", help="Run this stage again, and what follows from it.")] = None,
+    from_stage: Annotated[
+        str | None, typer.Option("--from", help="Run this stage again, and what follows from it.")
+    ] = None,
     until: Annotated[str | None, typer.Option("--until", help="Stop after this stage.")] = None,
 ) -> None:
     """Run every stage that is stale, register what is new.
@@ -20,7 +22,9 @@ def command(
         if name is not None and name not in stage_names():
             raise UsageError(f"dvc.yaml has no stage `{name}`: stages are {', '.join(stage_names())}")
     os.environ.setdefault("PREFECT_HOME", str(home() / ".prefect"))
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # the terminal shows our own lines; see flows/_progress.py
+    os.environ.setdefault(
+        "PREFECT_LOGGING_LEVEL", "CRITICAL"
+    )  # the terminal shows our own lines; see flows/_progress.py
 
     from flows._steps import StageFailed
     from flows.pipeline import adapt

@@ -21,10 +21,14 @@ def command() -> None:
         error = state.get("error")
         if error:
             seconds = f"{error['kind']} error"
-        table.add_row(name, "[yellow]stale[/]" if name in stale else "[green]up to date[/]", seconds, _why(stale.get(name)))
+        table.add_row(
+            name, "[yellow]stale[/]" if name in stale else "[green]up to date[/]", seconds, _why(stale.get(name))
+        )
     console.print(table)
     data = versions.data_status()
-    console.print(f"data/ against data.dvc: {data}   code against git: {'changed' if versions.dirty() else 'committed'}")
+    console.print(
+        f"data/ against data.dvc: {data}   code against git: {'changed' if versions.dirty() else 'committed'}"
+    )
     for name, text in registry.summary().items():
         console.print(f"{name}: {text}")
 

@@ -52,6 +52,11 @@ class Follower:
 
 def say(name: str, action: str, seconds: float | None = None, note: str = "") -> None:
     """One line for a stage that is over."""
-    mark = {"ran": "[green]ran[/]", "cached": "[dim]cached[/]", "restored": "[cyan]restored[/]", "failed": "[red]failed[/]"}
+    mark = {
+        "ran": "[green]ran[/]",
+        "cached": "[dim]cached[/]",
+        "restored": "[cyan]restored[/]",
+        "failed": "[red]failed[/]",
+    }
     time_taken = f"{seconds:7.1f} s" if seconds is not None else " " * 9
     console.print(f"{name:<20} {mark.get(action, action)}{' ' * (9 - len(action))}{time_taken}  {note}".rstrip())

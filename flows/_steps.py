@@ -81,7 +81,9 @@ def retry_infra(task: object, run: object, state: State) -> bool:
     return isinstance(error, StageFailed) and error.kind == "infra"
 
 
-@task(retries=2, retry_delay_seconds=[2, 20], retry_condition_fn=retry_infra, cache_policy=NO_CACHE, persist_result=False)
+@task(
+    retries=2, retry_delay_seconds=[2, 20], retry_condition_fn=retry_infra, cache_policy=NO_CACHE, persist_result=False
+)
 def run_stage(name: str, stale: bool, force: bool, parent: str | None) -> str:
     """`dvc repro --single-item`, then the MLflow run. Returns "ran", "restored" or "cached"."""
     action = _repro(name, force, parent) if stale else "cached"
@@ -114,11 +116,20 @@ def _repro(name: str, force: bool, parent: str) -> str:
         error = (_state(name).get("error") or {}) if written else {}
         # DVC hides the exit code; a stage that wrote no error was killed, or DVC itself failed
         kind = error.get("kind", "infra")
-        raise StageFailed(name, kind, error.get("message") or f"{_last_line(outcome.output)} (all of it: {_shown(log)})")
+        raise StageFailed(
+            name, kind, error.get("message") or f"{_last_line(outcome.output)} (all of it: {_shown(log)})"
+        )
     return {"unchanged": "cached"}.get(outcome.action, outcome.action)
 
 
-@task(name="register", task_run_name="register", cache_policy=NO_CACHE, persist_result=False, retries=1, retry_delay_seconds=2)
+@task(
+    name="register",
+    task_run_name="register",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=1,
+    retry_delay_seconds=2,
+)
 def _register(parent: str | None) -> list:
     return registry.register_all(parent)
 

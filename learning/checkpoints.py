@@ -1,7 +1,7 @@
 """Checkpoints that a kill can not spoil.
 
-A checkpoint is a folder `checkpoint-<step>`. It counts only with its file COMPLETE, which holds the sha256 of every other
-file, is written last and is moved into place whole. Whatever lacks it, or does not match it, is removed.
+A checkpoint is a folder `checkpoint-<step>`. It counts only with its file COMPLETE, which holds the sha256 of every
+other file, is written last and is moved into place whole. Whatever lacks it, or does not match it, is removed.
 """
 
 import hashlib

@@ -101,7 +101,9 @@ def home() -> Path:
     """The main checkout (git's common folder) or $AJUSTE_HOME: mlruns/, .checkpoints/, .state/ stand there once."""
     if os.environ.get("AJUSTE_HOME"):
         return Path(os.environ["AJUSTE_HOME"]).resolve()
-    git = subprocess.run(["git", "rev-parse", "--path-format=absolute", "--git-common-dir"], capture_output=True, text=True)
+    git = subprocess.run(
+        ["git", "rev-parse", "--path-format=absolute", "--git-common-dir"], capture_output=True, text=True
+    )
     return Path(git.stdout.strip()).parent if git.returncode == 0 else Path.cwd()
 
 
@@ -249,7 +251,9 @@ def stage_key(name: str) -> str:
     deps = {}
     for dep in entry.get("deps", []):
         if not Path(dep).exists():
-            raise UsageError(f"{dep} is missing: stage `{name}` needs it; `ajuste run` makes it, `ajuste data pull` the data")
+            raise UsageError(
+                f"{dep} is missing: stage `{name}` needs it; `ajuste run` makes it, `ajuste data pull` the data"
+            )
         deps[dep] = md5_of(Path(dep))
     return key_of(entry["cmd"], deps, {key: lookup(params, key) for key in entry.get("params", [])})
 
@@ -325,7 +329,9 @@ def _only_one(name: str) -> Iterator[None]:
                 if time.monotonic() > deadline:
                     file.seek(0)
                     owner = file.read().strip() or "unknown"
-                    raise UsageError(f"stage `{name}` is already running as process {owner}: wait for it or end it") from None
+                    raise UsageError(
+                        f"stage `{name}` is already running as process {owner}: wait for it or end it"
+                    ) from None
                 time.sleep(0.2)
         file.truncate(0)
         file.write(str(os.getpid()))

@@ -1,8 +1,8 @@
 """Can a recorded result be made again? A clean clone, a home of its own, data by digest, `dvc repro --force`.
 
-First the inputs: what stands at the revision against what dvc.lock records. A changed parameter, source line or data row
-is named, and nothing is run, since other inputs give another result. Then every stage runs again in the clone and the
-outs are compared by hash: bit-equal, or which of them differ. Equal bytes are promised for one kind of CPU and one
+First the inputs: what stands at the revision against what dvc.lock records. A changed parameter, source line or data
+row is named, and nothing is run, since other inputs give another result. Then every stage runs again in the clone and
+the outs are compared by hash: bit-equal, or which of them differ. Equal bytes are promised for one kind of CPU and one
 thread count (docs/reproducibility.md).
 """
 
@@ -35,8 +35,8 @@ class Verdict:
 def reproduce(revision: str = "HEAD", keep: Path | None = None) -> Verdict:
     """Make the result of a revision again and compare. `keep` is where the clone stays; else it is removed.
 
-    HEAD is compared with the dvc.lock that stands in the working tree, the proof of the last run; any other revision with
-    the lock committed in it. Raises UsageError for an unknown revision, DataError when the run itself fails.
+    HEAD is compared with the dvc.lock that stands in the working tree, the proof of the last run; any other revision
+    with the lock committed in it. Raises UsageError for an unknown revision, DataError when the run itself fails.
     """
     commit = versions.git("rev-parse", "--verify", f"{revision}^{{commit}}").strip()
     here = commit == versions.git_commit()
@@ -109,13 +109,15 @@ def _param_differences(key: str, old: object, new: object) -> list[str]:
 
 
 def _file_differences(name: str, path: Path, old_md5: str) -> list[str]:
-    """The lines of a file, or of the files of a folder, that differ from the recorded ones, where those can be found."""
+    """The lines of a file, or of a folder's files, that differ from the recorded ones, where those can be found."""
     if path.is_dir():
         listing = _cached(old_md5)
         if listing is None:
             return [f"{name} differs (its recorded listing is not in the DVC cache)"]
         old_files = {entry["relpath"]: entry["md5"] for entry in json.loads(listing)}
-        new_files = {file.relative_to(path).as_posix(): md5_of(file) for file in sorted(path.rglob("*")) if file.is_file()}
+        new_files = {
+            file.relative_to(path).as_posix(): md5_of(file) for file in sorted(path.rglob("*")) if file.is_file()
+        }
         lines = []
         for file in sorted(old_files.keys() | new_files.keys()):
             if file not in new_files:
@@ -134,7 +136,9 @@ def _line_differences(name: str, path: Path, old: bytes | None) -> list[str]:
     before = old.decode("utf-8", "replace").splitlines()
     after = path.read_bytes().decode("utf-8", "replace").splitlines()
     # common ends first: difflib alone takes minutes on a file of 30,000 rows
-    start = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after)))
+    start = next(
+        (i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after))
+    )
     end = 0
     while end < min(len(before), len(after)) - start and before[-1 - end] == after[-1 - end]:
         end += 1
@@ -180,7 +184,8 @@ def _clone(commit: str, clone: Path) -> None:
     for args in (["remote", "add", "--local", "--default", "origin-cache", cache], ["pull", "--quiet", "data.dvc"]):
         done = _dvc_in(clone, *args, capture_output=True)
         if done.returncode != 0:
-            raise DataError(f"the data of {commit[:8]} is not in the DVC cache: `ajuste data pull` brings it ({done.stderr.strip()})")
+            reason = done.stderr.strip()
+            raise DataError(f"the data of {commit[:8]} is not in the DVC cache ({reason}): `ajuste data pull` brings it")
 
 
 def _run(clone: Path) -> dict:

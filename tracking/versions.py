@@ -120,7 +120,9 @@ def inputs_digest() -> str:
     params = read_yaml(Path("params.yaml"))
     inputs: dict = {}
     for name, entry in definitions.items():
-        deps = [dep for dep in entry.get("deps", []) if not any(dep == out or dep.startswith(f"{out}/") for out in made)]
+        deps = [
+            dep for dep in entry.get("deps", []) if not any(dep == out or dep.startswith(f"{out}/") for out in made)
+        ]
         inputs[name] = {
             "cmd": entry["cmd"],
             "deps": {dep: md5_of(Path(dep)) for dep in deps if Path(dep).exists()},

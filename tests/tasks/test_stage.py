@@ -16,7 +16,7 @@ from tracking import versions
 
 ROOT = Path(__file__).parents[2]
 
-STAGE = '''
+STAGE = """
 import sys, time
 from pathlib import Path
 from tasks._stage import Config, DataError, UsageError, start
@@ -40,7 +40,7 @@ def main():
 
 if __name__ == "__main__":
     main()
-'''
+"""
 
 
 @pytest.fixture
@@ -71,7 +71,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def toy(**changes: object) -> subprocess.CompletedProcess:
-    params = {"compute": {"dtype": "float32", "device": "cpu", "threads": 1, "seed": 0}, "toy": {"one": {"rate": 5e-5, **changes}}}
+    params = {
+        "compute": {"dtype": "float32", "device": "cpu", "threads": 1, "seed": 0},
+        "toy": {"one": {"rate": 5e-5, **changes}},
+    }
     Path("params.yaml").write_text(json.dumps({**params, "set": "data"}))
     return subprocess.run([sys.executable, "-m", "toy", "one"], capture_output=True, text=True)
 
@@ -85,7 +88,10 @@ def test_stage_key_equals_what_dvc_lock_records(project: Path) -> None:
     done = versions.dvc("repro")
     assert done.returncode == 0, done.stdout + done.stderr
     entry = versions.stage_lock("toy_one")
-    assert {dep["path"]: dep["md5"] for dep in entry["deps"]} == {"data": md5_of(Path("data")), "toy.py": md5_of(Path("toy.py"))}
+    assert {dep["path"]: dep["md5"] for dep in entry["deps"]} == {
+        "data": md5_of(Path("data")),
+        "toy.py": md5_of(Path("toy.py")),
+    }
     assert entry["outs"][0]["md5"] == md5_of(Path("out"))
     assert before == versions.stage_key("toy_one") == state()["key"]
     assert state()["error"] is None and state()["tokens"] == 10 and "work" in state()["phases"]
@@ -97,7 +103,11 @@ def test_stage_key_equals_what_dvc_lock_records(project: Path) -> None:
 def test_key_ignores_order_and_sees_every_part() -> None:
     base = key_of("run", {"a": "1", "b": "2"}, {"x": 1})
     assert base == key_of("run", {"b": "2", "a": "1"}, {"x": 1})
-    others = {key_of("ran", {"a": "1", "b": "2"}, {"x": 1}), key_of("run", {"a": "1"}, {"x": 1}), key_of("run", {"a": "1", "b": "2"}, {"x": 2})}
+    others = {
+        key_of("ran", {"a": "1", "b": "2"}, {"x": 1}),
+        key_of("run", {"a": "1"}, {"x": 1}),
+        key_of("run", {"a": "1", "b": "2"}, {"x": 2}),
+    }
     assert len(others) == 3 and base not in others
 
 
@@ -130,11 +140,20 @@ def test_second_process_waits_then_names_the_first(project: Path, monkeypatch: p
 
 
 def _holder() -> str:
-    return "import time; from pathlib import Path; from tasks._stage import _only_one\nwith _only_one('toy_one'):\n Path('held').touch(); time.sleep(60)"
+    return """
+import time
+from pathlib import Path
+from tasks._stage import _only_one
+with _only_one("toy_one"):
+    Path("held").touch()
+    time.sleep(60)
+"""
 
 
 def _impatient() -> str:
-    return "import sys; sys.argv = ['toy', 'one']; import tasks._stage as s; s.LOCK_SECONDS = 0.3; import toy; toy.main()"
+    return (
+        "import sys; sys.argv = ['toy', 'one']; import tasks._stage as s; s.LOCK_SECONDS = 0.3; import toy; toy.main()"
+    )
 
 
 @pytest.mark.parametrize("victim", ["dvc", "flow"])
@@ -143,7 +162,9 @@ def test_stage_ends_when_what_started_it_is_killed(project: Path, victim: str) -
     Path("params.yaml").write_text(params)
     flow = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(120)"])
     env = {**versions.environment(), "AJUSTE_FLOW_PID": str(flow.pid)}
-    dvc = subprocess.Popen([sys.executable, "-m", "dvc", "repro", "toy_one"], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    dvc = subprocess.Popen(
+        [sys.executable, "-m", "dvc", "repro", "toy_one"], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 60
     while not Path("running").exists() or not Path("running").read_text():
         assert time.monotonic() < deadline and dvc.poll() is None
