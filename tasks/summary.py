@@ -1,0 +1,174 @@
+"""Stage `summary`: everything that a person or a gate asks of one run, as small files in metrics/ (in git).
+
+It computes nothing new. It reads what earlier stages wrote and puts it where `dvc metrics show`, `dvc plots show`,
+a code review and a gate can see it:
+
+    metrics/data.json       what validation and encoding found
+    metrics/classify.json   the lecture's table: per strategy the quality with its 95 % interval, the trainable
+                            parameters and their share of all, the size of what is saved
+    metrics/merge.json      the proof of W = W0 + (alpha/r) B A
+    metrics/curves.csv      one row a step, one column a curve
+    metrics/confusion.csv   one row a test row: its label and what each strategy predicted
+
+Seconds and peak memory are part of the lecture's table too, but they differ from run to run. They stay in
+.state/ (this machine's diary), and `ajuste report` joins them in. So metrics/ is a pure function of the inputs.
+
+Run it: `dvc repro summary`. Cheap: no torch, about a second.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from tasks._stage import Config, UsageError, start
+
+DECIMALS = 6  # more digits than any interval is wide, few enough to read in a diff
+CURVES = {"loss": "train_loss", "eval_loss": "validation_loss", "eval_accuracy": "validation_accuracy"}
+
+
+class SummaryConfig(Config):
+    """The summary has no settings."""
+
+
+def summarise(config: SummaryConfig, validated: Path, encoded: Path, models: dict[str, Path], adapters: dict[str, Path],
+              evaluated: Path, out: Path) -> dict:
+    """Write the five files of metrics/ into `out` and return the table of strategies.
+
+    models: strategy -> folder of the model that is served. adapters: strategy -> folder of its adapter, for the
+    strategies that have one. evaluated: folder with <strategy>.json and predictions.parquet.
+    Raises UsageError, naming the file, when an input is missing or is not JSON.
+    """
+    proof = {strategy: _read(models[strategy] / "proof.json") for strategy in sorted(adapters)}
+    trained = {strategy: adapters.get(strategy, folder) for strategy, folder in sorted(models.items())}
+    table = {
+        "best_on_validation": _best({s: _read(folder / "ajuste.json") for s, folder in trained.items()}),
+        "strategies": {s: _strategy(s, models[s], adapters.get(s), evaluated) for s in sorted(models)},
+    }
+    labels = _read(evaluated / f"{min(models)}.json")["labels"]
+    data = {"validation": _read(validated / "validation.json"), "encoding": _read(encoded / "encoding.json")}
+
+    out.mkdir(parents=True, exist_ok=True)
+    _write(out / "data.json", data)
+    _write(out / "classify.json", table)
+    _write(out / "merge.json", proof)
+    _write_curves(out / "curves.csv", {s: folder / "history.jsonl" for s, folder in trained.items()})
+    _write_confusion(out / "confusion.csv", evaluated / "predictions.parquet", labels)
+    return table
+
+
+def _strategy(strategy: str, model: Path, adapter: Path | None, evaluated: Path) -> dict:
+    """One row of the lecture's table. A strategy's parameters were counted where it was trained."""
+    result = _read(evaluated / f"{strategy}.json")
+    card = _read((adapter or model) / "ajuste.json")
+    row = {key: result[key] for key in ("accuracy", "macro_f1", "mcc", "auc", "ece", "rows") if key in result}
+    row["validation"] = card["validation"]
+    row["parameters"] = card["parameters"]
+    row["pooling"] = card["pooling"]
+    row["artefact_bytes"] = _size(model)
+    if adapter is not None:
+        row["adapter_bytes"] = _size(adapter)
+    return row
+
+
+def _best(cards: dict[str, dict]) -> str:
+    """The strategy with the highest macro-F1 on validation; equals go to the one with fewer trainable parameters.
+
+    Never chosen on the test rows: they are only for reporting.
+    """
+    def order(strategy: str) -> tuple:
+        card = cards[strategy]
+        return -card["validation"]["macro_f1"], card["parameters"]["trainable"], strategy
+    return min(cards, key=order)
+
+
+def _size(folder: Path) -> int:
+    """Bytes of all files in a model folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _write_curves(path: Path, histories: dict[str, Path]) -> None:
+    """One row a step, one column a curve ("lora_validation_loss"); a step that a curve lacks is "nan".
+
+    Not an empty cell: the plots of DVC are drawn by Vega, which reads an empty text as 0 and drops a nan.
+    """
+    cells: dict[int, dict[str, float]] = {}
+    columns = []
+    for strategy, history in histories.items():
+        lines = [json.loads(line) for line in _text(history).splitlines() if line.strip()]
+        for key, name in CURVES.items():
+            column = f"{strategy}_{name}"
+            points = [(line["step"], line[key]) for line in lines if key in line]
+            if points:
+                columns.append(column)
+            for step, value in points:
+                cells.setdefault(step, {})[column] = round(value, DECIMALS)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["step", *columns], restval="nan", lineterminator="\n")
+        writer.writeheader()
+        for step in sorted(cells):
+            writer.writerow({"step": step, **cells[step]})
+
+
+def _write_confusion(path: Path, predictions: Path, labels: list[str]) -> None:
+    """One row a test row, by row id: `actual` and one column a strategy, as label names (DVC counts them itself)."""
+    if not predictions.is_file():
+        raise UsageError(f"{predictions} is missing: run `dvc repro evaluate_classify`")
+    table = pq.read_table(predictions, columns=["row_id", "label", "strategy", "prediction"]).to_pylist()
+    strategies = sorted({row["strategy"] for row in table})
+    rows: dict[str, dict[str, str]] = {}
+    for row in table:
+        cells = rows.setdefault(row["row_id"], {"actual": labels[row["label"]]})
+        cells[row["strategy"]] = labels[row["prediction"]]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["actual", *strategies], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows[row_id] for row_id in sorted(rows))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UsageError(f"{path} is missing: run `dvc repro`, which makes it before the summary") from None
+
+
+def _read(path: Path):
+    try:
+        return json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{path} line {error.lineno} is not JSON: delete it and run `dvc repro`") from None
+
+
+def _rounded(value):
+    """The same tree with floats at a fixed number of decimals."""
+    if isinstance(value, float):
+        return round(value, DECIMALS)
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list) else value
+
+
+def _write(path: Path, value: dict) -> None:
+    path.write_text(json.dumps(_rounded(value), indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    with start("summary", SummaryConfig) as stage:
+        merged = Path("artifacts/merged")
+        summarise(
+            stage.config,
+            validated=Path("artifacts/validated/reviews"),
+            encoded=Path("artifacts/encoded/reviews"),
+            models={strategy: merged / f"classify_{strategy}" for strategy in ("frozen", "full", "lora")},
+            adapters={"lora": Path("artifacts/adapters/classify_lora")},
+            evaluated=Path("artifacts/evaluated/classify"),
+            out=Path("metrics"),
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""The summary: the lecture's table, chosen on validation, same bytes every time; a missing input is named."""
+
+import csv
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tasks._stage import UsageError
+from tasks.summary import SummaryConfig, summarise
+
+LABELS = ["negative", "positive"]
+TEST_ROWS = [("aa", 0), ("bb", 1), ("cc", 1)]
+PREDICTED = {"frozen": [0, 0, 1], "full": [0, 1, 1], "lora": [1, 1, 1]}
+VALIDATION = {"frozen": 0.70, "full": 0.81, "lora": 0.82}
+TRAINABLE = {"frozen": 770, "full": 1_000_000, "lora": 12_000}
+
+
+def write(path: Path, value) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+def model(folder: Path, strategy: str) -> None:
+    write(folder / "ajuste.json", {
+        "strategy": strategy, "pooling": "cls", "labels": LABELS,
+        "parameters": {"total": 1_000_770, "trainable": TRAINABLE[strategy], "share": TRAINABLE[strategy] / 1_000_770},
+        "validation": {"loss": 0.4, "accuracy": VALIDATION[strategy], "macro_f1": VALIDATION[strategy]},
+    })
+    (folder / "model.safetensors").write_bytes(b"w" * 1000)
+    lines = [{"step": 10, "loss": 0.7123456789, "lr": 1e-5}, {"step": 20, "loss": 0.5}, {"step": 20, "eval_loss": 0.6}]
+    (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> dict:
+    """The folders of a finished run in miniature."""
+    write(tmp_path / "validated/validation.json", {"checks": [], "rows": {"test": 3}})
+    write(tmp_path / "encoded/encoding.json", {"max_tokens": 8})
+    models = {strategy: tmp_path / f"merged/{strategy}" for strategy in PREDICTED}
+    for strategy, folder in models.items():
+        model(folder, strategy)
+        write(tmp_path / f"evaluated/{strategy}.json", {
+            "accuracy": {"value": 2 / 3, "low": 0.1, "high": 0.9}, "macro_f1": {"value": 0.6, "low": 0.1, "high": 0.9},
+            "confusion": [[1, 0], [1, 1]], "labels": LABELS, "rows": 3, "slices": {},
+        })
+    write(models["lora"] / "proof.json", {"max_logit_difference": 3e-7, "equal_predictions": 1.0})
+    model(tmp_path / "adapter", "lora")
+    rows = [
+        {"row_id": row_id, "label": label, "strategy": strategy, "prediction": predicted[i]}
+        for strategy, predicted in PREDICTED.items() for i, (row_id, label) in enumerate(TEST_ROWS)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows[::-1]), tmp_path / "evaluated/predictions.parquet")
+    return {
+        "validated": tmp_path / "validated", "encoded": tmp_path / "encoded", "models": models,
+        "adapters": {"lora": tmp_path / "adapter"}, "evaluated": tmp_path / "evaluated", "out": tmp_path / "metrics",
+    }
+
+
+def summary(made: dict) -> dict:
+    return summarise(SummaryConfig(), **made)
+
+
+def test_table_has_quality_parameters_and_sizes_and_no_times(made):
+    row = summary(made)["strategies"]["lora"]
+    assert row["accuracy"]["low"] == 0.1
+    assert row["parameters"]["trainable"] == 12_000
+    assert row["artefact_bytes"] == sum(p.stat().st_size for p in made["models"]["lora"].iterdir())
+    assert row["adapter_bytes"] == sum(p.stat().st_size for p in made["adapters"]["lora"].iterdir())
+    text = "".join(path.read_text() for path in made["out"].iterdir())
+    assert not any(word in text for word in ("seconds", "peak_memory", str(made["out"].parent)))
+
+
+def test_the_best_is_chosen_on_validation_and_ties_go_to_fewer_parameters(made):
+    assert summary(made)["best_on_validation"] == "lora"  # although `full` is right on every test row
+    for strategy in ("full", "lora"):
+        folder = made["adapters"].get(strategy, made["models"][strategy])
+        card = json.loads((folder / "ajuste.json").read_text())
+        card["validation"]["macro_f1"] = 0.9
+        write(folder / "ajuste.json", card)
+    assert summary(made)["best_on_validation"] == "lora"
+
+
+def test_confusion_rows_count_up_to_the_matrix(made):
+    summary(made)
+    rows = list(csv.DictReader((made["out"] / "confusion.csv").open()))
+    assert [row["actual"] for row in rows] == ["negative", "positive", "positive"]  # by row id
+    for strategy, predicted in PREDICTED.items():
+        assert [LABELS.index(row[strategy]) for row in rows] == predicted
+
+
+def test_curves_are_wide_with_nan_for_no_point_and_rounded(made):
+    summary(made)
+    rows = list(csv.DictReader((made["out"] / "curves.csv").open()))
+    assert [row["step"] for row in rows] == ["10", "20"]
+    assert rows[0]["lora_train_loss"] == "0.712346" and rows[0]["lora_validation_loss"] == "nan"
+    assert rows[1]["full_validation_loss"] == "0.6"
+
+
+def test_two_runs_write_the_same_bytes(made):
+    summary(made)
+    first = {path.name: path.read_bytes() for path in made["out"].iterdir()}
+    summary(made)
+    assert first == {path.name: path.read_bytes() for path in made["out"].iterdir()}
+    assert set(first) == {"data.json", "classify.json", "merge.json", "curves.csv", "confusion.csv"}
+
+
+@pytest.mark.parametrize("missing", ["evaluated/full.json", "merged/lora/proof.json", "adapter/history.jsonl",
+                                     "evaluated/predictions.parquet", "validated/validation.json"])
+def test_a_missing_input_is_named(made, missing):
+    path = made["out"].parent / missing
+    path.unlink()
+    with pytest.raises(UsageError, match=str(path)):
+        summary(made)
+
+
+def test_a_broken_json_is_named_with_its_line(made):
+    path = made["evaluated"] / "full.json"
+    path.write_text('{"accuracy":\n oops}')
+    with pytest.raises(UsageError, match="full.json line 2"):
+        summary(made)
