@@ -185,7 +185,7 @@ def _clone(commit: str, clone: Path) -> None:
         done = _dvc_in(clone, *args, capture_output=True)
         if done.returncode != 0:
             reason = done.stderr.strip()
-            raise DataError(f"the data of {commit[:8]} is not in the DVC cache ({reason}): `ajuste data pull` brings it")
+            raise DataError(f"the data of {commit[:8]} is not in the DVC cache: `ajuste data pull` ({reason})")
 
 
 def _run(clone: Path) -> dict:
