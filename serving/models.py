@@ -1,0 +1,176 @@
+"""The models that a server holds: found by name in the registry, checked, loaded once, equal tensors kept once.
+
+    reference        what answers
+    NAME             the champion, or the challenger where no champion is set
+    NAME@ALIAS       the version that the alias names
+    NAME/VERSION     that version
+
+Adapters share their base. A LoRA model is W0 and a small A and B: `TensorPool` gives all loaded models one and the same
+tensor wherever theirs are equal byte for byte. So ten adapters of one base cost one base and ten times A and B, and a
+merged model costs only the matrices that the merge changed. Every model keeps its own modules, so there is no active
+adapter to switch, and no request can be answered by another one's.
+
+A reference is looked up again after `FRESH_SECONDS`: when an alias moves, the server follows without a restart. If the
+registry does not answer then, the last answer stands. At most `MAX_LOADED` models are kept, the least used goes first.
+Not thread-safe: `Models.get` belongs to the one inference thread (see serving/batches.py).
+"""
+
+import hashlib
+import logging
+import re
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from learning import classifier
+
+FRESH_SECONDS = 10.0
+MAX_LOADED = 8
+REFERENCE = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)(?:@(?P<alias>[\w-]+)|/(?P<version>\d{1,9}))?")
+
+log = logging.getLogger("ajuste.serving")
+
+
+class UnknownModel(LookupError):
+    """No such model: the message names those that exist."""
+
+
+class RefusedModel(ValueError):
+    """The model's files are not what the registry recorded, or not what this server can answer with."""
+
+
+class Version(Protocol):
+    """What the registry says of a version (tracking.registry.Version)."""
+
+    name: str
+    version: Any
+    alias: str | None
+    path: Path
+    tags: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Served:
+    """A loaded model and the version that it is."""
+
+    name: str
+    version: str
+    alias: str | None
+    strategy: str
+    model: nn.Module
+    tokenizer: Any
+    card: dict
+
+    def probabilities(self, texts: Sequence[str]) -> Tensor:
+        """Probabilities [N, C] of the texts, in their order; C follows card["labels"]."""
+        return classifier.predict(self.model, self.tokenizer, self.card, list(texts))
+
+
+class TensorPool:
+    """One copy of equal tensors. A tensor leaves the pool with the last model that uses it."""
+
+    def __init__(self) -> None:
+        self._tensors: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
+
+    def share(self, model: nn.Module) -> None:
+        """Replace the model's parameters by those of the pool where they are equal; add the others to the pool."""
+        for module in model.modules():
+            for name, parameter in module._parameters.items():
+                if parameter is not None:
+                    module._parameters[name] = self._tensors.setdefault(_content(parameter), parameter)
+
+
+def _content(tensor: Tensor) -> tuple:
+    flat = tensor.detach().cpu().contiguous().flatten()
+    data = flat.view(torch.uint8).numpy() if flat.numel() else b""
+    return str(tensor.device), tensor.dtype, tuple(tensor.shape), hashlib.sha256(data).digest()
+
+
+def check_digest(version: Version) -> None:
+    """Raise RefusedModel unless the weights on disk are the ones that were registered."""
+    weights = version.path / ("adapter_model.safetensors" if is_adapter(version) else "model.safetensors")
+    label = f"{version.name}/{version.version}"
+    if not weights.is_file():
+        raise RefusedModel(f"{label}: {weights} is missing: was the project's folder moved? `ajuste doctor` checks it")
+    with weights.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != version.tags.get("sha256"):
+        raise RefusedModel(
+            f"{label}: {weights} has sha256 {found[:12]}, the registry recorded {str(version.tags.get('sha256'))[:12]}: "
+            f"the file was changed or damaged; it is not loaded"
+        )
+
+
+def is_adapter(version: Version) -> bool:
+    """Whether the version holds A and B alone, in PEFT's layout."""
+    return (version.path / "adapter_config.json").is_file()
+
+
+class Models:
+    """What `reference` names, loaded. `resolve` is tracking.registry.resolve or a test's stand-in."""
+
+    def __init__(self, resolve: Callable[[str], Version], names: Sequence[str], base: Path) -> None:
+        self.names = list(names)
+        self._resolve, self._base = resolve, base
+        self._pool = TensorPool()
+        self._found: dict[str, tuple[float, tuple[str, str], str | None]] = {}
+        self._loaded: OrderedDict[tuple[str, str], Served] = OrderedDict()
+
+    def get(self, reference: str) -> Served:
+        """The model that answers to this reference. Raises UnknownModel or RefusedModel."""
+        self.check_reference(reference)
+        now = time.monotonic()
+        when, key, alias = self._found.get(reference, (float("-inf"), ("", ""), None))
+        if now - when > FRESH_SECONDS:
+            try:
+                version = self._resolve(reference)
+            except Exception as error:      # the registry's own errors are as many as its back ends
+                if key not in self._loaded:
+                    raise UnknownModel(f"no model `{reference}`: {error}") from error
+                log.warning("registry did not answer for %s (%s): the last answer stands", reference, error)
+            else:
+                key, alias = (version.name, str(version.version)), version.alias
+                if key not in self._loaded:
+                    self._keep(key, self._load(version))
+            self._found[reference] = (now, key, alias)
+        elif key not in self._loaded:       # it was found a moment ago and had to leave for others since
+            self._keep(key, self._load(self._resolve(reference)))
+        self._loaded.move_to_end(key)
+        served = self._loaded[key]
+        return served if served.alias == alias else replace(served, alias=alias)
+
+    def check_reference(self, reference: str) -> None:
+        """Raise UnknownModel unless this is a well-formed reference to a name that this server answers for."""
+        match = REFERENCE.fullmatch(reference)
+        if not match or match["name"] not in self.names:
+            raise UnknownModel(f"no model `{reference[:80]}` here: there is {', '.join(self.names) or 'none'}, each also "
+                               "as NAME@champion, NAME@challenger or NAME/VERSION")
+
+    def loaded(self) -> list[Served]:
+        """What is in memory now, the least used first."""
+        return list(self._loaded.values())
+
+    def _keep(self, key: tuple[str, str], served: Served) -> None:
+        self._loaded[key] = served
+        while len(self._loaded) > MAX_LOADED:
+            self._loaded.popitem(last=False)
+
+    def _load(self, version: Version) -> Served:
+        check_digest(version)
+        if is_adapter(version):
+            model, tokenizer, card = classifier.load_adapter(self._base, version.path)
+        else:
+            model, tokenizer, card = classifier.load(version.path)
+        if card["task"] != "sequence":
+            raise RefusedModel(f"{version.name}/{version.version} is a model for task `{card['task']}`: "
+                               "/classify answers with one label a text, task `sequence`")
+        model.eval().requires_grad_(False)
+        self._pool.share(model)
+        return Served(version.name, str(version.version), version.alias, card["strategy"], model, tokenizer, card)
