@@ -206,17 +206,19 @@ def check_params() -> None:
 
 
 def md5_of(path: Path) -> str:
-    """DVC's hash of a file, or of a folder: md5 of the sorted JSON list of its files' md5 and relative paths."""
+    """DVC's hash of a file or a folder."""
     if path.is_dir():
-        entries = [
-            {"md5": md5_of(file), "relpath": file.relative_to(path).as_posix()}
-            for file in sorted(path.rglob("*"))
-            if file.is_file()
-        ]
-        entries.sort(key=lambda entry: entry["relpath"])
-        return hashlib.md5(json.dumps(entries, sort_keys=True).encode()).hexdigest() + ".dir"
+        return md5_of_listing(
+            {file.relative_to(path).as_posix(): md5_of(file) for file in path.rglob("*") if file.is_file()}
+        )
     with path.open("rb") as file:
         return hashlib.file_digest(file, "md5").hexdigest()
+
+
+def md5_of_listing(files: Mapping[str, str]) -> str:
+    """DVC's hash of a folder, from the md5 of its files by relative path: md5 of their sorted JSON list."""
+    entries = [{"md5": files[name], "relpath": name} for name in sorted(files)]
+    return hashlib.md5(json.dumps(entries, sort_keys=True).encode()).hexdigest() + ".dir"
 
 
 def key_of(cmd: str, deps: Mapping[str, str], params: Mapping[str, Any]) -> str:

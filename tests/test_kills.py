@@ -1,4 +1,4 @@
-"""`kill -9` at random moments of a run, then the run again: the same dvc.lock, one MLflow run a stage, no twin stages."""
+"""`kill -9` at random moments, then the run again: the same dvc.lock, one MLflow run a stage, no twin stages."""
 
 import os
 import random

@@ -15,7 +15,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tasks._stage import DataError, UsageError, home, lookup, md5_of, read_yaml
+from tasks._stage import DataError, UsageError, home, lookup, md5_of, md5_of_listing, parse_yaml, read_yaml
 from tracking import versions
 
 MANY = 5  # differences of one kind that are listed before "and n more"
@@ -111,10 +111,9 @@ def _param_differences(key: str, old: object, new: object) -> list[str]:
 def _file_differences(name: str, path: Path, old_md5: str) -> list[str]:
     """The lines of a file, or of a folder's files, that differ from the recorded ones, where those can be found."""
     if path.is_dir():
-        listing = _cached(old_md5)
-        if listing is None:
+        old_files = _listing(name, old_md5)
+        if old_files is None:
             return [f"{name} differs (its recorded listing is not in the DVC cache)"]
-        old_files = {entry["relpath"]: entry["md5"] for entry in json.loads(listing)}
         new_files = {
             file.relative_to(path).as_posix(): md5_of(file) for file in sorted(path.rglob("*")) if file.is_file()
         }
@@ -162,6 +161,19 @@ def _cached(md5: str) -> bytes | None:
     return path.read_bytes() if path.is_file() else None
 
 
+def _listing(name: str, md5: str) -> dict[str, str] | None:
+    """The files and hashes of a folder under data/ as recorded, from a data.dvc of git's history, or None."""
+    commits = subprocess.run(["git", "log", "--format=%H", "--", "data.dvc"], capture_output=True, text=True).stdout
+    for commit in commits.split():
+        whole = _cached(parse_yaml(versions.git("show", f"{commit}:data.dvc"))["outs"][0]["md5"])
+        inside = Path(name).relative_to("data").as_posix() + "/"
+        entries = [entry for entry in json.loads(whole or "[]") if entry["relpath"].startswith(inside)]
+        files = {entry["relpath"].removeprefix(inside): entry["md5"] for entry in entries}
+        if md5_of_listing(files) == md5:
+            return files
+    return None
+
+
 def _committed(name: str, md5: str) -> bytes | None:
     """The content of a source file as it was when its md5 was recorded, from git's history, or None."""
     commits = subprocess.run(["git", "log", "--format=%H", "--", name], capture_output=True, text=True).stdout.split()
@@ -199,7 +211,7 @@ def _run(clone: Path) -> dict:
 def _dvc_in(clone: Path, *args: str, **options: object) -> subprocess.CompletedProcess[str]:
     env = {**versions.environment(), "AJUSTE_HOME": str(clone)}
     env.pop("AJUSTE_FLOW_PID", None)
-    return subprocess.run([sys.executable, "-m", "dvc", *args], cwd=clone, env=env, text=True, **options)
+    return subprocess.run([*versions.DVC, *args], cwd=clone, env=env, text=True, **options)
 
 
 def report(verdict: Verdict) -> str:

@@ -31,6 +31,7 @@ from tasks._stage import (
 )
 
 LOCK = Path("dvc.lock")
+DVC = (sys.executable, "-P", "-m", "dvc")  # -P: a file of the project must not shadow one of DVC's own modules
 BUSY = ("Unable to acquire lock", "is busy, it is being blocked by", "Failed to acquire")
 BUSY_SECONDS = 60
 
@@ -52,7 +53,7 @@ def environment() -> dict[str, str]:
 
 def dvc(*args: str) -> subprocess.CompletedProcess[str]:
     """Run a DVC command in the current folder and return what it printed."""
-    return subprocess.run([sys.executable, "-m", "dvc", *args], capture_output=True, text=True, env=environment())
+    return subprocess.run([*DVC, *args], capture_output=True, text=True, env=environment())
 
 
 def git(*args: str) -> str:
@@ -185,7 +186,7 @@ def repro(name: str, log: Path, force: bool = False, poll: Callable[[], None] | 
 
     An interrupt (Ctrl-C) is passed on to the stage, which saves a checkpoint; then KeyboardInterrupt goes up.
     """
-    command = [sys.executable, "-m", "dvc", "repro", "--single-item", *(["--force"] if force else []), name]
+    command = [*DVC, "repro", "--single-item", *(["--force"] if force else []), name]
     deadline = time.monotonic() + BUSY_SECONDS
     log.parent.mkdir(parents=True, exist_ok=True)
     while True:
@@ -301,4 +302,4 @@ def pull_data() -> None:
 
 def repro_study(path: str) -> int:
     """Run all stages of a study's dvc.yaml, their output on the terminal; returns DVC's exit code."""
-    return subprocess.run([sys.executable, "-m", "dvc", "repro", path], env=environment()).returncode
+    return subprocess.run([*DVC, "repro", path], env=environment()).returncode

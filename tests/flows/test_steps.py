@@ -1,0 +1,107 @@
+"""The flow's rules with DVC and MLflow replaced: what is started, what is tried again, what is said."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tasks import _stage
+from tracking import versions
+
+STAGES = ["first_a", "second_a", "third_a"]
+
+
+class FakeDvc:
+    """Remembers what was run; `errors` are consumed one an attempt."""
+
+    def __init__(self, home: Path) -> None:
+        self.home, self.ran, self.errors = home, [], []
+
+    def repro(self, name: str, log: Path, force: bool = False, poll: object = None) -> versions.Outcome:
+        self.ran.append((name, force) if force else name)
+        error = self.errors.pop(0) if self.errors else None
+        if error == "killed":
+            return versions.Outcome(255, "ran", "ERROR: failed to run")
+        state = {"seconds": 1.0, "peak_memory_mb": 5.0, "error": error and {"kind": error, "message": f"{error} it is"}}
+        (self.home / ".state").mkdir(exist_ok=True)
+        (self.home / ".state" / f"{name}.json").write_text(json.dumps(state))
+        return versions.Outcome(255 if error else 0, "ran", "")
+
+
+@pytest.fixture
+def dvc(prefect_harness: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeDvc:
+    from flows import _steps
+
+    fake = FakeDvc(tmp_path)
+    parents = dict(zip(STAGES, [set(), {"first_a"}, {"second_a"}], strict=True))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AJUSTE_HOME", str(tmp_path))
+    _stage.home.cache_clear()
+    monkeypatch.setattr(versions, "repro", fake.repro)
+    monkeypatch.setattr(versions, "parents_of", lambda name: parents[name])
+    monkeypatch.setattr(_steps, "stage_key", lambda name: f"key-{name}")
+    monkeypatch.setattr(_steps.runs, "begin", lambda name, key, parent: f"run-{name}")
+    monkeypatch.setattr(_steps.runs, "follow", lambda *args: 0)
+    monkeypatch.setattr(_steps.runs, "record", lambda name, parent: f"run-{name}")
+    monkeypatch.setattr(_steps.run_stage, "retry_delay_seconds", [0, 0])
+    yield fake
+    _stage.home.cache_clear()
+
+
+def go(stale: set[str], skipped: set[str] = frozenset(), forced: str | None = None) -> dict[str, str]:
+    """A flow over the three stages, as pipeline.py writes it."""
+    from prefect import flow
+
+    from flows._steps import Plan, stage
+
+    @flow(name="test")
+    def three() -> dict[str, str]:
+        plan = Plan(set(stale), set(skipped), forced, "parent")
+        first = stage("first_a", plan)
+        second = stage("second_a", plan, wait_for=[first])
+        stage("third_a", plan, wait_for=[second])
+        return plan.actions
+
+    return three()
+
+
+def test_fresh_stages_start_nothing(dvc: FakeDvc) -> None:
+    assert go(set()) == dict.fromkeys(STAGES, "cached")
+    assert dvc.ran == []
+
+
+def test_what_follows_from_a_stage_that_ran_is_asked_again(dvc: FakeDvc) -> None:
+    assert go({"second_a"}) == {"first_a": "cached", "second_a": "ran", "third_a": "ran"}
+    assert dvc.ran == ["second_a", "third_a"]
+
+
+def test_skipped_and_forced_stages(dvc: FakeDvc) -> None:
+    assert go({"second_a"}, skipped={"first_a", "third_a"}, forced="second_a") == {"second_a": "ran"}
+    assert dvc.ran == [("second_a", True)]
+
+
+@pytest.mark.parametrize("error", ["infra", "killed"])
+def test_infrastructure_failures_are_tried_again(dvc: FakeDvc, error: str) -> None:
+    dvc.errors = [error, error]
+    assert go({"first_a"})["first_a"] == "ran"
+    assert dvc.ran[:3] == ["first_a"] * 3
+
+
+@pytest.mark.parametrize("error", ["data", "usage", "bug", "interrupted"])
+def test_other_failures_end_the_flow_at_once(dvc: FakeDvc, error: str) -> None:
+    from flows._steps import StageFailed
+
+    dvc.errors = [error]
+    with pytest.raises(StageFailed, match=f"stage `first_a`: {error} it is") as caught:
+        go({"first_a"})
+    assert caught.value.kind == error
+    assert dvc.ran == ["first_a"]
+
+
+def test_map_has_every_stage_of_dvc_yaml_in_its_order() -> None:
+    import re
+
+    root = Path(__file__).parents[2]
+    lines = (root / "flows/pipeline.py").read_text()
+    named = re.findall(r'stage\("(\w+)", plan', lines)
+    assert named == list(_stage.read_yaml(root / "dvc.yaml")["stages"])
