@@ -1,0 +1,109 @@
+"""The whole way on preset tiny, in a clone, by the command line: what a newcomer does and sees."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.projects import ajuste, mlflow_runs, run, tiny_project
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone in which the pipeline has run once."""
+    folder = tiny_project(tmp_path_factory.mktemp("pipeline") / "ajuste")
+    ajuste(folder, "run")
+    return folder
+
+
+def stages(project: Path) -> list[str]:
+    import yaml
+
+    return list(yaml.safe_load((project / "dvc.yaml").read_text())["stages"])
+
+
+def ran(output: str) -> set[str]:
+    """The stages that a run says it ran."""
+    return {
+        line.split()[0]
+        for line in output.splitlines()
+        if len(line.split()) > 1 and line.split()[1] in ("ran", "restored")
+    }
+
+
+def test_one_mlflow_run_a_stage_under_one_parent(project: Path) -> None:
+    runs = mlflow_runs(project)
+    by_key = {run["tags"]["ajuste.stage_key"]: run for run in runs if "ajuste.stage_key" in run["tags"]}
+    assert len(by_key) == len(stages(project)) == len(runs) - 1
+    parents = {run["tags"]["mlflow.parentRunId"] for run in by_key.values()}
+    assert len(parents) == 1 and all(run["status"] == "FINISHED" for run in runs)
+
+
+def test_the_second_run_does_nothing_and_says_so(project: Path) -> None:
+    before, count = (project / "dvc.lock").read_bytes(), len(mlflow_runs(project))
+    done = ajuste(project, "run")
+    assert "Nothing to do" in done.stderr and ran(done.stderr) == set()
+    assert (project / "dvc.lock").read_bytes() == before and len(mlflow_runs(project)) == count
+
+
+def test_only_what_depends_on_a_change_runs_again(project: Path) -> None:
+    status = json.loads(run(project, "dvc", "status", "--json").stdout)
+    assert status == {}
+    for unused in ("cli/run.py", "tasks/__init__.py", "serving/app.py"):
+        path = project / unused
+        path.write_text(path.read_text() + "\n# a comment\n")
+    assert json.loads(run(project, "dvc", "status", "--json").stdout) == {}
+    params = project / "params.yaml"
+    text = params.read_text()
+    assert "    r: 4" in text
+    params.write_text(text.replace("    r: 4", "    r: 2"))
+    done = ajuste(project, "run")
+    assert ran(done.stderr) == {"classify_lora", "merge_classify", "evaluate_classify", "summary"}
+    params.write_text(text)
+    done = ajuste(project, "run")
+    assert "merge_classify" in ran(done.stderr) and "classify_full" not in ran(done.stderr)
+    run(project, "git", "checkout", "--quiet", ".")
+
+
+def test_registered_versions_answer_from_plain_text(project: Path) -> None:
+    code = (
+        "import json, mlflow; from tracking import runs; mlflow.set_tracking_uri(runs.tracking_uri());"
+        "m = mlflow.pyfunc.load_model('models:/reviews-classifier@challenger');"
+        "print(json.dumps(list(m.predict(['a warm and funny film', 'dull'])['label'])))"
+    )
+    import sys
+
+    labels = json.loads(run(project, sys.executable, "-c", code).stdout.strip().splitlines()[-1])
+    assert len(labels) == 2 and set(labels) <= {"negative", "positive"}
+    proof = json.loads((project / "artifacts/merged/classify_lora/proof.json").read_text())
+    assert proof["max_logit_difference"] <= 1e-4 and proof["equal_predictions"] == 1.0
+
+
+def test_a_persons_mistakes_are_one_line(project: Path) -> None:
+    params = project / "params.yaml"
+    text = params.read_text()
+    cases = [
+        (text.replace("    r: 4", "    rr: 4"), "classify.lora.rr"),
+        (text.replace("path:.assets/tiny-encoder", "path:nowhere"), "nowhere"),
+        (text + "\nclasify: {}\n", "clasify"),
+        (text.replace("threads:", "threads: [", 1), "params.yaml"),
+    ]
+    for changed, named in cases:
+        assert changed != text
+        params.write_text(changed)
+        done = ajuste(project, "run", check=False)
+        params.write_text(text)
+        errors = [line for line in done.stderr.splitlines() if line.startswith("error")]
+        assert done.returncode == 2 and len(errors) == 1 and named in errors[0], done.stderr
+        assert "Traceback" not in done.stderr
+    assert ajuste(project, "run", "--from", "nope", check=False).returncode == 2
+
+
+def test_edited_raw_data_is_refused(project: Path) -> None:
+    file = next(path for path in (project / "data").rglob("*.csv"))
+    content = file.read_bytes()
+    file.unlink()  # it may be a link into the cache
+    file.write_bytes(content + b"x")
+    done = ajuste(project, "run", check=False)
+    file.write_bytes(content)
+    assert done.returncode == 1 and "data.dvc" in done.stderr and "Traceback" not in done.stderr
