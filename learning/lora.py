@@ -30,6 +30,7 @@ Run it: `python -m tasks.merge classify` merges the adapter of the default run a
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -134,6 +135,14 @@ def compare_logits(left: Tensor, right: Tensor) -> Comparison:
     difference = (left.double() - right.double()).abs().max().item() if left.numel() else 0.0
     equal = (left.argmax(-1) == right.argmax(-1)).double().mean().item() if left.numel() else 1.0
     return Comparison(difference, equal, left.shape[0])
+
+
+def combine(parts: Sequence[Comparison]) -> Comparison:
+    """The comparison of all rows from those of its batches. A NaN in one is a NaN in all."""
+    rows = sum(part.rows for part in parts)
+    differences = torch.tensor([part.max_logit_difference for part in parts], dtype=torch.float64)
+    equal = sum(part.equal_predictions * part.rows for part in parts) / rows
+    return Comparison(differences.max().item(), equal, rows)
 
 
 def refuse_unless_equal(found: Comparison, max_logit_difference: float, min_equal_predictions: float = 1.0) -> None:

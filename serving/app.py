@@ -6,7 +6,7 @@
 
     curl -s localhost:8000/classify -H 'content-type: application/json' -d '{"text": "A warm, funny film."}'
 
-Run it: `ajuste serve`. Every error is JSON, {"error": "what is wrong and what to do"}, and no answer or log holds a text.
+Run it: `ajuste serve`. Every error is JSON, {"error": "what is wrong and what to do"}; no answer or log holds a text.
 """
 
 import asyncio
@@ -85,7 +85,8 @@ def answers(labels: Sequence[str], probabilities: Sequence[Sequence[float]]) -> 
     results = []
     for row in probabilities:
         best = max(range(len(row)), key=row.__getitem__)
-        results.append(Answer(label=labels[best], probability=row[best], probabilities=dict(zip(labels, row, strict=True))))
+        named = dict(zip(labels, row, strict=True))
+        results.append(Answer(label=labels[best], probability=row[best], probabilities=named))
     return results
 
 

@@ -102,10 +102,9 @@ def check_digest(version: Version) -> None:
     with weights.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != version.tags.get("sha256"):
-        raise RefusedModel(
-            f"{label}: {weights} has sha256 {found[:12]}, the registry recorded {str(version.tags.get('sha256'))[:12]}: "
-            f"the file was changed or damaged; it is not loaded"
-        )
+        recorded = str(version.tags.get("sha256"))
+        raise RefusedModel(f"{label}: {weights} has sha256 {found[:12]}, the registry recorded {recorded[:12]}: "
+                           "the file was changed or damaged; it is not loaded")
 
 
 def is_adapter(version: Version) -> bool:
@@ -150,8 +149,8 @@ class Models:
         """Raise UnknownModel unless this is a well-formed reference to a name that this server answers for."""
         match = REFERENCE.fullmatch(reference)
         if not match or match["name"] not in self.names:
-            raise UnknownModel(f"no model `{reference[:80]}` here: there is {', '.join(self.names) or 'none'}, each also "
-                               "as NAME@champion, NAME@challenger or NAME/VERSION")
+            raise UnknownModel(f"no model `{reference[:80]}` here: there is {', '.join(self.names)}, "
+                               "each also as NAME@champion, NAME@challenger or NAME/VERSION")
 
     def loaded(self) -> list[Served]:
         """What is in memory now, the least used first."""

@@ -36,9 +36,8 @@ def test_the_merge_by_hand_from_saved_bytes_agrees_with_peft(family, rslora, tmp
     W0 = {name: tensor.clone() for name, tensor in base_model(family).state_dict().items()}
     adapted = with_adapter(base_model(family), family, rslora=rslora)
     adapted.save_pretrained(tmp_path)
-    by_hand = lora.merge_by_hand(
-        W0, load_file(tmp_path / "adapter_model.safetensors"), json.loads((tmp_path / "adapter_config.json").read_text())
-    )
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    by_hand = lora.merge_by_hand(W0, load_file(tmp_path / "adapter_model.safetensors"), config)
     merged = lora.merge(adapted).state_dict()
     assert lora.largest_difference(by_hand, merged) <= 1e-6
     untouched = set(W0) - set(by_hand)
@@ -102,8 +101,17 @@ def test_a_nan_is_refused_and_so_is_another_prediction():
         lora.refuse_unless_equal(lora.compare_logits(good, broken), 1e9)
     with pytest.raises(lora.ProofRefused, match="50.0000% equal predictions"):
         lora.refuse_unless_equal(lora.compare_logits(good, torch.tensor([[1.0, 0.0], [0.5, 0.0]])), 1e9)
+    with pytest.raises(lora.ProofRefused):
+        lora.refuse_unless_equal(lora.combine([lora.compare_logits(good, m) for m in (broken, good)]), 1e9)
     with pytest.raises(ValueError, match="different shapes"):
         lora.compare_logits(good, good[:1])
+
+
+def test_batches_combine_to_what_all_rows_give():
+    torch.manual_seed(0)
+    left, right = torch.randn(10, 4, 3), torch.randn(10, 4, 3)
+    parts = [lora.compare_logits(left[rows], right[rows]) for rows in (slice(0, 7), slice(7, 10))]
+    assert lora.combine(parts) == pytest.approx(lora.compare_logits(left, right))
 
 
 def test_merging_a_broken_adapter_is_refused():
