@@ -6,7 +6,7 @@ import sys
 import typer
 
 from cli import run, status, study
-from tasks._stage import DataError, UsageError
+from tasks._params import DataError, UsageError
 
 QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

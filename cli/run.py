@@ -16,7 +16,8 @@ def command(
 
     Examples:  ajuste run   |   ajuste run --until encode_reviews   |   ajuste run --from classify_lora
     """
-    from tasks._stage import UsageError, home, stage_names
+    from tasks._params import UsageError, stage_names
+    from tasks._stage import home
 
     for name in (from_stage, until):
         if name is not None and name not in stage_names():

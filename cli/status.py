@@ -8,7 +8,8 @@ from rich.table import Table
 
 def command() -> None:
     """Show each stage: up to date or stale and why, and how long it took last time; then the registered models."""
-    from tasks._stage import home, stage_names
+    from tasks._params import stage_names
+    from tasks._stage import home
     from tracking import registry, versions
 
     console = Console()

@@ -11,7 +11,7 @@ def command(name: Annotated[str, typer.Argument(help="The folder under studies/;
 
     Examples:  ajuste study list   |   ajuste study data-size
     """
-    from tasks._stage import UsageError
+    from tasks._params import UsageError
     from tracking import versions
 
     names = sorted(path.parent.name for path in Path("studies").glob("*/dvc.yaml"))

@@ -10,7 +10,8 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from flows._progress import Follower, console, say
-from tasks._stage import UsageError, check_params, home, stage_key, stage_names
+from tasks._params import UsageError, check_params, stage_key, stage_names
+from tasks._stage import home
 from tracking import registry, runs, versions
 
 

@@ -15,7 +15,8 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tasks._stage import DataError, UsageError, home, lookup, md5_of, md5_of_listing, parse_yaml, read_yaml
+from tasks._params import DataError, UsageError, lookup, md5_of, md5_of_listing, parse_yaml, read_yaml
+from tasks._stage import home
 from tracking import versions
 
 MANY = 5  # differences of one kind that are listed before "and n more"

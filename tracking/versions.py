@@ -16,19 +16,18 @@ from pathlib import Path
 
 import yaml
 
-from tasks._stage import (
+from tasks._params import (
     DataError,
     UsageError,
     definition,
-    home,
     key_of,
     lookup,
     md5_of,
     parse_yaml,
     read_yaml,
     stage_names,
-    write_atomically,
 )
+from tasks._stage import home, write_atomically
 
 LOCK = Path("dvc.lock")
 DVC = (sys.executable, "-P", "-m", "dvc")  # -P: a file of the project must not shadow one of DVC's own modules

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks import _stage
+from tasks import _params, _stage
 from tracking import versions
 
 STAGES = ["first_a", "second_a", "third_a"]
@@ -104,4 +104,4 @@ def test_map_has_every_stage_of_dvc_yaml_in_its_order() -> None:
     root = Path(__file__).parents[2]
     lines = (root / "flows/pipeline.py").read_text()
     named = re.findall(r'stage\("(\w+)", plan', lines)
-    assert named == list(_stage.read_yaml(root / "dvc.yaml")["stages"])
+    assert named == list(_params.read_yaml(root / "dvc.yaml")["stages"])

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks._stage import Config, UsageError, key_of, lookup, md5_of, read_yaml, section, stage_key, typed
+from tasks._params import Config, UsageError, key_of, lookup, md5_of, read_yaml, section, stage_key, typed
 from tracking import versions
 
 ROOT = Path(__file__).parents[2]
