@@ -30,7 +30,9 @@ he she we me my i him them our not never no nor very more less than too was were
 def vocabulary() -> list[str]:
     """The tokens in id order: special tokens, words, single characters, and pieces of one and two letters."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    characters = [c for c in string.printable if c.isprintable() and not c.isspace() and c not in string.ascii_uppercase]
+    characters = [
+        c for c in string.printable if c.isprintable() and not c.isspace() and c not in string.ascii_uppercase
+    ]
     pairs = ["".join(pair) for pair in product(string.ascii_lowercase, repeat=2)]
     continued = [f"##{piece}" for piece in [*string.ascii_lowercase, *string.digits, *pairs]]
     return list(dict.fromkeys([*special, *WORDS, *characters, *pairs, *continued]))
