@@ -13,6 +13,7 @@ A package or a Hub commit never changes. A `path:` folder can: after changing it
 
 import hashlib
 import json
+import pickle
 import sys
 from pathlib import Path
 
@@ -20,6 +21,15 @@ from pydantic import Field
 
 from tasks._sources import find
 from tasks._stage import Compute, Config, UsageError, start
+
+VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
 
 
 class BaseConfig(Config):
@@ -48,6 +58,8 @@ def base(config: BaseConfig, compute: Compute, out: Path) -> dict:
         model, loading = AutoModel.from_pretrained(
             found.path, dtype=torch.float32, local_files_only=True, trust_remote_code=False, output_loading_info=True
         )
+    except pickle.UnpicklingError:
+        raise UsageError(f"base `{config.source}` cannot be loaded: its .bin file holds more than tensors") from None
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UsageError(f"base `{config.source}` cannot be loaded by transformers: {_first_line(error)}") from None
     missing = sorted(loading["missing_keys"])
@@ -68,6 +80,9 @@ def base(config: BaseConfig, compute: Compute, out: Path) -> dict:
 def _save_tokenizer(folder: Path, source: str, vocabulary: int, out: Path) -> None:
     from transformers import AutoTokenizer
 
+    # transformers would make an empty tokenizer without a word
+    if not any((folder / name).is_file() for name in VOCABULARIES):
+        raise UsageError(f"base `{source}` has no tokenizer: one of {', '.join(VOCABULARIES)} must stand beside it")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
