@@ -49,8 +49,6 @@ class Question(BaseModel):
         for i, text in enumerate(self.all_texts()):
             if not text.strip():
                 raise ValueError(f"text {i} is empty")
-            if any("\ud800" <= char <= "\udfff" for char in text):
-                raise ValueError(f"text {i} holds half a surrogate pair, which is no character")
         return self
 
     def all_texts(self) -> list[str]:

@@ -163,10 +163,13 @@ class Models:
 
     def _load(self, version: Version) -> Served:
         check_digest(version)
-        if is_adapter(version):
-            model, tokenizer, card = classifier.load_adapter(self._base, version.path)
-        else:
-            model, tokenizer, card = classifier.load(version.path)
+        try:
+            if is_adapter(version):
+                model, tokenizer, card = classifier.load_adapter(self._base, version.path)
+            else:
+                model, tokenizer, card = classifier.load(version.path)
+        except (ValueError, OSError) as error:
+            raise RefusedModel(f"{version.name}/{version.version} does not load: {error}") from None
         if card["task"] != "sequence":
             raise RefusedModel(f"{version.name}/{version.version} is a model for task `{card['task']}`: "
                                "/classify answers with one label a text, task `sequence`")

@@ -1,0 +1,145 @@
+"""What is loaded, what is shared, what is refused."""
+
+import re
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from learning import classifier
+from serving import models as serving_models
+from serving.models import Models, RefusedModel, UnknownModel
+from tests.serving.conftest import FakeRegistry
+from tests.tiny_classifiers import TEXTS, tiny_base
+
+OWN = re.compile(r"lora_|classifier|head")
+
+torch.set_num_threads(1)
+
+
+def storages(served):
+    return {p.data_ptr(): p.numel() for p in served.model.parameters()}
+
+
+def test_adapters_of_one_base_hold_W0_once_and_each_its_own_update(models, folders):
+    served = [models.get(f"reviews-classifier-adapter/{n}") for n in (1, 2, 3)]
+    W0 = sum(W.numel() for W in load_file(folders["base"] / "model.safetensors").values())
+    own = [sum(p.numel() for name, p in each.model.named_parameters() if OWN.search(name)) for each in served]
+    held = {pointer: size for each in served for pointer, size in storages(each).items()}
+    assert 0.9 * W0 < sum(held.values()) <= W0 + sum(own) < 2 * W0
+    for each in served:
+        others = set().union(*(storages(other) for other in served if other is not each))
+        for name, parameter in each.model.named_parameters():
+            if "lora_" in name:
+                assert parameter.data_ptr() not in others, name
+
+
+def test_a_merged_model_shares_what_the_merge_left_alone(models):
+    merged, adapter = models.get("reviews-classifier/2"), models.get("reviews-classifier-adapter/1")
+    own = storages(merged).keys() - storages(adapter).keys()
+    names = {name for name, p in merged.model.named_parameters() if p.data_ptr() in own}
+    adapted = {f"attention.self.{which}.weight" for which in ("query", "value")}
+    assert names == {f"bert.encoder.layer.{layer}.{W}" for layer in (0, 1) for W in adapted}
+
+
+def test_sharing_changes_no_answer_whatever_the_order(registry, folders):
+    references = {"reviews-classifier/1": folders["full"], "reviews-classifier/2": folders["merged"],
+                  "reviews-classifier-adapter/1": folders["adapter"],
+                  "reviews-classifier-adapter/2": folders["adapter3"],
+                  "reviews-classifier-adapter/3": folders["adapter_mean"]}
+    expected = {}
+    for reference, path in references.items():
+        loaded = classifier.load_adapter(folders["base"], path) if "adapter" in path.name else classifier.load(path)
+        expected[reference] = classifier.predict(*loaded, TEXTS)
+    for order in (list(references), list(references)[::-1]):
+        models = Models(registry.resolve, list(registry.folders), folders["base"])
+        for _ in range(2):
+            for reference in order:
+                assert torch.equal(models.get(reference).probabilities(TEXTS), expected[reference]), reference
+    assert expected["reviews-classifier-adapter/2"].shape == (len(TEXTS), 3)
+
+
+def test_a_name_alone_is_the_champion_or_else_the_challenger(models, registry):
+    served = models.get("reviews-classifier")
+    assert (served.version, served.alias) == ("2", "challenger")
+    models._found.clear()
+    registry.aliases["reviews-classifier"]["champion"] = 1
+    served = models.get("reviews-classifier")
+    assert (served.version, served.alias) == ("1", "champion")
+    assert models.get("reviews-classifier@challenger").version == "2"
+    assert models.get("reviews-classifier/2").alias is None
+    assert len(models.loaded()) == 2            # three references, two versions
+
+
+def test_a_moved_alias_is_followed_and_a_silent_registry_is_survived(models, registry, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(serving_models.time, "monotonic", lambda: now[0])
+    assert models.get("reviews-classifier").version == "2"
+    registry.aliases["reviews-classifier"]["champion"] = 1
+    assert models.get("reviews-classifier").version == "2" and registry.calls == 1   # looked up a moment ago
+    now[0] = serving_models.FRESH_SECONDS + 1
+    assert models.get("reviews-classifier").version == "1" and registry.calls == 2
+
+    def silent(reference):
+        raise OSError("database is locked")
+
+    monkeypatch.setattr(models, "_resolve", silent)
+    now[0] *= 3
+    assert models.get("reviews-classifier").version == "1"
+    with pytest.raises(UnknownModel, match="database is locked"):
+        models.get("reviews-classifier-adapter/1")
+
+
+def test_the_least_used_model_leaves_and_comes_back(models, monkeypatch):
+    monkeypatch.setattr(serving_models, "MAX_LOADED", 2)
+    first = models.get("reviews-classifier/1").probabilities(TEXTS)
+    models.get("reviews-classifier/2")
+    models.get("reviews-classifier-adapter/1")
+    assert [served.version for served in models.loaded()] == ["2", "1"] and len(models._loaded) == 2
+    assert torch.equal(models.get("reviews-classifier/1").probabilities(TEXTS), first)
+
+
+@pytest.mark.parametrize("reference", [
+    "other", "", "reviews-classifier@", "reviews-classifier/x", "../reviews-classifier", "models:/reviews-classifier/1",
+    "reviews-classifier/1; drop", "reviews-classifier\n", "x" * 10_000,
+])
+def test_only_names_of_this_server_reach_the_registry(models, registry, reference):
+    with pytest.raises(UnknownModel, match="there is reviews-classifier, reviews-classifier-adapter") as caught:
+        models.get(reference)
+    assert registry.calls == 0 and len(str(caught.value)) < 400
+
+
+def test_unknown_versions_and_aliases_say_why(models):
+    with pytest.raises(UnknownModel, match="no version 9"):
+        models.get("reviews-classifier/9")
+    with pytest.raises(UnknownModel, match="no alias champion"):
+        models.get("reviews-classifier@champion")
+
+
+@pytest.mark.parametrize("which, file", [("merged", "model.safetensors"), ("adapter", "adapter_model.safetensors")])
+def test_a_changed_byte_is_refused(folders, tmp_path, which, file):
+    path = shutil.copytree(folders[which], tmp_path / "model")
+    registry = FakeRegistry({"m": [path]}, {"m": {"champion": 1}})
+    data = bytearray((path / file).read_bytes())
+    data[-5] ^= 1
+    (path / file).write_bytes(data)
+    models = Models(registry.resolve, ["m"], folders["base"])
+    with pytest.raises(RefusedModel, match=f"{file} has sha256 .*changed or damaged"):
+        models.get("m")
+    (path / file).unlink()
+    with pytest.raises(RefusedModel, match="is missing"):
+        models.get("m")
+    assert not models.loaded()
+
+
+def test_an_adapter_on_another_base_and_another_task_are_refused(folders, tmp_path):
+    registry = FakeRegistry({"m": [folders["adapter"]]}, {"m": {"champion": 1}})
+    with pytest.raises(RefusedModel, match="belongs to base"):
+        Models(registry.resolve, ["m"], tiny_base(tmp_path / "other", seed=5)).get("m")
+    path = shutil.copytree(folders["merged"], tmp_path / "token")
+    card = (path / "ajuste.json").read_text().replace('"sequence"', '"token"')
+    (path / "ajuste.json").write_text(card)
+    registry = FakeRegistry({"m": [path]}, {"m": {"champion": 1}})
+    with pytest.raises(RefusedModel, match="task `token`"):
+        Models(registry.resolve, ["m"], folders["base"]).get("m")
