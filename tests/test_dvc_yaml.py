@@ -1,0 +1,88 @@
+"""dvc.yaml says what the code does: each stage depends on the files it imports and on the params it reads, exactly."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tasks._params import config_type_of, parse_yaml, section, split_name
+from tests.imports import ROOT, closure
+
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+PARAMS = parse_yaml((ROOT / "params.yaml").read_text())
+
+
+def paths(entries: list) -> list[str]:
+    """The paths of deps, outs, metrics or plots: each a string, or a mapping from path to options."""
+    return [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries or []]
+
+
+def code_of(stage: dict) -> list[str]:
+    return [dep for dep in paths(stage.get("deps")) if dep.endswith(".py")]
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_depends_on_exactly_the_files_it_imports(name: str) -> None:
+    verb, _ = split_name(name)
+    expected = sorted(map(str, closure(Path(f"tasks/{verb}.py"))))
+    assert sorted(code_of(STAGES[name])) == expected, f"deps of {name} should hold: {', '.join(expected)}"
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_runs_its_own_module(name: str) -> None:
+    verb, variant = split_name(name)
+    assert STAGES[name]["cmd"] == f"python -m tasks.{verb} {variant}".strip()
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_names_the_params_that_its_config_reads(name: str) -> None:
+    verb, variant = split_name(name)
+    shared = {key for key, value in (PARAMS.get(verb) or {}).items() if not isinstance(value, dict)}
+    expected = {"compute", *(f"{verb}.{key}" for key in shared)} | ({f"{verb}.{variant}"} if variant else set())
+    assert set(STAGES[name]["params"]) == expected
+    values = section(PARAMS, verb, variant)
+    fields = config_type_of(name).model_fields
+    assert set(values) == set(fields), f"params.yaml and {config_type_of(name).__name__} name other keys"
+    config_type_of(name)(**values)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_field_says_what_it_is(name: str) -> None:
+    for key, field in config_type_of(name).model_fields.items():
+        assert field.description, f"{config_type_of(name).__name__}.{key} has no description"
+
+
+def test_params_hold_nothing_that_no_stage_reads() -> None:
+    read = {param for stage in STAGES.values() for param in stage["params"]}
+    for verb, value in PARAMS.items():
+        for key in value or {}:
+            assert verb in read or f"{verb}.{key}" in read, f"no stage reads {verb}.{key}"
+
+
+def test_the_default_run_stays_a_table_of_contents() -> None:
+    assert len(STAGES) <= 26
+
+
+def test_every_path_is_written_once_and_read_paths_are_written_or_raw() -> None:
+    written = [
+        path for stage in STAGES.values() for kind in ("outs", "metrics", "plots") for path in paths(stage.get(kind))
+    ]
+    assert len(written) == len(set(written))
+    for name, stage in STAGES.items():
+        for dep in paths(stage["deps"]):
+            made = any(dep == out or dep.startswith(f"{out}/") for out in written)
+            assert made or dep.endswith(".py") or dep.startswith("data/"), f"{name} reads {dep}, which no stage writes"
+
+
+def test_only_the_last_stage_writes_metrics() -> None:
+    for name, stage in STAGES.items():
+        small = paths(stage.get("metrics")) + paths(stage.get("plots"))
+        assert bool(small) == (name == "summary")
+        assert all(path.startswith("metrics/") for path in small)
+        assert all(path.startswith("artifacts/") for path in paths(stage.get("outs")) if name != "summary")
+
+
+def test_no_stage_is_named_like_a_module_of_python() -> None:
+    import sys
+
+    assert {split_name(name)[0] for name in STAGES} & set(sys.stdlib_module_names) == set()
