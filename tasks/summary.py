@@ -34,8 +34,15 @@ class SummaryConfig(Config):
     """The summary has no settings."""
 
 
-def summarise(config: SummaryConfig, validated: Path, encoded: Path, models: dict[str, Path], adapters: dict[str, Path],
-              evaluated: Path, out: Path) -> dict:
+def summarise(
+    config: SummaryConfig,
+    validated: Path,
+    encoded: Path,
+    models: dict[str, Path],
+    adapters: dict[str, Path],
+    evaluated: Path,
+    out: Path,
+) -> dict:
     """Write the five files of metrics/ into `out` and return the table of strategies.
 
     models: strategy -> folder of the model that is served. adapters: strategy -> folder of its adapter, for the
@@ -79,9 +86,11 @@ def _best(cards: dict[str, dict]) -> str:
 
     Never chosen on the test rows: they are only for reporting.
     """
+
     def order(strategy: str) -> tuple:
         card = cards[strategy]
         return -card["validation"]["macro_f1"], card["parameters"]["trainable"], strategy
+
     return min(cards, key=order)
 
 

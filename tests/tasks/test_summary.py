@@ -24,11 +24,20 @@ def write(path: Path, value) -> None:
 
 
 def model(folder: Path, strategy: str) -> None:
-    write(folder / "ajuste.json", {
-        "strategy": strategy, "pooling": "cls", "labels": LABELS,
-        "parameters": {"total": 1_000_770, "trainable": TRAINABLE[strategy], "share": TRAINABLE[strategy] / 1_000_770},
-        "validation": {"loss": 0.4, "accuracy": VALIDATION[strategy], "macro_f1": VALIDATION[strategy]},
-    })
+    write(
+        folder / "ajuste.json",
+        {
+            "strategy": strategy,
+            "pooling": "cls",
+            "labels": LABELS,
+            "parameters": {
+                "total": 1_000_770,
+                "trainable": TRAINABLE[strategy],
+                "share": TRAINABLE[strategy] / 1_000_770,
+            },
+            "validation": {"loss": 0.4, "accuracy": VALIDATION[strategy], "macro_f1": VALIDATION[strategy]},
+        },
+    )
     (folder / "model.safetensors").write_bytes(b"w" * 1000)
     lines = [{"step": 10, "loss": 0.7123456789, "lr": 1e-5}, {"step": 20, "loss": 0.5}, {"step": 20, "eval_loss": 0.6}]
     (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -42,20 +51,32 @@ def made(tmp_path: Path) -> dict:
     models = {strategy: tmp_path / f"merged/{strategy}" for strategy in PREDICTED}
     for strategy, folder in models.items():
         model(folder, strategy)
-        write(tmp_path / f"evaluated/{strategy}.json", {
-            "accuracy": {"value": 2 / 3, "low": 0.1, "high": 0.9}, "macro_f1": {"value": 0.6, "low": 0.1, "high": 0.9},
-            "confusion": [[1, 0], [1, 1]], "labels": LABELS, "rows": 3, "slices": {},
-        })
+        write(
+            tmp_path / f"evaluated/{strategy}.json",
+            {
+                "accuracy": {"value": 2 / 3, "low": 0.1, "high": 0.9},
+                "macro_f1": {"value": 0.6, "low": 0.1, "high": 0.9},
+                "confusion": [[1, 0], [1, 1]],
+                "labels": LABELS,
+                "rows": 3,
+                "slices": {},
+            },
+        )
     write(models["lora"] / "proof.json", {"max_logit_difference": 3e-7, "equal_predictions": 1.0})
     model(tmp_path / "adapter", "lora")
     rows = [
         {"row_id": row_id, "label": label, "strategy": strategy, "prediction": predicted[i]}
-        for strategy, predicted in PREDICTED.items() for i, (row_id, label) in enumerate(TEST_ROWS)
+        for strategy, predicted in PREDICTED.items()
+        for i, (row_id, label) in enumerate(TEST_ROWS)
     ]
     pq.write_table(pa.Table.from_pylist(rows[::-1]), tmp_path / "evaluated/predictions.parquet")
     return {
-        "validated": tmp_path / "validated", "encoded": tmp_path / "encoded", "models": models,
-        "adapters": {"lora": tmp_path / "adapter"}, "evaluated": tmp_path / "evaluated", "out": tmp_path / "metrics",
+        "validated": tmp_path / "validated",
+        "encoded": tmp_path / "encoded",
+        "models": models,
+        "adapters": {"lora": tmp_path / "adapter"},
+        "evaluated": tmp_path / "evaluated",
+        "out": tmp_path / "metrics",
     }
 
 
@@ -107,8 +128,16 @@ def test_two_runs_write_the_same_bytes(made):
     assert set(first) == {"data.json", "classify.json", "merge.json", "curves.csv", "confusion.csv"}
 
 
-@pytest.mark.parametrize("missing", ["evaluated/full.json", "merged/lora/proof.json", "adapter/history.jsonl",
-                                     "evaluated/predictions.parquet", "validated/validation.json"])
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "evaluated/full.json",
+        "merged/lora/proof.json",
+        "adapter/history.jsonl",
+        "evaluated/predictions.parquet",
+        "validated/validation.json",
+    ],
+)
 def test_a_missing_input_is_named(made, missing):
     path = made["out"].parent / missing
     path.unlink()

@@ -1,0 +1,197 @@
+"""One self-contained HTML page about the last run: what is best, can it be trusted, where does it come from?
+
+    write_report(Path("reports/index.html"))
+
+The page needs no network, no script and no other file. Everything that comes from data, params or the registry is
+escaped by the template engine. Parts that do not exist yet are named as missing, so a page can be made at any time.
+Seconds and memory come from .state/ of this machine, and only if it measured the run that dvc.lock records.
+"""
+
+import hashlib
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from tasks._stage import UsageError, home, write_atomically
+from tracking import _report_data as data
+from tracking import _report_svg as svg
+from tracking import _report_trust as trust
+from tracking import versions
+
+METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1", "mcc": "MCC", "auc": "AUC", "ece": "calibration error"}
+STUDY = Path("docs/measured/data-size.json")
+
+
+def write_report(output: Path) -> Path:
+    """Make the page from what stands in the current folder; returns where it was written."""
+    if output.is_dir():
+        raise UsageError(f"{output} is a folder: name a file, for example {output}/index.html")
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"size": size, "seconds": seconds, "share": share}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(output, environment.get_template("_report.html").render(page()))
+    return output
+
+
+def page() -> dict:
+    """Everything that the template shows."""
+    rows = data.strategies()
+    predictions = data.predictions()
+    validation = data.read_json(data.ARTIFACTS / "validated/reviews/validation.json")
+    encoding = data.read_json(data.ARTIFACTS / "encoded/reviews/encoding.json")
+    quarantine = data.quarantine()
+    proof = data.read_json(data.ARTIFACTS / "merged/classify_lora/proof.json")
+    provenance = _provenance()
+    registered = _registered()
+    best = trust.verdict(rows, predictions)
+    return {
+        "made": datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
+        "set": encoding.get("set") or validation.get("set") or "",
+        "provenance": provenance,
+        "verdict": best,
+        "findings": trust.findings(best, validation, encoding, quarantine, proof, provenance),
+        "intervals": _intervals(rows, best),
+        "strategies": rows,
+        "metrics": METRICS,
+        "validation": validation,
+        "encoding": encoding,
+        "quarantine": quarantine,
+        "curves": [(row["name"], *_curves(row)) for row in rows if row["history"]],
+        "reliability": _reliability(rows, predictions),
+        "proof": proof,
+        "registered": registered,
+        "stages": data.stages(),
+        "lineage": _lineage(registered),
+        "study": _study(),
+    }
+
+
+def _provenance() -> dict:
+    lock = Path("dvc.lock")
+    try:
+        stale = sorted(versions.status())
+        dirty = versions.dirty()
+    except UsageError:  # no DVC or no git here: nothing can be said about it
+        stale, dirty = [], False
+    return {
+        "commit": versions.git_commit(),
+        "dirty": dirty,
+        "stale": stale,
+        "data": versions.data_digest(),
+        "lock": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.exists() else "",
+    }
+
+
+def _registered() -> list[dict]:
+    """All versions of all registered names; none, and no new database, where no store exists."""
+    if not os.environ.get("MLFLOW_TRACKING_URI") and not (home() / "mlruns/mlflow.db").exists():
+        return []
+    from tracking import registry  # MLflow takes seconds to import
+
+    return [
+        {"name": version.name, "version": version.version, "alias": version.alias or "", "tags": version.tags}
+        for name in registry.names()
+        for version in registry.versions(name)
+    ]
+
+
+def _intervals(rows: list[dict], best: dict):
+    judged = [row for row in rows if row["result"]]
+    if not judged:
+        return ""
+    values = [
+        (row["name"], f"c-{row['id']}", *(row["result"]["accuracy"][key] for key in ("value", "low", "high")))
+        for row in judged
+    ]
+    return svg.intervals(values, ("guessing", best["baseline"]) if best else None)
+
+
+def _curves(row: dict) -> tuple:
+    """Loss and validation accuracy of one strategy over steps."""
+
+    def points(key: str) -> list[tuple[float, float]]:
+        return [(line["step"], line[key]) for line in row["history"] if key in line]
+
+    style = f"c-{row['id']}"
+    loss = [
+        svg.Line("training loss", style, points("loss")),
+        svg.Line("validation loss", style, points("eval_loss"), dashed=True),
+    ]
+    accuracy = [svg.Line("validation accuracy", style, points("eval_accuracy"), dashed=True)]
+    return svg.lines(loss, "step", "loss"), svg.lines(accuracy, "step", "accuracy")
+
+
+def _reliability(rows: list[dict], predictions: dict):
+    curves = [
+        svg.Line(row["name"], f"c-{row['id']}", data.reliability(predictions[row["id"]]))
+        for row in rows
+        if row["id"] in predictions
+    ]
+    if not any(curve.points for curve in curves):
+        return ""
+    return svg.lines(curves, "how sure (mean probability)", "how often right", y_range=(0.0, 1.0), diagonal=True)
+
+
+def _lineage(registered: list[dict]):
+    nodes, edges = data.lineage()
+    if not nodes:
+        return ""
+    drawn = [
+        svg.Node(node, "stage" if node in versions.lock() else "data", name, detail) for node, name, detail in nodes
+    ]
+    by_key = {versions.stage_key(stage): stage for stage in versions.lock()}
+    for item in registered:
+        stage = by_key.get(item["tags"].get("stage_key"))
+        if stage is None:
+            continue  # of an earlier run: the table of versions shows it
+        name = f"{item['name']}/{item['version']}"
+        drawn.append(svg.Node(name, "version", item["name"], f"version {item['version']}"))
+        edges.append((stage, name))
+        if item["alias"]:
+            drawn.append(svg.Node(f"@{item['alias']}", "alias", f"@{item['alias']}", item["name"]))
+            edges.append((name, f"@{item['alias']}"))
+    return svg.lineage(drawn, edges)
+
+
+def _study():
+    """Accuracy by number of training rows, if the study was run and its result committed."""
+    study = data.read_json(STUDY)
+    if not study:
+        return ""
+    curves = [
+        svg.Line(data.STRATEGIES[name][0], f"c-{name}", [(point["rows"], point["accuracy"]) for point in points])
+        for name, points in study["strategies"].items()
+    ]
+    return svg.lines(curves, "training rows", "accuracy on test", log_x=True, width=640, height=260)
+
+
+def size(value: int | None) -> str:
+    """Bytes in decimal units: 91.0 MB."""
+    if value is None:
+        return "–"
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= scale:
+            return f"{value / scale:.1f} {unit}"
+    return f"{value} B"
+
+
+def seconds(value: float | None) -> str:
+    """Seconds as a person says them; None was not measured here."""
+    if value is None:
+        return "not measured on this machine"
+    return f"{value:.1f} s" if value < 100 else f"{int(value) // 60} min {int(value) % 60:02d} s"
+
+
+def share(value: float | None) -> str:
+    """A share in per cent with enough digits for 0.003 %."""
+    if value is None:
+        return "–"
+    return f"{value:.0%}" if value in (0, 1) else f"{value:.2%}" if value >= 0.0001 else f"{value:.4%}"
