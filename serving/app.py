@@ -1,6 +1,6 @@
 """The HTTP server: text in, label with probability out, and in every answer the version that gave it.
 
-    POST /classify   {"text": "..."} or {"texts": ["...", ...]}, and "model" for another than the first
+    POST /classify   {"text": "..."} or {"texts": ["...", ...]}, and "model" for another than the default
     GET  /models     what this server answers for, and what is loaded
     GET  /health     whether it answers
 
@@ -38,7 +38,7 @@ class Question(BaseModel):
     """The body of POST /classify."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    model: str | None = Field(None, description="NAME, NAME@ALIAS or NAME/VERSION; the first of /models if absent.")
+    model: str | None = Field(None, description="NAME, NAME@ALIAS or NAME/VERSION; the default of /models if absent.")
     text: Text | None = None
     texts: Annotated[list[Text], Field(min_length=1, max_length=MAX_TEXTS)] | None = None
 
@@ -110,7 +110,7 @@ def make_app(models: Models, hosts: Sequence[str] = ("127.0.0.1", "localhost")) 
 
     @app.post("/classify")
     async def classify(question: Question) -> Answers:
-        reference = question.model or models.names[0]
+        reference = question.model or models.default
         served, rows = await _asked(lambda: batcher.submit(reference, question.all_texts()))
         return Answers(**identity(served), results=answers(served.card["labels"], rows))
 
@@ -121,7 +121,7 @@ def make_app(models: Models, hosts: Sequence[str] = ("127.0.0.1", "localhost")) 
                                 "base": served.card["base"]["id"]}
             for served in models.loaded()
         ]
-        return {"default": models.names[0], "names": models.names, "loaded": loaded}
+        return {"default": models.default, "names": models.names, "loaded": loaded}
 
     @app.get("/health")
     def health() -> dict[str, Any]:

@@ -113,10 +113,14 @@ def is_adapter(version: Version) -> bool:
 
 
 class Models:
-    """What `reference` names, loaded. `resolve` is tracking.registry.resolve or a test's stand-in."""
+    """What a reference to one of `names` stands for, loaded.
 
-    def __init__(self, resolve: Callable[[str], Version], names: Sequence[str], base: Path) -> None:
+    `resolve` is tracking.registry.resolve or a test's stand-in; `base` is the folder of the adapters' base.
+    """
+
+    def __init__(self, resolve: Callable[[str], Version], names: Sequence[str], base: Path, default: str = "") -> None:
         self.names = list(names)
+        self.default = default or self.names[0]     # what answers a request that names no model
         self._resolve, self._base = resolve, base
         self._pool = TensorPool()
         self._found: dict[str, tuple[float, tuple[str, str], str | None]] = {}
@@ -124,29 +128,36 @@ class Models:
 
     def get(self, reference: str) -> Served:
         """The model that answers to this reference. Raises UnknownModel or RefusedModel."""
-        self.check_reference(reference)
+        self._check(reference)
         now = time.monotonic()
         when, key, alias = self._found.get(reference, (float("-inf"), ("", ""), None))
         if now - when > FRESH_SECONDS:
             try:
-                version = self._resolve(reference)
-            except Exception as error:      # the registry's own errors are as many as its back ends
+                version = self.find(reference)
+            except UnknownModel as error:
                 if key not in self._loaded:
-                    raise UnknownModel(f"no model `{reference}`: {error}") from error
-                log.warning("registry did not answer for %s (%s): the last answer stands", reference, error)
+                    raise
+                log.warning("%s; the last answer stands", error)
             else:
                 key, alias = (version.name, str(version.version)), version.alias
                 if key not in self._loaded:
                     self._keep(key, self._load(version))
             self._found[reference] = (now, key, alias)
         elif key not in self._loaded:       # it was found a moment ago and had to leave for others since
-            self._keep(key, self._load(self._resolve(reference)))
+            self._keep(key, self._load(self.find(reference)))
         self._loaded.move_to_end(key)
         served = self._loaded[key]
         return served if served.alias == alias else replace(served, alias=alias)
 
-    def check_reference(self, reference: str) -> None:
-        """Raise UnknownModel unless this is a well-formed reference to a name that this server answers for."""
+    def find(self, reference: str) -> Version:
+        """The registry's version of that reference. Raises UnknownModel with the reason."""
+        self._check(reference)
+        try:
+            return self._resolve(reference)
+        except Exception as error:          # the registry's own errors are as many as its back ends
+            raise UnknownModel(f"no model `{reference}`: {error}") from error
+
+    def _check(self, reference: str) -> None:
         match = REFERENCE.fullmatch(reference)
         if not match or match["name"] not in self.names:
             raise UnknownModel(f"no model `{reference[:80]}` here: there is {', '.join(self.names)}, "

@@ -1,0 +1,78 @@
+"""`ajuste serve`: an HTTP server on loopback that answers with what the registry's aliases name."""
+
+import socket
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from serving.models import Served
+
+
+def command(
+    names: Annotated[list[str] | None, typer.Argument(help="NAME, NAME@ALIAS or NAME/VERSION; absent: all.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; all but loopback is open to others.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+) -> None:
+    """Serve registered models: text in, label with probability out.
+
+    Examples:  ajuste serve   |   ajuste serve reviews-classifier@challenger --port 9000
+
+    curl -s localhost:8000/classify -H 'content-type: application/json' -d '{"text": "A warm, funny film."}'
+    """
+    from tasks._stage import DataError, UsageError, home
+
+    listening = listen(host, port)
+    import uvicorn
+
+    from serving.app import make_app
+    from serving.models import Models, RefusedModel, UnknownModel
+    from tracking import registry
+
+    registered = sorted(registry.names(), key=lambda name: (name.endswith("-adapter"), name))
+    if not registered:
+        raise UsageError("nothing is registered yet: `ajuste run` trains and registers the first models")
+    asked = names or [name for name in registered if not name.endswith("-adapter")] or registered
+    allowed = list(dict.fromkeys(name.partition("@")[0].partition("/")[0] for name in names or registered))
+    unknown = [name for name in allowed if name not in registered]
+    if unknown:
+        raise UsageError(f"no model `{unknown[0]}` is registered: there is {', '.join(registered)}")
+    models = Models(registry.resolve, allowed, home() / "artifacts" / "base" / "encoder", default=asked[0])
+    for name in asked:
+        try:
+            typer.echo(f"{name}: {described(models.get(name), name)}")
+        except UnknownModel as error:
+            raise UsageError(str(error)) from None
+        except RefusedModel as error:
+            raise DataError(str(error)) from None
+    address, number = listening.getsockname()[:2]
+    loopback = address.startswith("127.") or address == "::1"
+    if not loopback:
+        typer.echo(f"warning: {address} is no loopback address: whoever reaches this machine can ask", err=True)
+    typer.echo(f"listening on http://{address}:{number}  (POST /classify, GET /models, GET /health; Ctrl-C ends it)")
+    app = make_app(models, ["127.0.0.1", "localhost", address] if loopback else ["*"])
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5))
+    try:
+        server.run(sockets=[listening])
+    except KeyboardInterrupt:
+        typer.echo("stopped")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket, taken before anything is loaded. Raises UsageError when it cannot be had."""
+    from tasks._stage import UsageError
+
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=256)
+    except OSError as error:
+        raise UsageError(f"cannot listen on {host} port {port} ({error.strerror}): "
+                         "end what uses it or choose another with --port") from None
+
+
+def described(served: "Served", reference: str) -> str:
+    """Which version answers, and why that one."""
+    why = served.alias or "by its number"
+    if "@" not in reference and served.alias == "challenger":
+        why = "challenger, because no champion is set"
+    return f"version {served.version} ({served.strategy}), {why}"

@@ -1,0 +1,23 @@
+"""Run one command in this process, with a stand-in for the registry."""
+
+import sys
+from types import SimpleNamespace
+
+import typer
+
+import tracking
+
+
+def install(monkeypatch, registry, home):
+    """`from tracking import registry` gives the stand-in; home() is the folder whose base the adapters use."""
+    module = SimpleNamespace(resolve=registry.resolve, names=lambda: list(registry.folders))
+    monkeypatch.setitem(sys.modules, "tracking.registry", module)
+    monkeypatch.setattr(tracking, "registry", module, raising=False)
+    monkeypatch.setattr("tasks._stage.home", lambda: home)
+
+
+def run(command, *arguments):
+    """Like the command line, but errors reach the test."""
+    app = typer.Typer()
+    app.command()(command)
+    return app([str(argument) for argument in arguments], standalone_mode=False)
