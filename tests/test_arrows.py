@@ -21,7 +21,8 @@ EVERY = [path for room in ROOMS for path in modules(room)]
 TRAINING = ["base", "features", "classify", "merge", "evaluate"]
 # What a training machine has. psutil comes with accelerate; numpy and safetensors with transformers.
 TRAINING_MACHINE = (
-    "torch transformers peft accelerate pydantic yaml pyarrow sklearn numpy safetensors psutil huggingface_hub tokenizers"
+    "torch transformers peft accelerate pydantic yaml pyarrow sklearn numpy psutil "
+    "safetensors huggingface_hub tokenizers"
 )
 
 
