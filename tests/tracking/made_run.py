@@ -256,7 +256,7 @@ def _lock(root: Path) -> None:
                 "stage": name,
                 "key": hashlib.sha256(text.encode()).hexdigest(),
                 "seconds": 3.25 * (index + 1),
-                "phases": {"train": 2.5},
+                "phases": {"train": 2.5, "features": 13.0},
                 "peak_memory_mb": 800.0 + index,
                 "tokens": 10,
                 "tokens_per_second": 1200.0,
