@@ -1,0 +1,194 @@
+"""What a stage says of itself, read from dvc.lock, its outs and .state/: params, metrics, curves, tags, a description.
+
+Metric names are chosen so that MLflow's own compare page answers "which is best, and what does it cost": the three
+strategies share every name, and the part before the slash is the group that MLflow draws together.
+
+    validation/accuracy            of the weights that were saved (ajuste.json)
+    test/accuracy, _low, _high     of the registered model, with its 95 % interval (tracking/registry.py logs these)
+    accuracy/lora, _low, _high     the same on the run of `evaluate`, one line a strategy
+    cost/seconds, cost/peak_memory_mb, cost/size_mb, cost/parameters_trainable, ...
+    curve/loss, curve/validation_loss, ...      one point a step of history.jsonl
+    proof/max_logit_difference                  of a merge
+"""
+
+import json
+import re
+import sys
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tasks._params import split_name
+from tasks._stage import home
+from tracking import versions
+
+JSON_FILES = ("ajuste.json", "base.json", "encoding.json", "features.json", "proof.json", "validation.json")
+INTERVALS = ("accuracy", "macro_f1", "mcc", "auc", "ece")
+MEGABYTE = 1e6  # decimal, as disks count
+
+
+def params(stage: str, entry: dict) -> dict[str, str]:
+    """The params that dvc.lock names, flat. The stage's own section loses its name, so that strategies share keys."""
+    verb, variant = split_name(stage)
+    flat = _flat(versions.lock_params(entry), ".")
+    own = re.compile(rf"^{re.escape(verb)}\.({re.escape(variant)}\.)?")
+    return {own.sub("", key): value if isinstance(value, str) else json.dumps(value) for key, value in flat.items()}
+
+
+def state(stage: str, key: str) -> dict:
+    """.state of the very run that dvc.lock names; {} if this machine measured another one or none."""
+    found = read_json(home() / ".state" / f"{stage}.json")
+    return found if found.get("key") == key and not found.get("error") else {}
+
+
+def folders(entry: dict) -> list[Path]:
+    """The outs that are folders."""
+    return [Path(out["path"]) for out in entry.get("outs", []) if Path(out["path"]).is_dir()]
+
+
+def metrics(entry: dict, measured: dict) -> dict[str, float]:
+    """Every final number of a stage, by metric name."""
+    found: dict[str, Any] = {}
+    for folder in folders(entry):
+        for name in ("encoding", "features", "validation"):
+            found |= _flat(_counts(read_json(folder / f"{name}.json")))
+        found |= {f"proof/{key}": value for key, value in read_json(folder / "proof.json").items()}
+        found |= card_metrics(read_json(folder / "ajuste.json"))
+        for path in sorted(folder.glob("*.json")):
+            for metric, value in evaluated(read_json(path)).items():
+                name, _, bound = metric.partition(":")
+                found[f"{name}/{path.stem}{bound and '_' + bound}"] = value
+    found |= cost(measured)
+    if size := sum(out.get("size", 0) for out in entry.get("outs", [])):
+        found["cost/size_mb"] = size / MEGABYTE
+    return {metric_name(key): float(value) for key, value in found.items() if is_number(value)}
+
+
+def card_metrics(card: dict) -> dict[str, float]:
+    """ajuste.json as metrics: validation/* and cost/parameters_*."""
+    scores = {f"validation/{key}": value for key, value in card.get("validation", {}).items()}
+    return scores | {f"cost/parameters_{key}": value for key, value in card.get("parameters", {}).items()}
+
+
+def evaluated(result: dict) -> dict[str, float]:
+    """evaluated/<strategy>.json as {"accuracy": v, "accuracy:low": v, "accuracy:high": v, ...}; {} for another file."""
+    if "confusion" not in result:
+        return {}
+    found = {}
+    for name in INTERVALS:
+        interval = result.get(name, {})
+        found |= {name if bound == "value" else f"{name}:{bound}": interval[bound]
+                  for bound in ("value", "low", "high") if is_number(interval.get(bound))}
+    return found
+
+
+def cost(measured: dict) -> dict[str, float]:
+    """.state as metrics."""
+    found = {f"cost/{key}": measured.get(key) for key in ("seconds", "peak_memory_mb", "tokens", "tokens_per_second")}
+    found |= {f"cost/seconds_{phase}": value for phase, value in measured.get("phases", {}).items()}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def curve_points(line: dict) -> dict[str, float]:
+    """One line of history.jsonl as metrics: loss -> curve/loss, eval_loss -> curve/validation_loss."""
+    return {
+        metric_name(f"curve/{re.sub('^eval_', 'validation_', key)}"): float(value)
+        for key, value in line.items() if key != "step" and is_number(value)
+    }
+
+
+def history(entry: dict) -> Path | None:
+    """The curves of a stage that trains. A merged folder holds a copy of its adapter's: that run has them."""
+    for folder in folders(entry):
+        if (folder / "history.jsonl").is_file() and not (folder / "proof.json").exists():
+            return folder / "history.jsonl"
+    return None
+
+
+def tags(stage: str, entry: dict) -> dict[str, str]:
+    """Where the result came from, to search by."""
+    found = {"ajuste.stage": stage, "ajuste.cmd": entry["cmd"], "ajuste.data": versions.data_digest(), **commit()}
+    for kind in ("dep", "out"):
+        found |= {f"dvc.{kind}.{item['path']}": item.get("md5", "") for item in entry.get(f"{kind}s", [])}
+    return found
+
+
+def commit() -> dict[str, str]:
+    """The git commit and whether the checkout differs from it."""
+    revision = versions.git_commit()
+    if not revision:
+        return {"ajuste.git_commit": "", "ajuste.dirty": "unknown"}
+    return {"ajuste.git_commit": revision, "ajuste.dirty": str(versions.dirty()).lower(),
+            "mlflow.source.git.commit": revision}
+
+
+def describe(stage: str, entry: dict, measured: dict, numbers: dict[str, float]) -> str:
+    """What a person reads at the top of the run's page (Markdown)."""
+    lines = [f"Stage **{stage}**: `{entry['cmd']}`", ""]
+    shown = {key: numbers[key] for key in ("validation/accuracy", "proof/max_logit_difference") if key in numbers}
+    shown |= {key: value for key, value in numbers.items() if key.startswith("accuracy/") and "_" not in key}
+    lines += [f"- {key}: **{value:.4g}**" for key, value in shown.items()]
+    if measured:
+        lines.append(f"- {measured['seconds']:.1f} s, {measured['peak_memory_mb']:.0f} MB at most, "
+                     f"{measured['device']}, {measured['threads']} threads")
+    lines += ["", "| | path | DVC hash |", "|---|---|---|"]
+    for kind, word in (("deps", "reads"), ("outs", "writes")):
+        lines += [f"| {word} | `{item['path']}` | `{item.get('md5', '')[:12]}` |" for item in entry.get(kind, [])]
+    return "\n".join([*lines, "", f"{code()}. The same inputs again: `git checkout` that commit, `ajuste run`."])
+
+
+def code() -> str:
+    """"Code at commit 1a2b3c4d", with a warning if the checkout was changed."""
+    found = commit()
+    changed = " **with uncommitted changes**" if found["ajuste.dirty"] == "true" else ""
+    return f"Code at commit `{found['ajuste.git_commit'][:12] or 'none yet'}`{changed}"
+
+
+@cache
+def environment() -> str:
+    """What is installed, as `pip freeze` writes it, under a line that names Python and the platform."""
+    import platform
+
+    names = {dist.metadata["Name"]: dist.version for dist in metadata.distributions() if dist.metadata["Name"]}
+    lines = sorted((f"{name}=={version}" for name, version in names.items()), key=str.lower)
+    return "\n".join([f"# Python {sys.version.split()[0]}, {platform.system()} {platform.machine()}", *lines, ""])
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object, or {} if there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def metric_name(key: str) -> str:
+    """MLflow takes letters, digits, and _ - . / blank."""
+    return re.sub(r"[^\w\-./ ]", "_", key)
+
+
+def is_number(value: object) -> bool:
+    """A number that a metric can hold; a bool is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _counts(report: dict) -> dict:
+    """validation.json and encoding.json as nested dicts of numbers: of each check, the rows that failed."""
+    checks = report.get("checks")
+    if isinstance(checks, list):
+        failed = {check["name"]: check.get("rows_failed") for check in checks if isinstance(check, dict)}
+        return {**report, "checks": {f"{name}/rows_failed": rows for name, rows in failed.items()}}
+    return report
+
+
+def _flat(tree: dict, joint: str = "/") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a/b": 1}; lists and single values stay."""
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat |= {f"{key}{joint}{inner}": item for inner, item in _flat(value, joint).items()}
+        else:
+            flat[str(key)] = value
+    return flat

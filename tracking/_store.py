@@ -1,0 +1,117 @@
+"""Where MLflow's store is: one function names it, one opens it, one lock guards what must not happen twice.
+
+    the store       $MLFLOW_TRACKING_URI, or sqlite:///<home>/mlruns/mlflow.db, always absolute
+    its artefacts   beside the database; a tracking server keeps its own
+    the lock        <home>/mlruns/.lock, held while something is looked for and, if missing, made
+
+MLflow's first use of a database runs migrations, which race when two processes start at once; so opening takes the
+lock too. Everything goes through MlflowClient with explicit ids: MLflow's global state (active run, tracking URI,
+MLFLOW_RUN_ID) is neither read nor written.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from tasks._stage import UsageError, home
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EXPERIMENT = "ajuste"
+HTTP_TRIES = "3"  # MLflow's default of 7 with growing pauses would be minutes of silence for a wrong address
+
+
+def tracking_uri() -> str:
+    """The store's address: $MLFLOW_TRACKING_URI, or the SQLite database in the project's home."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlruns' / 'mlflow.db'}"
+
+
+def exists() -> bool:
+    """False if the store is a SQLite file that nobody has made yet: reading must not make it."""
+    uri = tracking_uri()
+    return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).exists()
+
+
+def client() -> MlflowClient:
+    """The open store. Raises UsageError, in one line and without a password, if it does not answer."""
+    return _open(tracking_uri())
+
+
+@contextmanager
+def locked() -> Iterator[None]:
+    """One process (and thread) at a time; the kernel frees it however the process ends. Not to be nested."""
+    path = home() / "mlruns" / ".lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def experiment_id() -> str:
+    """The id of experiment `ajuste`, made if missing, brought back if it was deleted."""
+    return _experiment(tracking_uri())
+
+
+@cache
+def _open(uri: str) -> MlflowClient:
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", HTTP_TRIES)
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # the first use tells of every migration
+    if uri.startswith("sqlite:///"):
+        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    with locked():
+        try:
+            opened = MlflowClient(uri, registry_uri=uri)
+            opened.search_experiments(max_results=1)
+            opened.search_registered_models(max_results=1)
+        except (MlflowException, SQLAlchemyError, ImportError) as error:
+            reason = " ".join(str(error).split())
+            raise UsageError(f"MLflow's store {without_password(uri)} does not answer: {without_password(reason)[:300]}"
+                             "; is $MLFLOW_TRACKING_URI right?") from None
+    return opened
+
+
+@cache
+def _experiment(uri: str) -> str:
+    opened = _open(uri)
+    with locked():
+        found = opened.get_experiment_by_name(EXPERIMENT)
+        if found is None:
+            return opened.create_experiment(EXPERIMENT, artifact_location=_artifacts(uri))
+        if found.lifecycle_stage == "deleted":
+            opened.restore_experiment(found.experiment_id)
+        return found.experiment_id
+
+
+def _artifacts(uri: str) -> str | None:
+    """Where artefacts go; a server decides for itself."""
+    if uri.startswith(("http://", "https://")):
+        return None
+    beside = Path(uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite:///") else home() / "mlruns"
+    return (beside.resolve() / "artifacts").as_uri()
+
+
+def local_path(uri: str) -> Path | None:
+    """The folder that an artefact address names on this machine; None for a remote one."""
+    parts = urlsplit(uri)
+    return Path(url2pathname(parts.path)) if parts.scheme in ("", "file") else None
+
+
+def without_password(text: str) -> str:
+    """An address, or a message with one in it, fit for a log."""
+    return re.sub(r"://([^:/@\s]+):[^@\s]+@", r"://\1:***@", text)
