@@ -15,7 +15,7 @@ SPLITS = ("train", "validation", "test")
 
 
 def row_id(set_name: str, text: str, label: str, source: str) -> str:
-    """16 hex digits. The fields are the raw ones; undecodable bytes are lone surrogates, which JSON writes as \\udcXX."""
+    """16 hex digits of the raw fields; an undecodable byte is a lone surrogate, which JSON writes as \\udcNN."""
     canonical = json.dumps([set_name, text, label, source], separators=(",", ":"))
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()[:16]
 
