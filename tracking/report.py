@@ -8,17 +8,16 @@ Seconds and memory come from .state/ of this machine, and only if it measured th
 """
 
 import hashlib
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from tasks._stage import UsageError, home, write_atomically
+from tasks._stage import UsageError, write_atomically
 from tracking import _report_data as data
 from tracking import _report_svg as svg
 from tracking import _report_trust as trust
-from tracking import versions
+from tracking import registry, versions
 
 METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1", "mcc": "MCC", "auc": "AUC", "ece": "calibration error"}
 STUDY = Path("docs/measured/data-size.json")
@@ -50,7 +49,7 @@ def page() -> dict:
     quarantine = data.quarantine()
     proof = data.read_json(data.ARTIFACTS / "merged/classify_lora/proof.json")
     provenance = _provenance()
-    registered = _registered()
+    registered, registry_problem = _registered()
     best = trust.verdict(rows, predictions)
     return {
         "made": datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
@@ -68,6 +67,7 @@ def page() -> dict:
         "reliability": _reliability(rows, predictions),
         "proof": proof,
         "registered": registered,
+        "registry_problem": registry_problem,
         "stages": data.stages(),
         "lineage": _lineage(registered),
         "study": _study(),
@@ -90,17 +90,14 @@ def _provenance() -> dict:
     }
 
 
-def _registered() -> list[dict]:
-    """All versions of all registered names; none, and no new database, where no store exists."""
-    if not os.environ.get("MLFLOW_TRACKING_URI") and not (home() / "mlruns/mlflow.db").exists():
-        return []
-    from tracking import registry  # MLflow takes seconds to import
-
-    return [
-        {"name": version.name, "version": version.version, "alias": version.alias or "", "tags": version.tags}
-        for name in registry.names()
-        for version in registry.versions(name)
-    ]
+def _registered() -> tuple[list[dict], str]:
+    """All versions of all registered names, and why there are none if the store does not answer."""
+    try:
+        found = [version for name in registry.names() for version in registry.versions(name)]
+    except UsageError as error:
+        return [], str(error)
+    rows = [{"name": v.name, "version": v.version, "aliases": v.aliases, "tags": v.tags} for v in found]
+    return rows, ""
 
 
 def _intervals(rows: list[dict], best: dict):
@@ -155,9 +152,9 @@ def _lineage(registered: list[dict]):
         name = f"{item['name']}/{item['version']}"
         drawn.append(svg.Node(name, "version", item["name"], f"version {item['version']}"))
         edges.append((stage, name))
-        if item["alias"]:
-            drawn.append(svg.Node(f"@{item['alias']}", "alias", f"@{item['alias']}", item["name"]))
-            edges.append((name, f"@{item['alias']}"))
+        for alias in item["aliases"]:
+            drawn.append(svg.Node(f"{name}@{alias}", "alias", f"@{alias}", item["name"]))
+            edges.append((name, f"{name}@{alias}"))
     return svg.lineage(drawn, edges)
 
 

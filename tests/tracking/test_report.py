@@ -16,7 +16,7 @@ from tests.tracking import made_run
 from tracking import _report_data as data
 from tracking import _report_svg as svg
 from tracking import _report_trust as trust
-from tracking import report
+from tracking import registry, report, versions
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
@@ -117,6 +117,29 @@ def test_the_best_is_chosen_on_validation_not_on_test(place):
     result = place / "artifacts/evaluated/classify/frozen.json"
     result.write_text(result.read_text().replace('"value": 0.743', '"value": 0.999'))
     assert trust.verdict(data.strategies(), data.predictions())["best"]["id"] == "lora"
+
+
+def test_versions_and_aliases_stand_in_table_and_lineage(place, monkeypatch):
+    made_run.make(place)
+    tags = {"strategy": "full", "sha256": "e" * 64, "stage_key": versions.stage_key("classify_full")}
+    found = [
+        registry.Version("reviews-classifier", "7", "champion", None, tags, "run", ("champion", "challenger")),
+        registry.Version("reviews-classifier", "6", None, None, tags | {"stage_key": "of an earlier run"}, "run"),
+    ]
+    monkeypatch.setattr(registry, "names", lambda: ["reviews-classifier"])
+    monkeypatch.setattr(registry, "versions", lambda name: found)
+    page = parsed(report.write_report(Path("index.html")))
+    text = "|".join(page.text)
+    assert "version 7" in text and "@champion" in text and "@challenger" in text and "e" * 12 in text
+    assert "version 6" not in text  # in the table alone, as 6: this run did not make it
+
+
+def test_a_registry_that_does_not_answer_is_named_and_the_page_is_made(place, monkeypatch):
+    def unreachable():
+        raise _stage.UsageError("MLflow's store http://nowhere does not answer")
+
+    monkeypatch.setattr(registry, "names", unreachable)
+    assert "nowhere does not answer" in report.write_report(Path("index.html")).read_text()
 
 
 def test_findings_turn_bad(place):
