@@ -156,13 +156,7 @@ class Duplicates:
             for i, j in _pairs(len(members)):
                 a, b = members[i], members[j]
                 root_a, root_b = _root(parents, a), _root(parents, b)
-                low, high = sorted((counts[a], counts[b]))
-                # J <= low / high: rows of very different size need no look at their texts
-                if (
-                    root_a != root_b
-                    and low >= self.jaccard * high
-                    and self._similarity(rows[a], rows[b]) >= self.jaccard
-                ):
+                if root_a != root_b and self._similarity(rows[a], rows[b]) >= self.jaccard:
                     parents[max(root_a, root_b)] = min(root_a, root_b)
 
     def _similarity(self, a: int, b: int) -> float:
