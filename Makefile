@@ -1,6 +1,7 @@
 # make run         the whole pipeline: data, three fine-tuned models, comparison, registry, report
 # make test        the fast tests            make test-all   every test, with the slow ones
 # make serve       the HTTP server           make bench      side-by-side measurements
+# make schedule    the nightly and weekly runs of infra/prefect.yaml
 # make lint        ruff                      make system     PostgreSQL and Chromium for a few end-to-end tests (apt, root)
 # Each target makes .venv first if it is missing or older than what it is made from. PYTHON=python3.12 picks another Python.
 PYTHON ?= python3
@@ -16,7 +17,7 @@ export DVC_NO_ANALYTICS := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := run
-.PHONY: run test test-all serve bench system lint setup
+.PHONY: run test test-all serve schedule bench system lint setup
 
 setup: .venv/.ready
 
@@ -52,6 +53,15 @@ test-all: .venv/.ready
 
 serve: .venv/.ready
 	ajuste serve
+
+# Needs a Prefect server: `ajuste ui` in another terminal, or PREFECT_API_URL of one that runs elsewhere.
+schedule: export PREFECT_API_URL ?= http://127.0.0.1:4200/api
+schedule: export AJUSTE_HOME ?= $(CURDIR)
+schedule: .venv/.ready
+	@mkdir -p "$$AJUSTE_HOME/.prefect/worktrees/adapt"
+	@prefect work-pool inspect ajuste >/dev/null 2>&1 || prefect work-pool create ajuste --type process
+	prefect --no-prompt deploy --all --prefect-file infra/prefect.yaml
+	prefect worker start --pool ajuste --limit 1
 
 bench: .venv/.ready
 	@for script in benchmarks/*.py; do echo "== $$script"; python $$script || exit 1; done
