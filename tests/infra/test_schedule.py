@@ -1,4 +1,4 @@
-"""The schedule of infra/prefect.yaml, with a real server and a real worker: a cron fires, and the flow does its work."""
+"""The schedule of infra/prefect.yaml with a real server and a real worker: a cron fires, and the flow does its work."""
 
 import os
 import signal
