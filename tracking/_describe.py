@@ -13,7 +13,7 @@ def describe_name(name: str) -> str:
     """The page of a registered name."""
     if name.endswith("-adapter"):
         return (f"LoRA adapters in PEFT's own layout, for any tool that loads PEFT. Each names its base by id and "
-                f"sha256. What is served is `{name.removesuffix('-adapter')}`, where each merged version names its adapter.")
+                f"sha256. `{name.removesuffix('-adapter')}` is what is served: each merged version names its adapter.")
     return (f"Text classifiers: plain text in, label and probabilities out.\n\n"
             f"- `challenger` is the best on *validation*; `champion` is what a promotion made of it\n"
             f"- side by side: `ajuste compare {name}`; as a server: `ajuste serve`\n"

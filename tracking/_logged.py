@@ -92,7 +92,7 @@ def _save_pyfunc(model: Model, run_id: str, model_id: str, out: Path) -> None:
             artifacts={"model": str(model.folder.resolve())},
             code_paths=[str(code)],
             mlflow_model=Description(run_id=run_id, model_id=model_id),
-            signature=ModelSignature(Schema([ColSpec(DataType.string, "text")]), Schema(scores)),
+            signature=ModelSignature(Schema([ColSpec(DataType.string)]), Schema(scores)),
             input_example=pd.DataFrame({"text": ["A warm and funny film.", "Two hours that I will not get back."]}),
             pip_requirements=[f"{name}=={metadata.version(name).partition('+')[0]}" for name in REQUIREMENTS],
         )

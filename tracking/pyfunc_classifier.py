@@ -25,19 +25,18 @@ class TextClassifier(PythonModel):
         self.classifier = classifier
         self.loaded = classifier.load(Path(context.artifacts["model"]))
 
-    # no type hints here: MLflow would take its schema from them instead of from the logged signature
-    def predict(self, context, model_input, params=None):
-        texts = model_input["text"] if isinstance(model_input, pd.DataFrame) else model_input
+    # DataFrame is the one hint with which MLflow neither warns nor takes its schema from the hint: texts in a list,
+    # too, arrive as a DataFrame of one column by the logged signature
+    def predict(self, context, model_input: pd.DataFrame, params=None):
         model, tokenizer, card = self.loaded
-        probabilities = self.classifier.predict(model, tokenizer, card, [str(text) for text in texts])
-        best = probabilities.max(dim=-1) if len(probabilities) else None
-        return pd.DataFrame(
-            {
-                "label": [card["labels"][i] for i in best.indices.tolist()] if best else [],
-                "probability": best.values.tolist() if best else [],
-                "probabilities": probabilities.tolist(),
-            }
-        )
+        texts = [str(text) for text in model_input.iloc[:, 0]]
+        probabilities = self.classifier.predict(model, tokenizer, card, texts)
+        best = probabilities.argmax(dim=-1).tolist() if texts else []
+        return pd.DataFrame({
+            "label": [card["labels"][i] for i in best],
+            "probability": [row[i].item() for row, i in zip(probabilities, best, strict=True)],
+            "probabilities": probabilities.tolist(),
+        })
 
 
 set_model(TextClassifier())
