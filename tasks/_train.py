@@ -187,7 +187,8 @@ def _rows_of(log: list[dict]) -> list[dict]:
         if "loss" in entry:
             rows.append({"step": entry["step"], **{ours: entry[name] for name, ours in NAMES.items()}})
         elif "eval_loss" in entry:
-            rows.append({"step": entry["step"], **{k: v for k, v in entry.items() if k.startswith("eval_")}})
+            names = sorted(name for name in entry if name.startswith("eval_"))  # a checkpoint sorts them too
+            rows.append({"step": entry["step"], **{name: entry[name] for name in names}})
     return rows
 
 

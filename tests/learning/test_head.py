@@ -1,0 +1,66 @@
+"""The head of feature extraction against scikit-learn's logistic regression, which solves the same problem."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from learning.head import fit_head
+
+
+def make(classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(classes)
+    labels = torch.randint(0, classes, (300,), generator=generator)
+    features = torch.randn(300, 5, generator=generator) * torch.tensor([1.0, 5.0, 0.1, 2.0, 1.0]) + 3
+    features[:, 0] += labels
+    return features, labels
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_it_finds_scikit_learns_optimum(classes: int) -> None:
+    features, labels = make(classes)
+    falling = iter(range(0, -1000, -1))  # so that the last step is kept
+    head = fit_head(
+        features, labels, features, classes, 0.01, 300, 300, evaluate=lambda logits: {"loss": next(falling)}
+    )
+    z = ((features - features.mean(0)) / features.std(0)).numpy()
+    # for two classes scikit-learn penalises v = w1 - w0; ours penalises w0 = -v/2 and w1 = v/2, so half as much
+    strength = 0.01 * len(labels) / (2 if classes == 2 else 1)
+    reference = LogisticRegression(C=1 / strength, tol=1e-8, max_iter=1000).fit(z, labels)
+    ours = torch.softmax(features @ head.weight.T + head.bias, dim=1).numpy()
+    assert np.abs(ours - reference.predict_proba(z)).max() < 1e-3
+
+
+def test_the_best_validation_step_is_kept_and_patience_ends_it() -> None:
+    features, labels = make(2)
+    losses = iter([0.5, 0.4, 0.6, 0.7, 0.3])
+    head = fit_head(features, labels, features, 2, 0.01, 50, patience=2, evaluate=lambda logits: {"loss": next(losses)})
+    assert head.best_step == 2
+    assert [row["eval_loss"] for row in head.history] == [0.5, 0.4, 0.6, 0.7]
+
+
+def test_two_runs_give_the_same_bits() -> None:
+    features, labels = make(3)
+    heads = [fit_head(features, labels, features, 3, 0.01, 20, 20, lambda logits: {"loss": 1.0}) for _ in range(2)]
+    assert torch.equal(heads[0].weight, heads[1].weight) and heads[0].history == heads[1].history
+
+
+def test_class_weights_move_the_bias_towards_the_rare_class() -> None:
+    features, labels = make(2)
+    labels[:250] = 0
+    plain, weighted = (
+        fit_head(
+            features,
+            labels,
+            features,
+            2,
+            0.01,
+            50,
+            50,
+            lambda logits: {"loss": 1.0 - logits.abs().mean().item()},
+            weights,
+        )
+        for weights in (None, torch.tensor([0.5, 5.0]))
+    )
+    shares = [(features @ h.weight.T + h.bias).argmax(1).double().mean().item() for h in (plain, weighted)]
+    assert shares[1] > shares[0]
