@@ -1,0 +1,58 @@
+"""`ajuste compare`: registered versions side by side."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Format(StrEnum):
+    """How the comparison is written."""
+
+    terminal = "terminal"
+    markdown = "markdown"
+    json = "json"
+
+
+def command(
+    name: Annotated[str, typer.Argument(help="A registered name, for example reviews-classifier.")],
+    versions: Annotated[
+        list[str] | None,
+        typer.Argument(help="Numbers or aliases. Default: those with an alias, and the newest of each strategy."),
+    ] = None,
+    format: Annotated[Format, typer.Option("--format", "-f", help="How to write it.")] = Format.terminal,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to a file instead.")] = None,
+) -> None:
+    """Compare registered versions: metrics with intervals, the parameters that differ, where they come from.
+
+    Examples:  ajuste compare reviews-classifier   |   ajuste compare reviews-classifier champion 7
+
+    ajuste compare reviews-classifier --format markdown --output reports/compare.md
+    """
+    import json
+
+    from rich.console import Console
+
+    console = Console()
+    with Console(stderr=True).status("Reading the registry"):
+        from tasks._stage import UsageError
+        from tracking import _compare_text as text
+        from tracking.compare import compare
+
+        found = compare(name, versions)
+    if format is Format.json:
+        written = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
+    elif format is Format.markdown:
+        written = text.to_markdown(found)
+    else:
+        written = text.to_terminal(found, console.width, console.is_terminal and output is None)
+    if output is None:
+        typer.echo(written, nl=False)
+        return
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(written, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write {output}: {error.strerror}") from None
+    typer.echo(output)
