@@ -34,7 +34,8 @@ def worktree(name: str, revision: str = "HEAD", preset: str = "") -> Path:
         _ajuste(place, "preset", preset)
     if versions.dvc("--cd", str(place), "checkout", "--quiet", "--force", "data.dvc").returncode != 0:
         _ajuste(place, "data", "pull")
-    _dvc(place, "checkout", "--quiet", "--force", "--allow-missing")
+    # the stages alone: raw data that no cache holds would be removed
+    _dvc(place, "checkout", "--quiet", "--force", "--allow-missing", "dvc.yaml")
     return place
 
 

@@ -2,7 +2,7 @@
 
     package:<distribution>/<path inside it>        shipped in an installed Python package (assets.txt)
     hub:<id>@<revision>[/<path inside it>]         a model or data set of the Hugging Face Hub, at a revision
-    path:<file or folder>                          on this machine
+    path:<file or folder>                          on this machine; relative to the working folder, else to home()
 
 A package is found by its metadata and never imported: what ships a model may import half the world. The Hub needs a
 revision, because a name alone means something else tomorrow; a commit is better than a branch.
@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from tasks._stage import UsageError
+from tasks._stage import UsageError, home
 
 FORMS = "package:<distribution>/<path>, hub:<id>@<revision> or path:<file or folder>"
 # One folder deep: Hub models also carry exports to other frameworks, which nobody here reads.
@@ -46,7 +46,9 @@ def find(source: str, kind: Literal["model", "dataset"] = "model") -> Found:
     if scheme == "path" and rest:
         path = Path(rest).expanduser()
         if not path.exists():
-            raise UsageError(f"source `{source}`: {path} does not exist (looked in {Path.cwd()})")
+            path = home() / path  # .assets/ stands there once, whatever worktree this runs in
+        if not path.exists():
+            raise UsageError(f"source `{source}`: {rest} does not exist (looked in {Path.cwd()} and {home()})")
         return Found(path, path.resolve().name, f"path:{path.resolve().name}")
     raise UsageError(f"source `{source}` has no known form: write {FORMS}")
 

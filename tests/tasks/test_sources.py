@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tasks._sources import find
-from tasks._stage import UsageError
+from tasks._stage import UsageError, home
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 ROOT = Path(__file__).parents[2]
@@ -56,6 +56,19 @@ def test_a_folder_is_recorded_without_the_path_of_this_machine(tmp_path: Path) -
     (tmp_path / "my-model").mkdir()
     found = find(f"path:{tmp_path}/my-model")
     assert (found.name, found.source) == ("my-model", "path:my-model")
+
+
+def test_a_relative_path_is_looked_for_here_and_then_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    monkeypatch.setenv("AJUSTE_HOME", str(there))
+    home.cache_clear()
+    for folder in (here, there / ".assets" / "model"):
+        folder.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    assert find("path:.assets/model").path == there / ".assets" / "model"
+    (here / ".assets" / "model").mkdir(parents=True)
+    assert find("path:.assets/model").path.resolve() == here / ".assets" / "model"
+    home.cache_clear()
 
 
 FILES = {
