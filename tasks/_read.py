@@ -23,6 +23,8 @@ from tasks._read_json import Item, json_array, json_lines
 from tasks._sets import Columns, Format
 
 MAX_RECORD = 1 << 23  # characters; a longer one is broken, and what bounds the memory of an unclosed quote
+DELIMITERS = {"csv": ",", "tsv": "\t"}
+KEY_ROWS = 1000
 CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -39,18 +41,48 @@ class RawRow:
     problem: str | None = None
 
 
+def columns_of(path: Path, form: Format) -> list[str]:
+    """The columns of a file: its header, its schema, or the keys of its first thousand objects."""
+    _check_file(path, form)
+    if form == "parquet":
+        return _parquet_columns(path)
+    if form in ("csv", "tsv"):
+        lines = _Lines(path)
+        with lines.file:
+            return _header(path, csv.reader(lines, delimiter=DELIMITERS[form], strict=True))
+    keys: dict[str, None] = {}
+    for number, (_, value, _) in enumerate(_items(path, form)):
+        if isinstance(value, dict):
+            keys.update(dict.fromkeys(value))
+        if number == KEY_ROWS:
+            break
+    return list(keys)
+
+
+def check_columns(path: Path, found: list[str], columns: Columns) -> None:
+    """Raise DataError that names the first mapped column that the file lacks, and the columns that it has."""
+    shown = ", ".join(printable(name)[:60] for name in found[:30]) + (", ..." if len(found) > 30 else "")
+    for name in columns.names():
+        if name not in found:
+            raise DataError(
+                f"{path} has no column `{name}`: its columns are {shown or 'none'}; name the right ones with "
+                "--map text=COLUMN --map label=COLUMN"
+                + ("; they look joined by `;`: save the file with commas" if len(found) == 1 and ";" in shown else "")
+            )
+        if found.count(name) > 1:
+            raise DataError(f"{path} has {found.count(name)} columns named `{name}`: give them different names")
+
+
 def read_rows(path: Path, form: Format, columns: Columns, batch_rows: int) -> Iterator[list[RawRow]]:
     """Batches of at most `batch_rows` rows, in file order. Raises DataError for what is wrong with the file."""
-    _check_file(path, form)
-    if form in ("csv", "tsv"):
-        rows = _delimited(path, "," if form == "csv" else "\t", columns)
-    elif form == "jsonl":
-        rows = _objects(path, columns, json_lines(path))
-    elif form == "json":
-        rows = _objects(path, columns, json_array(path))
-    else:
+    check_columns(path, columns_of(path, form), columns)
+    if form == "parquet":
         yield from _parquet(path, columns, batch_rows)
         return
+    if form in ("csv", "tsv"):
+        rows = _delimited(path, DELIMITERS[form], columns)
+    else:
+        rows = (_object(item, columns) for item in _items(path, form))
     batch: list[RawRow] = []
     any_row = False
     for row in rows:
@@ -93,19 +125,6 @@ def _check_file(path: Path, form: Format) -> None:
         raise DataError(f"{path} is a binary file, not {form.upper()}: unpack it, or export it as {form.upper()}")
     if len(CONTROL.findall(head)) > max(2, len(head) // 100):
         raise DataError(f"{path} is a binary file, not {form.upper()}: give a text file in UTF-8, or Parquet")
-
-
-def _check_columns(path: Path, found: list[str], columns: Columns) -> None:
-    shown = ", ".join(printable(name)[:60] for name in found[:30]) + (", ..." if len(found) > 30 else "")
-    for name in columns.names():
-        if name not in found:
-            raise DataError(
-                f"{path} has no column `{name}`: its columns are {shown or 'none'}; name the right ones with "
-                "--map text=COLUMN --map label=COLUMN"
-                + ("; they look joined by `;`: save the file with commas" if len(found) == 1 and ";" in shown else "")
-            )
-        if found.count(name) > 1:
-            raise DataError(f"{path} has {found.count(name)} columns named `{name}`: give them different names")
 
 
 # --- CSV and TSV ----------------------------------------------------------------------------------------------------
@@ -151,11 +170,7 @@ def _delimited(path: Path, delimiter: str, columns: Columns) -> Iterator[RawRow]
     lines = _Lines(path)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     with lines.file:
-        try:
-            header = [name.strip() for name in next((fields for fields in reader if fields), [])]
-        except csv.Error as error:
-            raise DataError(f"{path} line 1: the header {_reason(error)}") from None
-        _check_columns(path, header, columns)
+        header = _header(path, reader)
         at = {key: header.index(name) for key, name in columns.model_dump(exclude_none=True).items()}
         while True:
             first = lines.number + 1
@@ -181,6 +196,13 @@ def _delimited(path: Path, delimiter: str, columns: Columns) -> Iterator[RawRow]
             yield RawRow(first, **{key: fields[i] for key, i in at.items()})
 
 
+def _header(path: Path, reader: Iterator[list[str]]) -> list[str]:
+    try:
+        return [name.strip() for name in next((fields for fields in reader if fields), [])]
+    except csv.Error as error:
+        raise DataError(f"{path} line 1: the header {_reason(error)}") from None
+
+
 def _reason(error: csv.Error) -> str:
     text = str(error)
     if "unexpected end of data" in text:
@@ -195,25 +217,8 @@ def _reason(error: csv.Error) -> str:
 # --- JSON and JSON Lines ------------------------------------------------------------------------------------------
 
 
-def _objects(path: Path, columns: Columns, items: Iterator[Item]) -> Iterator[RawRow]:
-    """Objects as rows. The first thousand decide whether a column is missing in the file or in a row."""
-    head: list[Item] = []
-    keys: dict[str, None] = {}
-    for item in items:
-        head.append(item)
-        if isinstance(item[1], dict):
-            keys.update(dict.fromkeys(item[1]))
-        if len(head) == 1000 or all(name in keys for name in columns.names()):
-            break
-    if head and not keys:
-        raise DataError(f"{path} line {head[0][0]}: no JSON objects: each row must be an object like "
-                        '{"text": "...", "label": "..."}')  # fmt: skip
-    if head:
-        _check_columns(path, list(keys), columns)
-    for row in head:
-        yield _object(row, columns)
-    for row in items:
-        yield _object(row, columns)
+def _items(path: Path, form: Format) -> Iterator[Item]:
+    return json_lines(path) if form == "jsonl" else json_array(path)
 
 
 def _object(item: Item, columns: Columns) -> RawRow:
@@ -245,26 +250,40 @@ def _from_values(line: int, values: dict[str, object]) -> RawRow:
 # --- Parquet --------------------------------------------------------------------------------------------------------
 
 
-def _parquet(path: Path, columns: Columns, batch_rows: int) -> Iterator[list[RawRow]]:
+def _parquet_columns(path: Path) -> list[str]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
-            _check_columns(path, file.schema_arrow.names, columns)
-            if not file.metadata.num_rows:
-                raise DataError(f"{path} has no rows")
-            number = 0
+            return file.schema_arrow.names
+    except (pa.ArrowException, OSError) as error:
+        raise _no_parquet(path, error) from None
+
+
+def _parquet(path: Path, columns: Columns, batch_rows: int) -> Iterator[list[RawRow]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    keys = columns.model_dump(exclude_none=True).items()
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_rows, columns=columns.names()):
                 fields = {name: _values(batch[name]) for name in columns.names()}
-                keys = columns.model_dump(exclude_none=True).items()
                 yield [
                     _from_values(number + i + 1, {key: fields[name][i] for key, name in keys})
                     for i in range(batch.num_rows)
                 ]
                 number += batch.num_rows
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} is no readable Parquet file: {' '.join(str(error).split())[:200]}") from None
+        raise _no_parquet(path, error) from None
+    if not number:
+        raise DataError(f"{path} has no rows")
+
+
+def _no_parquet(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path} is no readable Parquet file: {' '.join(str(error).split())[:200]}")
 
 
 def _values(column) -> list:

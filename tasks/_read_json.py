@@ -30,7 +30,7 @@ def json_lines(path: Path) -> Iterator[Item]:
 
 
 def json_array(path: Path) -> Iterator[Item]:
-    """The items of a top-level list, one at a time. A syntax error is the whole file's: nothing says where to resume."""
+    """The items of a top-level list, one at a time. A syntax error is the whole file's fault."""
     decoder = json.JSONDecoder()
     with path.open("r", encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         buffer, position, line, ended, begun = "", 0, 1, False, False
