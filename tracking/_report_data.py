@@ -112,9 +112,16 @@ def stages() -> list[dict]:
     return rows
 
 
+def validated() -> Path:
+    """The folder of the last validation; where it stopped the run, the one that says why."""
+    folder = ARTIFACTS / "validated/reviews"
+    failed = folder.with_name("reviews.failed")
+    return failed if failed.is_dir() and not folder.is_dir() else folder
+
+
 def quarantine(examples: int = 4) -> dict:
     """Rows in quarantine by reason, each with the first few places; never their text."""
-    path = ARTIFACTS / "validated/reviews/quarantine.parquet"
+    path = validated() / "quarantine.parquet"
     if not path.is_file():
         return {}
     count: Counter[str] = Counter()

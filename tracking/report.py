@@ -44,7 +44,7 @@ def page() -> dict:
     """Everything that the template shows."""
     rows = data.strategies()
     predictions = data.predictions()
-    validation = data.read_json(data.ARTIFACTS / "validated/reviews/validation.json")
+    validation = data.read_json(data.validated() / "validation.json")
     encoding = data.read_json(data.ARTIFACTS / "encoded/reviews/encoding.json")
     quarantine = data.quarantine()
     proof = data.read_json(data.ARTIFACTS / "merged/classify_lora/proof.json")

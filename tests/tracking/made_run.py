@@ -76,7 +76,7 @@ def _data(artifacts: Path, labels: list[str], bad: str) -> None:
         {
             "set": f"reviews{bad}",
             "checks": [
-                {"name": "text_not_empty", "severity": "error", "rows_failed": 12, "passed": True, "rule": {}},
+                {"name": "empty_text", "severity": "error", "rows_failed": 12, "passed": True, "rule": {}},
                 {
                     "name": f"class_balance{bad}",
                     "severity": "warn",
@@ -86,7 +86,14 @@ def _data(artifacts: Path, labels: list[str], bad: str) -> None:
                 },
                 {"name": "html_residue", "severity": "warn", "rows_failed": 14_665, "passed": False, "rule": {}},
             ],
-            "rows": {"read": 33_530, "kept": 32_500, "quarantined": 30, "duplicates": 1_000},
+            "rows": {
+                "read": 33_530,
+                "kept": 32_500,
+                "quarantined": 30,
+                "exact_duplicates": 900,
+                "near_duplicates": 100,
+            },
+            "cleaned": {"line_breaks": 14_000},
             "splits": {
                 s: {"rows": n, "labels": {labels[0]: n // 2, labels[1]: n - n // 2}, "sources": sources}
                 for s, n in (("train", 26_000), ("validation", 3_250), ("test", 3_250))

@@ -79,6 +79,17 @@ def test_a_page_is_made_from_partial_artifacts(place, kept):
     parsed(report.write_report(Path("index.html")))
 
 
+def test_a_validation_that_stopped_the_run_is_shown(place):
+    made_run.make(place)
+    folder = place / "artifacts/validated/reviews"
+    folder.rename(folder.with_name("reviews.failed"))
+    shutil.rmtree(place / "artifacts/evaluated")
+    path = folder.with_name("reviews.failed") / "validation.json"
+    path.write_text(path.read_text().replace('"passed": true', '"passed": false'))
+    text = report.write_report(Path("index.html")).read_text()
+    assert '<li class="bad"><b>Data checks</b>' in text and "empty text" in text
+
+
 def test_hostile_labels_and_names_are_text(place):
     made_run.make(place, hostile=True)
     page = parsed(report.write_report(Path("index.html")))
