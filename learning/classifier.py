@@ -1,7 +1,7 @@
 """A pretrained encoder (or GPT-like decoder) with a classification head: build, save, load, predict.
 
-    pooling `cls`    transformers' own AutoModelForSequenceClassification: the head reads what the architecture calls its
-                     summary ([CLS] and pooler for BERT, <s> for RoBERTa, the last token for GPT-2).
+    pooling `cls`    transformers' own AutoModelForSequenceClassification: the head reads what the architecture calls
+                     its summary ([CLS] and pooler for BERT, <s> for RoBERTa, the last token for GPT-2).
                      The saved folder loads with plain transformers.
     pooling `mean`   head(sum_t m_t h_t / sum_t m_t): the mean of the hidden states h under the attention mask m.
                      The folder holds the bare encoder (plain AutoModel loads it) and the head in head.safetensors
@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
@@ -102,13 +103,13 @@ def build(
 
 def head_modules(model: nn.Module, base: Path) -> list[str]:
     """Names of the outermost modules of `model` (from `build`) that the base has no weights for: head, maybe pooler."""
-    weights = base / "model.safetensors"
-    known = set(load_file(weights)) if weights.is_file() else set()
+    with safe_open(base / "model.safetensors", "pt") as file:
+        known = set(file.keys())
     prefix = "encoder" if isinstance(model, MeanPoolingClassifier) else model.base_model_prefix
     fresh = set()
-    for name, _ in model.named_parameters():
+    for name, parameter in model.named_parameters():
         inside = name.removeprefix(f"{prefix}.")
-        if inside not in known and name not in known:
+        if parameter.requires_grad and inside not in known and name not in known:
             parts = name.split(".")
             fresh.add(".".join(parts[:2]) if parts[0] == prefix else parts[0])
     return sorted(fresh)
@@ -139,7 +140,7 @@ def linear_modules(model: nn.Module, names: Sequence[str], outside: Sequence[str
 
 
 def count_parameters(model: nn.Module) -> dict:
-    """{"total", "trainable", "share"} of a model, with or without an adapter; PEFT's copy of an old head not counted."""
+    """{"total", "trainable", "share"} of a model with or without adapter; PEFT's copy of the old head not counted."""
     named = [(name, p) for name, p in model.named_parameters() if ".original_module." not in name]
     total = sum(p.numel() for _, p in named)
     trainable = sum(p.numel() for _, p in named if p.requires_grad)

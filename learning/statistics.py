@@ -1,11 +1,11 @@
 """Metrics of a classifier with their uncertainty, vectorised over bootstrap resamples.
 
-A resample of N rows is a vector of counts (how often each row was drawn), so every metric here takes `counts` [B, N] and
-answers for all B resamples at once with matrix products:
+A resample of N rows is a vector of counts (how often each row was drawn), so every metric here takes `counts` [B, N]
+and answers for all B resamples at once with matrix products:
 
     accuracy   = trace(M) / sum(M)                                             M[y, p] = confusion matrix [B, C, C]
     macro-F1   = mean_c 2 M[c,c] / (sum_p M[c,p] + sum_y M[y,c])               0 for a class never seen nor predicted
-    MCC        = (s c - sum_k t_k p_k) / sqrt((s^2 - sum p_k^2)(s^2 - sum t_k^2))      Gorodkin 2004, any number of classes
+    MCC        = (s c - sum_k t_k p_k) / sqrt((s^2 - sum p_k^2)(s^2 - sum t_k^2))      Gorodkin 2004, any C classes
     AUC        = P(score of a positive > score of a negative) + P(equal) / 2          one class against the rest, mean
     ECE        = sum_bins n_b/N |accuracy_b - confidence_b|                    Guo et al. 2017, equal-width bins
 
@@ -24,7 +24,7 @@ METRICS = ("accuracy", "macro_f1", "mcc", "auc", "ece")
 def confusion(
     labels: np.ndarray, predictions: np.ndarray, classes: int, counts: np.ndarray | None = None
 ) -> np.ndarray:
-    """Confusion matrices [B, C, C], true class by row. labels, predictions: integers [N]. counts: [B, N], default ones."""
+    """Confusion matrices [B, C, C], true class by row. labels, predictions: integers [N]. counts: [B, N]."""
     cell = np.eye(classes * classes)[labels * classes + predictions]  # [N, C*C]
     return (_counts(counts, len(labels)) @ cell).reshape(-1, classes, classes)
 
@@ -79,7 +79,7 @@ def _auc_of_class(score: np.ndarray, positive: np.ndarray, counts: np.ndarray) -
 def expected_calibration_error(
     probabilities: np.ndarray, labels: np.ndarray, counts: np.ndarray | None = None
 ) -> np.ndarray:
-    """[B]: mean distance of confidence (the highest probability) and accuracy over BINS equal-width bins (low, high]."""
+    """[B]: mean distance of confidence (highest probability) and accuracy over BINS equal-width bins (low, high]."""
     confidence = probabilities.max(axis=1).astype(np.float64)
     correct = probabilities.argmax(axis=1) == labels
     bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)

@@ -1,4 +1,4 @@
-"""What a task trains on and is measured by on validation: loss, metric, evaluation. Private to `classify` and `evaluate`.
+"""What a task trains on and is measured by on validation: loss, metric, evaluation. Private to `classify`.
 
 sequence   cross-entropy of one label a text          accuracy, macro_f1
 token      cross-entropy of one label a word          accuracy of words, entity_f1       (tasks/_token.py)
@@ -22,7 +22,8 @@ from tasks._rows import Rows
 class Objective:
     """metric: name of the score that chooses the best evaluation (higher is better).
 
-    loss(outputs, labels, num_items_in_batch) -> scalar; evaluate(model, rows, batch_rows) -> {"loss": ..., metric: ...}.
+    loss(outputs, labels, num_items_in_batch) -> scalar.
+    evaluate(model, rows, batch_rows) -> {"loss": ..., metric: ...}.
     """
 
     metric: str
@@ -31,7 +32,7 @@ class Objective:
 
 
 def objective_of(task: str, labels: list[str], weights: Tensor | None) -> Objective:
-    """The objective of `sequence`, `token` or `span`. weights: class weights [C] or None; they weigh the training loss."""
+    """The objective of `sequence`, `token` or `span`. weights: class weights [C] of the training loss, or None."""
     if task == "span":
         return Objective("f1", _span_loss, _span.evaluate)
     loss = partial(_label_loss, weights)

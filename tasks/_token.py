@@ -3,7 +3,7 @@
 A data set of this kind has rows {"words": [...], "tags": ["O", "B-PER", "I-PER", ...]}. A word may become several word
 pieces; its tag stands on the first, the others and the special tokens get -100, which neither loss nor score counts.
 
-    entity F1 = 2 |found and true| / (|found| + |true|)    an entity is (row, type, first word, last word), all must agree
+    entity F1 = 2 |found and true| / (|found| + |true|)    an entity is (row, type, first, last word), all agree
 
 As in CoNLL 2003's conlleval, an I- tag without a B- of its type before it opens an entity.
 """

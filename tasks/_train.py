@@ -3,11 +3,11 @@
 What is ours around it:
     order        length-sorted batches whose order is a function of (seed, epoch): learning/batching.py
     loss         learning/losses.py, divided by the items of the whole optimiser step, so accumulation is exact
-    history      one row a step and one an evaluation in <checkpoints>/history.jsonl, without a clock; always derived from
-                 Trainer's own log, which is part of each checkpoint, so a resumed run ends with the same file
+    history      one row a step and one an evaluation in <checkpoints>/history.jsonl, without a clock; always derived
+                 from Trainer's own log, which is part of each checkpoint, so a resumed run ends with the same file
     checkpoints  after each evaluation, sealed (learning/checkpoints.py); the best and the last are kept
     stopping     after `patience` evaluations without a better one; the best weights are restored
-    interrupts   SIGINT or SIGTERM: checkpoint after the running step, then KeyboardInterrupt; a second one stops at once
+    interrupts   SIGINT or SIGTERM: checkpoint after the running step, then KeyboardInterrupt; a second stops at once
 
 A run that was killed goes on from its last whole checkpoint and ends with the same weights, bit for bit.
 Early stopping is decided from the history and not by Trainer's callback, whose counter a resume sets back to zero.

@@ -2,8 +2,8 @@
 
     L(theta) = -sum_i log p(y_i | x_i; theta)          on the same rows, split and seed
 
-    frozen   feature extraction: the encoder stays as it is, only the head W, b trains, on cached features. Convex, so it
-             is solved to its optimum in seconds (learning/head.py).
+    frozen   feature extraction: the encoder stays as it is, only the head W, b trains, on cached features. Convex, so
+             it is solved to its optimum in seconds (learning/head.py).
     full     full fine-tuning: every weight trains.
     lora     h = W0 x + (alpha/r) B A x: W0 stays frozen, only A, B and the head train, under 2 % of the weights.
 
@@ -25,6 +25,7 @@ import torch
 from pydantic import Field, model_validator
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from learning.classifier import (
     build,
@@ -235,7 +236,7 @@ def _train(
 
 
 def add_lora(model: nn.Module, config: LoraConfig, base: Path) -> nn.Module:
-    """The model of learning.classifier.build as a PeftModel: A and B on `config.targets`, its new modules trained whole."""
+    """The model of learning.classifier.build as a PeftModel: A and B on `config.targets`, its new head whole."""
     import peft  # takes seconds
 
     heads = head_modules(model, base)
@@ -249,6 +250,7 @@ def add_lora(model: nn.Module, config: LoraConfig, base: Path) -> nn.Module:
         lora_dropout=config.dropout,
         target_modules=targets,
         modules_to_save=heads,
+        fan_in_fan_out=isinstance(model.get_submodule(targets[0]), Conv1D),  # GPT-2 keeps W0 transposed
         task_type=PEFT_TASKS[config.task] if config.pooling == "cls" else None,
     )
     with quiet():

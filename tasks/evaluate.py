@@ -144,7 +144,7 @@ MEASURES = {"sequence": measure_sequence, "token": measure_token, "span": measur
 
 
 def _report(measured: Measured, rows: Rows, labels: list[str]) -> dict:
-    """The JSON of one strategy: each metric as {value, low, high}; nan (a metric that these rows cannot give) as null."""
+    """The JSON of one strategy: each metric as {value, low, high}; nan (not defined on these rows) as null."""
     report: dict = {"rows": len(rows), "labels": labels, **measured.extra, "slices": {}}
     for name, value in measured.values.items():
         low, high = statistics.percentile_interval(measured.resampled[name])
