@@ -129,7 +129,7 @@ def _row(config: ValidateConfig, data_set: DataSet, file: SourceFile, raw: RawRo
     source = Path(file.path).stem if raw.source is None else raw.source
     text, cleaned = clean(raw.text)
     label = raw.label.strip()
-    place = f"{printable(raw.file)}:1" if raw.file else f"{file.path}:{raw.line}"
+    place = f"{file.path}/{printable(raw.file)}:1" if raw.file else f"{file.path}:{raw.line}"
     return {
         "row_id": row_id(config.set, raw.text, raw.label, source),
         "text": printable(text),
