@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from learning.classifier import pad
 from learning.losses import IGNORED
-from tasks._stage import DataError, UsageError
+from tasks._stage import Compute, DataError, UsageError
 
 SPLITS = ("train", "validation", "test")
 LABEL_COLUMNS = {"sequence": ("label",), "token": ("labels",), "span": ("start", "end")}
@@ -75,6 +75,11 @@ def read_labels(encoded: Path) -> list[str]:
 def read_encoding(encoded: Path) -> dict:
     """encoding.json: max_tokens, set name and the length report. Raises UsageError if it is missing."""
     return _json(encoded / "encoding.json")
+
+
+def autocast(compute: Compute) -> torch.autocast:
+    """Matrix products in compute.dtype; nothing changes for float32."""
+    return torch.autocast(compute.torch_device(), torch.bfloat16, enabled=compute.dtype == "bfloat16")
 
 
 @dataclass

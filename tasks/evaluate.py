@@ -29,7 +29,7 @@ from learning import statistics
 from learning.classifier import load, logits_of
 from learning.seeds import seed_everything
 from tasks import _span, _token
-from tasks._rows import Rows, read_labels, read_rows
+from tasks._rows import Rows, autocast, read_labels, read_rows
 from tasks._stage import Compute, Config, UsageError, start
 
 LENGTHS = (16, 32, 64, 128, 256, 512)  # upper bounds of the length slices, in tokens before truncation
@@ -74,7 +74,8 @@ def evaluate(config: EvaluateConfig, compute: Compute, models: dict[str, Path], 
         rows = read_rows(encoded, "test", card["task"])
         counts = statistics.resamples(len(rows), config.bootstrap, compute.seed)
         model.to(compute.torch_device())
-        measured = MEASURES[card["task"]](model, rows, labels, config.batch_rows, counts)
+        with autocast(compute):
+            measured = MEASURES[card["task"]](model, rows, labels, config.batch_rows, counts)
         reports[strategy] = _report(measured, rows, labels)
         (out / f"{strategy}.json").write_text(
             json.dumps(reports[strategy], indent=1, sort_keys=True) + "\n", encoding="utf-8"

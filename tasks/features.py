@@ -20,7 +20,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from learning.classifier import build, last_linear, logits_of
 from learning.seeds import seed_everything
-from tasks._rows import SPLITS, read_labels, read_rows
+from tasks._rows import SPLITS, autocast, read_labels, read_rows
 from tasks._stage import Compute, Config, start
 
 
@@ -39,7 +39,8 @@ def features(config: FeaturesConfig, compute: Compute, encoded: Path, base: Path
     model = build(base, read_labels(encoded), pooling=config.pooling).to(compute.torch_device()).eval()
     reader = FeatureReader(model)
     rows = {split: read_rows(encoded, split, "sequence") for split in SPLITS}
-    tensors = {split: logits_of(reader, rows[split].ids, config.batch_rows) for split in SPLITS}
+    with autocast(compute):
+        tensors = {split: logits_of(reader, rows[split].ids, config.batch_rows) for split in SPLITS}
     report = {
         "pooling": config.pooling,
         "d": tensors["train"].shape[1],

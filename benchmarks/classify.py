@@ -1,0 +1,177 @@
+"""Full fine-tuning and LoRA beside plain transformers Trainer, in one process, in turns.
+
+    python benchmarks/classify.py [--rows 1600] [--rounds 2] [--out docs/measured/classify.md]
+
+Both sides train the same base, rows, token ids, batch size, learning rates, schedule, dtype and threads for one epoch.
+The peer is what a newcomer writes: AutoModelForSequenceClassification, DataCollatorWithPadding, TrainingArguments with
+random batches, Trainer.train(). Ours is tasks.classify with its length-sorted batches, its loss and its history, less
+the evaluations and checkpoints that the peer does not do. Rows per second are those of the loop alone, from the first
+step's begin to the last step's end, less two steps of warm-up on each side. Reads artifacts/ of the default run.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import torch
+from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from learning.classifier import build, load_tokenizer, logits_of, quiet
+from learning.seeds import seed_everything
+from tasks import _train, classify
+from tasks._objectives import objective_of, scores
+from tasks._params import Compute, read_yaml, section, typed
+from tasks._rows import Collate, Rows, read_labels, read_rows
+
+WARM_UP = 2  # steps
+
+
+class Watch(TrainerCallback):
+    """Seconds from the end of the warm-up to the end of the last step."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self.losses: list[float] = []
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.times.append(time.perf_counter())
+
+    def rows_per_second(self, rows: int, batch_rows: int) -> float:
+        return (rows - WARM_UP * batch_rows) / (self.times[-1] - self.times[WARM_UP - 1])
+
+
+def ours(model, rows: Rows, config, compute: Compute, labels: list[str], folder: Path) -> tuple[Watch, list[float]]:
+    """One epoch through tasks._train with a single evaluation that costs nothing, at the end."""
+    watch = Watch()
+    objective = objective_of("sequence", labels, None)
+
+    def unmeasured(current) -> dict[str, float]:
+        return {"loss": 0.0, "macro_f1": 0.0}
+
+    original = _train._Follow.on_step_end
+
+    def timed(self, args, state, control, **kwargs):
+        watch.on_step_end(args, state, control)
+        original(self, args, state, control, **kwargs)
+
+    _train._Follow.on_step_end = timed
+    try:
+        collate = Collate("sequence", model.config.pad_token_id)
+        history = _train.train(model, rows, collate, objective.loss, unmeasured, "macro_f1", config, compute, folder)
+    finally:
+        _train._Follow.on_step_end = original
+    return watch, [row["loss"] for row in history if "loss" in row]
+
+
+def peer(model, rows: Rows, config, compute: Compute, tokenizer, folder: Path) -> tuple[Watch, list[float]]:
+    """One epoch of plain Trainer on the same rows."""
+    watch = Watch()
+    data = [{"input_ids": ids.tolist(), "labels": int(label)} for ids, label in zip(rows.ids, rows.labels, strict=True)]
+    with quiet():
+        trainer = Trainer(
+            model=model,
+            args=TrainingArguments(
+                output_dir=str(folder),
+                per_device_train_batch_size=config.batch_rows,
+                num_train_epochs=1,
+                learning_rate=config.lr,
+                warmup_steps=config.warmup,
+                weight_decay=config.weight_decay,
+                max_grad_norm=config.max_grad_norm,
+                bf16=compute.dtype == "bfloat16",
+                use_cpu=compute.torch_device() == "cpu",
+                seed=compute.seed,
+                save_strategy="no",
+                logging_steps=1,
+                report_to="none",
+                disable_tqdm=True,
+            ),
+            train_dataset=data,
+            data_collator=DataCollatorWithPadding(tokenizer),
+            callbacks=[watch],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    return watch, [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def one(side: str, strategy: str, number: int, encoded: Path, base: Path, params: dict, compute: Compute) -> dict:
+    """Train one side once from the same initial weights; rows per second, last losses and validation accuracy."""
+    seed_everything(compute.seed, compute.threads)
+    labels, tokenizer = read_labels(encoded), load_tokenizer(base)
+    rows, validation = read_rows(encoded, "train", "sequence"), read_rows(encoded, "validation", "sequence")
+    rows = Rows(rows.ids[:number], rows.labels[:number], rows.table.slice(0, number))
+    values = {**section(params, "classify", strategy), "epochs": 1, "evaluations": 1, "accumulation": 1}
+    config = typed(classify.STRATEGIES[strategy], values, f"classify.{strategy}")
+    model = build(base, labels, pooling=config.pooling)
+    if strategy == "lora":
+        model = classify.add_lora(model, config, base)
+    model.to(compute.torch_device())
+    with tempfile.TemporaryDirectory() as folder:
+        if side == "ours":
+            watch, losses = ours(model, rows, config, compute, labels, Path(folder))
+        else:
+            watch, losses = peer(model, rows, config, compute, tokenizer, Path(folder))
+    quality = scores(logits_of(model.eval(), validation.ids), validation.flat_labels())
+    return {
+        "side": side,
+        "strategy": strategy,
+        "rows_per_second": watch.rows_per_second(number, config.batch_rows),
+        "loss": sum(losses[-20:]) / len(losses[-20:]),
+        "validation_loss": quality["loss"],
+        "validation_accuracy": quality["accuracy"],
+    }
+
+
+def report(results: list[dict], arguments: argparse.Namespace, compute: Compute) -> str:
+    """The results as Markdown, medians over the rounds."""
+    lines = [
+        "# Fine-tuning beside plain Trainer",
+        "",
+        f"`python benchmarks/classify.py --rows {arguments.rows} --rounds {arguments.rounds}`: same base, rows, token",
+        f"ids, batch, schedule, {compute.dtype}, {compute.threads} threads; in turns, in one process; medians of the rounds.",
+        "Loss: mean of the last 20 steps. Quality on all validation rows after one epoch on these rows.",
+        "",
+        "| strategy | side | rows a second | each round | training loss | validation loss | validation accuracy |",
+        "|---|---|---:|---|---:|---:|---:|",
+    ]
+    for strategy in ("full", "lora"):
+        speed = {}
+        for side in ("ours", "peer"):
+            mine = [r for r in results if r["side"] == side and r["strategy"] == strategy]
+            speed[side] = median(r["rows_per_second"] for r in mine)
+            rounds = ", ".join(f"{r['rows_per_second']:.1f}" for r in mine)
+            name = "Ajuste" if side == "ours" else "plain Trainer"
+            quality = " | ".join(f"{mine[-1][key]:.4f}" for key in ("loss", "validation_loss", "validation_accuracy"))
+            lines.append(f"| {strategy} | {name} | {speed[side]:.1f} | {rounds} | {quality} |")
+        lines.append(f"| {strategy} | **ratio** | **{speed['ours'] / speed['peer']:.2f}** | | | | |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=1600)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--artifacts", type=Path, default=Path("artifacts"))
+    parser.add_argument("--out", type=Path, default=Path("docs/measured/classify.md"))
+    arguments = parser.parse_args()
+    params = read_yaml(Path("params.yaml"))
+    compute = typed(Compute, params["compute"], "compute")
+    torch.set_num_threads(compute.threads)
+    encoded, base = arguments.artifacts / "encoded/reviews", arguments.artifacts / "base/encoder"
+    results = []
+    for strategy in ("full", "lora"):
+        for turn in range(arguments.rounds):
+            for side in ("ours", "peer") if turn % 2 == 0 else ("peer", "ours"):  # neither side is always first
+                results.append(one(side, strategy, arguments.rows, encoded, base, params, compute))
+                print(json.dumps(results[-1]), flush=True)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(report(results, arguments, compute), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

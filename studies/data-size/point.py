@@ -1,0 +1,76 @@
+"""Study data-size, step 2: one strategy on the ROWS training rows of the lowest row ids (small sets lie in large ones).
+
+    python studies/data-size/point.py ROWS STRATEGY        ROWS: a number or `all`; STRATEGY: frozen, full, lora
+
+Run by `ajuste study data-size`. Calls the same functions as the default run, with the epochs of params.yaml beside this
+file, on the same validation and test rows. Writes artifacts/studies/data-size/<ROWS>-<STRATEGY>.json.
+"""
+
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from safetensors.torch import load_file, save_file
+
+from learning.classifier import load_adapter, save
+from learning.lora import merge
+from tasks._params import Compute, read_yaml, section, typed
+from tasks.classify import STRATEGIES, classify
+from tasks.evaluate import EvaluateConfig, evaluate
+
+STUDY, OUT, BASE = Path("studies/data-size"), Path("artifacts/studies/data-size"), Path("artifacts/base/encoder")
+
+
+def cut(rows: str, folder: Path) -> tuple[Path, Path]:
+    """Copies of the encoded set and its features in `folder`, with the `rows` training rows of the lowest row ids."""
+    encoded, features = (
+        shutil.copytree(OUT / "encoded", folder / "encoded"),
+        shutil.copytree(OUT / "features", folder / "features"),
+    )
+    if rows != "all":
+        train, tensors = pq.read_table(encoded / "train.parquet"), load_file(features / "features.safetensors")
+        kept = pc.sort_indices(train["row_id"]).slice(0, int(rows)).to_numpy()
+        pq.write_table(train.take(kept), encoded / "train.parquet")
+        save_file({**tensors, "train": tensors["train"][kept].contiguous()}, features / "features.safetensors")
+    return encoded, features
+
+
+def main(rows: str, strategy: str) -> None:
+    params = read_yaml(Path("params.yaml"))
+    compute = typed(Compute, params["compute"], "compute")
+    values = section(params, "classify", strategy)
+    if strategy != "frozen":
+        epochs = {str(key): value for key, value in read_yaml(STUDY / "params.yaml")["epochs"].items()}
+        values = {**values, "epochs": epochs[rows], "evaluations": 1}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        encoded, features = cut(rows, folder)
+        (folder / "checkpoints").mkdir()
+        config = typed(STRATEGIES[strategy], values, f"classify.{strategy}")
+        card = classify(config, compute, encoded, BASE, features, folder / "model", folder / "checkpoints")
+        if strategy == "lora":
+            model, tokenizer, _ = load_adapter(BASE, folder / "model")
+            saved = {key: value for key, value in card.items() if key not in ("tokens", "train_seconds")}
+            save(merge(model), tokenizer, folder / "merged", saved)
+        measuring = typed(EvaluateConfig, section(params, "evaluate", "classify"), "evaluate.classify")
+        models = {strategy: folder / ("merged" if strategy == "lora" else "model")}
+        report = evaluate(measuring, compute, models, encoded, folder / "evaluated")[strategy]
+        trained = pq.read_metadata(encoded / "train.parquet").num_rows
+    point = {
+        "rows": trained,
+        "strategy": strategy,
+        "validation": card["validation"],
+        "test_rows": report["rows"],
+        "accuracy": report["accuracy"],
+        "macro_f1": report["macro_f1"],
+    }
+    text = json.dumps(point, indent=1, sort_keys=True)
+    (OUT / f"{rows}-{strategy}.json").write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

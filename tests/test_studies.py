@@ -1,0 +1,50 @@
+"""studies/*/dvc.yaml: each step depends on exactly the code it imports, and the points draw a picture and a table."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.imports import ROOT, closure
+
+STEPS = {
+    (path.parent.name, name): stage
+    for path in sorted((ROOT / "studies").glob("*/dvc.yaml"))
+    for name, stage in yaml.safe_load(path.read_text())["stages"].items()
+}
+
+
+@pytest.mark.parametrize("study,name", STEPS)
+def test_a_step_depends_on_exactly_the_files_it_imports(study: str, name: str) -> None:
+    expected = sorted(map(str, closure(Path(f"studies/{study}/{name}.py"))))
+    assert [dep for dep in STEPS[study, name]["deps"] if dep.endswith(".py")] == expected
+
+
+@pytest.mark.parametrize("study,name", STEPS)
+def test_a_step_runs_in_the_projects_folder(study: str, name: str) -> None:
+    assert STEPS[study, name]["wdir"] == "../.."
+    assert STEPS[study, name]["cmd"].startswith(f"python studies/{study}/{name}.py")
+
+
+def test_the_picture_and_the_table_of_data_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made-up points come out in the table, and two drawings are the same bytes."""
+    spec = importlib.util.spec_from_file_location("draw", ROOT / "studies/data-size/draw.py")
+    draw = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(draw)
+    monkeypatch.setattr(draw, "POINTS", tmp_path)
+    for i, strategy in enumerate(("frozen", "full", "lora")):
+        for rows in (400, 100):
+            value = 0.6 + i / 10 + rows / 4000
+            accuracy = {"value": value, "low": value - 0.02, "high": value + 0.02}
+            point = {"rows": rows, "strategy": strategy, "accuracy": accuracy, "test_rows": 50}
+            (tmp_path / f"{rows}-{strategy}.json").write_text(json.dumps(point))
+    for name in ("one", "two"):
+        monkeypatch.setattr(draw, "OUT", tmp_path / name)
+        draw.main()
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
+    table = (tmp_path / "one" / "data-size.md").read_text()
+    assert "| 100 | 0.625 (0.605 to 0.645) | 0.725 (0.705 to 0.745) | 0.825 (0.805 to 0.845) |" in table
+    assert table.index("| 100 |") < table.index("| 400 |")
