@@ -75,7 +75,8 @@ def find_or_create(model: Model, run_id: str, scores: dict[str, str], adapters: 
         same = opened.search_model_versions(f"name='{model.name}' and tags.stage_key='{model.key}'")
         if same:
             oldest = min(same, key=lambda version: int(version.version))
-            _bring_up_to_date(oldest, scores)
+            if oldest.tags.get("dvc") == model.md5:  # else equal inputs gave other bytes: these scores are not its own
+                _bring_up_to_date(oldest, scores)
             return str(oldest.version), False
         if md5_of(model.folder) != model.md5:
             raise DataError(f"{model.folder} is not what dvc.lock names, so it is not registered: "
@@ -205,6 +206,8 @@ def log_scores(model: Model, run_id: str, number: str, scores: dict[str, str]) -
 
     opened = client()
     version = opened.get_model_version(model.name, number)
+    if version.tags.get("dvc") != model.md5:
+        return
     when = opened.get_run(scores["evaluate_run"] if scores else run_id).info.start_time
     test = {f"test/{key[5:].replace('.', '_')}": float(value) for key, value in scores.items() if key[:5] == "test."}
     numbers = {f"validation/{key}": value for key, value in model.card["validation"].items()} | test

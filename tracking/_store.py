@@ -69,6 +69,7 @@ def _open(uri: str) -> MlflowClient:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
+    from sqlalchemy import create_engine
     from sqlalchemy.exc import SQLAlchemyError
 
     for name in ("mlflow", "alembic"):
@@ -77,6 +78,8 @@ def _open(uri: str) -> MlflowClient:
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     with locked():
         try:
+            if not uri.startswith(("sqlite:", "http:", "https:")) and "://" in uri:
+                create_engine(uri).connect().close()  # MLflow itself would try for minutes
             opened = MlflowClient(uri, registry_uri=uri)
             opened.search_experiments(max_results=1)
             opened.search_registered_models(max_results=1)

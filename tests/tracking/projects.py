@@ -18,7 +18,8 @@ TRAINABLE = {"frozen": 66, "full": 20_000, "lora": 600}
 TEST_ROWS = 60
 STAGES = {
     "encode_reviews": (["artifacts/base/encoder"], "artifacts/encoded/reviews"),
-    "classify_frozen": (["artifacts/encoded/reviews"], "artifacts/merged/classify_frozen"),
+    "classify_frozen": (["artifacts/base/encoder", "artifacts/encoded/reviews"],
+                        "artifacts/merged/classify_frozen"),
     "classify_full": (["artifacts/base/encoder", "artifacts/encoded/reviews"], "artifacts/merged/classify_full"),
     "classify_lora": (["artifacts/base/encoder", "artifacts/encoded/reviews"], "artifacts/adapters/classify_lora"),
     "merge_classify": (["artifacts/adapters/classify_lora", "artifacts/base/encoder"],
