@@ -133,7 +133,7 @@ def report(results: list[dict], arguments: argparse.Namespace, compute: Compute)
         "# Fine-tuning beside plain Trainer",
         "",
         f"`python benchmarks/classify.py --rows {arguments.rows} --rounds {arguments.rounds}`: same base, rows, token",
-        f"ids, batch, schedule, {compute.dtype}, {compute.threads} threads; in turns, in one process; medians of the rounds.",
+        f"ids, batch, schedule, {compute.dtype}, {compute.threads} threads, in turns, in one process. Medians.",
         "Loss: mean of the last 20 steps. Quality on all validation rows after one epoch on these rows.",
         "",
         "| strategy | side | rows a second | each round | training loss | validation loss | validation accuracy |",
