@@ -257,7 +257,7 @@ def _parquet_columns(path: Path) -> list[str]:
     try:
         with pq.ParquetFile(path) as file:
             return file.schema_arrow.names
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise _no_parquet(path, error) from None
 
 
@@ -276,7 +276,7 @@ def _parquet(path: Path, columns: Columns, batch_rows: int) -> Iterator[list[Raw
                     for i in range(batch.num_rows)
                 ]
                 number += batch.num_rows
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise _no_parquet(path, error) from None
     if not number:
         raise DataError(f"{path} has no rows")
