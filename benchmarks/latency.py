@@ -4,8 +4,8 @@
        Every round times all four on the same batch in a random order, so a slow moment of the machine hits all alike.
        Reported: the median over rounds of (time / time of the base), with a 95 % bootstrap interval.
     2. Memory of ten adapters of one base, each on its own copy of it and with equal tensors kept once.
-    3. Requests a second over HTTP: `ajuste serve`'s app with and without micro-batches, and `mlflow models serve` on the
-       same model. Client and server share the machine's cores; servers take turns, three times.
+    3. Requests a second over HTTP: `ajuste serve`'s app with and without micro-batches, and `mlflow models serve` on
+       the same model. Client and server share the machine's cores; servers take turns, three times.
 
 Run it from the project's folder, on a quiet machine:
 
@@ -257,8 +257,8 @@ def main() -> None:
 PAGE = """\
 # "No latency": what LoRA costs when it answers
 
-Made by `OMP_WAIT_POLICY=PASSIVE python -m benchmarks.latency`. MiniLM (22.7 M parameters), LoRA r=8 on query and value, float32, torch {torch},
-2 threads, {cores} cores ({machine}).
+Made by `OMP_WAIT_POLICY=PASSIVE python -m benchmarks.latency`. MiniLM (22.7 M parameters), LoRA r=8 on query and
+value, float32, torch {torch}, 2 threads, {cores} cores ({machine}).
 
 ## Merged equals base, the adapter stands apart
 

@@ -69,7 +69,8 @@ def listen(host: str, port: int) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=256)
     except OSError as error:
-        raise UsageError(f"cannot listen on {host} port {port} ({error.strerror}): "
+        reason = str(error.strerror).partition(" (")[0]     # Python adds the address once more
+        raise UsageError(f"cannot listen on {host} port {port} ({reason}): "
                          "end what uses it or choose another with --port") from None
 
 
