@@ -25,7 +25,7 @@ def test_a_step_depends_on_exactly_the_files_it_imports(study: str, name: str) -
 @pytest.mark.parametrize("study,name", STEPS)
 def test_a_step_runs_in_the_projects_folder(study: str, name: str) -> None:
     assert STEPS[study, name]["wdir"] == "../.."
-    assert STEPS[study, name]["cmd"].startswith(f"python studies/{study}/{name}.py")
+    assert STEPS[study, name]["cmd"].split(" ${")[0] == f"python -m studies.{study}.{name}"
 
 
 def test_the_picture_and_the_table_of_data_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

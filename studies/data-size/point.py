@@ -1,6 +1,6 @@
 """Study data-size, step 2: one strategy on the ROWS training rows of the lowest row ids (small sets lie in large ones).
 
-    python studies/data-size/point.py ROWS STRATEGY        ROWS: a number or `all`; STRATEGY: frozen, full, lora
+    python -m studies.data-size.point ROWS STRATEGY        ROWS: a number or `all`; STRATEGY: frozen, full, lora
 
 Run by `ajuste study data-size`. Calls the same functions as the default run, with the epochs of params.yaml beside this
 file, on the same validation and test rows. Writes artifacts/studies/data-size/<ROWS>-<STRATEGY>.json.

@@ -257,6 +257,19 @@ def test_a_run_killed_after_its_last_checkpoint_trains_no_further(encoded: Path,
     assert files(tmp_path / "out") == before
 
 
+def test_without_its_best_checkpoint_a_run_begins_again(encoded: Path, base: Path, tmp_path: Path) -> None:
+    """The last checkpoint alone cannot give back the best weights; a spoilt best one must not go unnoticed."""
+    config = FULL.model_copy(update={"lr": 0.3, "epochs": 6, "patience": 2})
+    run(config, encoded, base, tmp_path)
+    before = files(tmp_path / "out")
+    best = _train.best_step(history(tmp_path / "out"), "macro_f1")
+    weights = tmp_path / "checkpoints" / f"checkpoint-{best}" / "model.safetensors"
+    assert len(list((tmp_path / "checkpoints").glob("checkpoint-*"))) == 2
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    run(config, encoded, base, tmp_path)
+    assert files(tmp_path / "out") == before
+
+
 def test_a_signal_leaves_a_checkpoint_and_the_next_run_goes_on(
     encoded: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
