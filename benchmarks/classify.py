@@ -1,6 +1,6 @@
 """Full fine-tuning and LoRA beside plain transformers Trainer, in one process, in turns.
 
-    python benchmarks/classify.py [--rows 1600] [--rounds 2] [--out docs/measured/classify.md]
+    python -m benchmarks.classify [--rows 1600] [--rounds 2] [--out docs/measured/classify.md]
 
 Both sides train the same base, rows, token ids, batch size, learning rates, schedule, dtype and threads for one epoch.
 The peer is what a newcomer writes: AutoModelForSequenceClassification, DataCollatorWithPadding, TrainingArguments with
@@ -132,7 +132,7 @@ def report(results: list[dict], arguments: argparse.Namespace, compute: Compute)
     lines = [
         "# Fine-tuning beside plain Trainer",
         "",
-        f"`python benchmarks/classify.py --rows {arguments.rows} --rounds {arguments.rounds}`: same base, rows, token",
+        f"`python -m benchmarks.classify --rows {arguments.rows} --rounds {arguments.rounds}`: same base, rows, token",
         f"ids, batch, schedule, {compute.dtype}, {compute.threads} threads, in turns, in one process. Medians.",
         "Loss: mean of the last 20 steps. Quality on all validation rows after one epoch on these rows.",
         "",
