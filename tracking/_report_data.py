@@ -92,6 +92,15 @@ def history(folder: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
+def averaged(points: list[tuple[float, float]], about: int = 30) -> list[tuple[float, float]]:
+    """Means of neighbouring points, about as many as asked; few points stay as they are."""
+    width = len(points) // about
+    if width < 2:
+        return points
+    groups = [points[start : start + width] for start in range(0, len(points) - width + 1, width)]
+    return [(sum(x for x, _ in group) / width, sum(y for _, y in group) / width) for group in groups]
+
+
 def stages() -> list[dict]:
     """Every stage of dvc.lock: the short hash of what it made, and its time where this machine measured it."""
     rows = []
@@ -119,7 +128,7 @@ def validated() -> Path:
     return failed if failed.is_dir() and not folder.is_dir() else folder
 
 
-def quarantine(examples: int = 4) -> dict:
+def quarantine(examples: int = 3) -> dict:
     """Rows in quarantine by reason, each with the first few places; never their text."""
     path = validated() / "quarantine.parquet"
     if not path.is_file():

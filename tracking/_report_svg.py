@@ -230,6 +230,6 @@ def _dot(x: float, y: float, style: str, title: str, radius: float = 3) -> Marku
 
 def _svg(width: float, height: float, parts: Sequence[Markup], title: str) -> Markup:
     body = Markup("").join(parts)
-    return Markup('<svg viewBox="0 0 {:.0f} {:.0f}" role="img" aria-label="{}">{}</svg>').format(
-        width, height, escape(title), body
-    )
+    return Markup(
+        '<svg viewBox="0 0 {:.0f} {:.0f}" style="max-width: {:.0f}px" role="img" aria-label="{}">{}</svg>'
+    ).format(width, height, width * 1.4, escape(title), body)

@@ -90,8 +90,14 @@ def _checks(validation: dict) -> dict:
     if not failed:
         return _finding("good", "Data checks", f"All {len(validation.get('checks', []))} passed.")
     errors = [check for check in failed if check["severity"] == "error"]
-    names = ", ".join(str(check["name"]).replace("_", " ") for check in errors or failed)
-    return _finding("bad" if errors else "warn", "Data checks", f"{len(failed)} failed: {names}.")
+    shown = ", ".join(
+        f"{str(check['name']).replace('_', ' ')} ({check['rows_failed']:,} rows)" for check in errors or failed
+    )
+    return (
+        _finding("bad", "Data checks", f"{len(errors)} failed: {shown}.")
+        if errors
+        else _finding("warn", "Data checks", f"No error. {len(failed)} to look at: {shown}.")
+    )
 
 
 def _quarantine(quarantine: dict, validation: dict) -> dict | None:
@@ -162,7 +168,7 @@ def _provenance(provenance: dict) -> dict:
         return _finding("unknown", "Can be made again", "There is no git commit to name.")
     if provenance["stale"]:
         return _finding(
-            "bad", "Can be made again", f"Out of date: {', '.join(provenance['stale'])}. Run ajuste run again."
+            "bad", "Can be made again", f"Out of date: {_listed(provenance['stale'])}. Run ajuste run again."
         )
     if provenance["dirty"]:
         return _finding(
@@ -173,3 +179,7 @@ def _provenance(provenance: dict) -> dict:
         "Can be made again",
         f"Commit {provenance['commit'][:10]} and dvc.lock name every input. ajuste reproduce proves it.",
     )
+
+
+def _listed(names: list[str], most: int = 4) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

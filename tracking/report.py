@@ -13,6 +13,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from tasks._params import stage_names
 from tasks._stage import UsageError, write_atomically
 from tracking import _report_data as data
 from tracking import _report_svg as svg
@@ -77,7 +78,7 @@ def page() -> dict:
 def _provenance() -> dict:
     lock = Path("dvc.lock")
     try:
-        stale = sorted(versions.status())
+        stale = sorted(versions.status().keys() & set(stage_names()))  # studies are not part of the run
         dirty = versions.dirty()
     except UsageError:  # no DVC or no git here: nothing can be said about it
         stale, dirty = [], False
@@ -118,10 +119,11 @@ def _curves(row: dict) -> tuple:
         return [(line["step"], line[key]) for line in row["history"] if key in line]
 
     style = f"c-{row['id']}"
-    loss = [
-        svg.Line("training loss", style, points("loss")),
-        svg.Line("validation loss", style, points("eval_loss"), dashed=True),
-    ]
+    training = points("loss")
+    loss = [svg.Line("training loss", style, data.averaged(training))]
+    loss.append(svg.Line("validation loss", style, points("eval_loss"), dashed=True))
+    if len(loss[0].points) < len(training):
+        loss.append(svg.Line("training loss of each step", f"{style} faint", training))
     accuracy = [svg.Line("validation accuracy", style, points("eval_accuracy"), dashed=True)]
     return svg.lines(loss, "step", "loss"), svg.lines(accuracy, "step", "accuracy")
 
@@ -184,7 +186,8 @@ def seconds(value: float | None) -> str:
     """Seconds as a person says them; None was not measured here."""
     if value is None:
         return "not measured on this machine"
-    return f"{value:.1f} s" if value < 100 else f"{int(value) // 60} min {int(value) % 60:02d} s"
+    text = f"{value:.1f} s" if value < 100 else f"{int(value) // 60} min {int(value) % 60:02d} s"
+    return text.replace(" ", "\u00a0")
 
 
 def share(value: float | None) -> str:

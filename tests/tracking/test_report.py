@@ -87,7 +87,7 @@ def test_a_validation_that_stopped_the_run_is_shown(place):
     path = folder.with_name("reviews.failed") / "validation.json"
     path.write_text(path.read_text().replace('"passed": true', '"passed": false'))
     text = report.write_report(Path("index.html")).read_text()
-    assert '<li class="bad"><b>Data checks</b>' in text and "empty text" in text
+    assert '<li class="bad"><b>Data checks</b>1 failed: empty text (12 rows)' in text
 
 
 def test_hostile_labels_and_names_are_text(place):
@@ -184,6 +184,14 @@ def test_reliability_of_a_known_set():
     sure = [{"label": 0, "prediction": 0 if i < 9 else 1, "probabilities": [0.1, 0.9]} for i in range(12)]
     few = [{"label": 0, "prediction": 0, "probabilities": [0.55, 0.45]}] * 3  # under ten rows: not shown
     assert data.reliability(sure + few) == [(pytest.approx(0.9), 9 / 12)]
+
+
+def test_averaging_keeps_the_mean_and_leaves_few_points_alone():
+    points = [(float(step), float(step % 7)) for step in range(300)]
+    means = data.averaged(points)
+    assert len(means) == 30
+    assert sum(y for _, y in means) / 30 == pytest.approx(sum(y for _, y in points) / 300)
+    assert data.averaged(points[:59]) == points[:59]
 
 
 def test_transitive_reduction_keeps_what_can_be_reached():
