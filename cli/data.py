@@ -71,8 +71,8 @@ def _rebuild(versions) -> str:
             if versions.checkout_data():
                 return "restored from DVC's local cache"
             raise DataError(
-                f"data/ rebuilt from sources/ is {md5_of(made)}, but data.dvc names {expected}, and neither a remote nor "
-                "the local cache holds that: `dvc remote add -d NAME URL`, or take data.dvc back from git"
+                f"data/ rebuilt from sources/ is {md5_of(made)}, but data.dvc names {expected}, and neither a remote "
+                "nor the local cache holds that: `dvc remote add -d NAME URL`, or take data.dvc back from git"
             )
         if DATA.exists():
             raise DataError("data/ exists, but there is no data.dvc: move it away, or `dvc add data`")

@@ -32,7 +32,8 @@ def validated(tmp_path_factory) -> Path:
     for k, split in enumerate(SPLITS):
         rows = [{
             "row_id": f"{(i * 0x9E3779B97F4A7C15 + k) % 2**64:016x}", "label": i % 3,
-            "text": "a good film " * (i % 9 + 1) + "ü ☃ \n!", "source": "ab"[i % 2], "location": f"data/x/x.csv:{i + 2}",
+            "text": "a good film " * (i % 9 + 1) + "ü ☃ \n!", "source": "ab"[i % 2],
+            "location": f"data/x/x.csv:{i + 2}",
         } for i in range(40)]  # fmt: skip
         pq.write_table(pa.Table.from_pylist(rows, schema=KEPT), folder / f"{split}.parquet")
     (folder / "labels.json").write_text('["x", "y", "z"]')
