@@ -21,7 +21,7 @@ from tracking import _report_trust as trust
 from tracking import registry, versions
 
 METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1", "mcc": "MCC", "auc": "AUC", "ece": "calibration error"}
-STUDY = Path("docs/measured/data-size.json")
+STUDY = Path("artifacts/studies/data-size")
 
 
 def write_report(output: Path) -> Path:
@@ -161,15 +161,14 @@ def _lineage(registered: list[dict]):
 
 
 def _study():
-    """Accuracy by number of training rows, if the study was run and its result committed."""
-    study = data.read_json(STUDY)
-    if not study:
-        return ""
-    curves = [
-        svg.Line(data.STRATEGIES[name][0], f"c-{name}", [(point["rows"], point["accuracy"]) for point in points])
-        for name, points in study["strategies"].items()
-    ]
-    return svg.lines(curves, "training rows", "accuracy on test", log_x=True, width=640, height=260)
+    """Accuracy on the test rows by number of training rows, if the study data-size was run on this machine."""
+    points = [data.read_json(path) for path in sorted(STUDY.glob("*-*.json"))]
+    curves = []
+    for strategy, (name, *_) in data.STRATEGIES.items():
+        mine = sorted((p["rows"], p["accuracy"]["value"]) for p in points if p.get("strategy") == strategy)
+        if mine:
+            curves.append(svg.Line(name, f"c-{strategy}", mine))
+    return svg.lines(curves, "training rows", "accuracy", log_x=True, width=560, height=260) if curves else ""
 
 
 def size(value: int | None) -> str:

@@ -113,6 +113,21 @@ def test_figures_of_the_page_are_those_of_the_run(place):
         assert figure in text, figure
 
 
+def test_the_study_is_drawn_where_it_was_run(place):
+    made_run.make(place)
+    assert "Few data against more data" not in report.write_report(Path("index.html")).read_text()
+    for rows in (100, 400, 6_799):
+        point = {
+            "strategy": "lora",
+            "rows": rows,
+            "test_rows": 888,
+            "accuracy": {"value": 0.6, "low": 0.5, "high": 0.7},
+        }
+        made_run.write(place / f"artifacts/studies/data-size/{rows}-lora.json", point)
+    page = "|".join(parsed(report.write_report(Path("index.html"))).text)
+    assert "Few data against more data" in page and "6,799" in page
+
+
 def test_times_of_another_run_are_not_shown(place):
     made_run.make(place)
     assert data.strategies()[1]["seconds"] is not None
