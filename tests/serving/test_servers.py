@@ -31,7 +31,7 @@ def environment(home, **more):
 @contextlib.contextmanager
 def process(command, home, **more):
     """A server in a process group of its own, ended with it."""
-    server = subprocess.Popen(command, cwd=home, env=environment(home, **more), text=True, start_new_session=True,
+    server = subprocess.Popen(command, cwd=home, env=environment(home, **more), start_new_session=True, bufsize=0,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
         yield server
@@ -49,11 +49,11 @@ def ask(port, method, path, body=None):
 
 
 def lines_until(server, word, seconds=60):
-    """What it prints up to the line with that word."""
+    """What it prints up to the line with that word. (The pipe is unbuffered, or select would miss what was read.)"""
     said, deadline = [], time.monotonic() + seconds
     while time.monotonic() < deadline:
         if select.select([server.stdout], [], [], 1)[0]:
-            line = server.stdout.readline()
+            line = server.stdout.readline().decode()
             said.append(line)
             if word in line or not line:
                 return said
@@ -102,7 +102,7 @@ def test_ajuste_serve_and_mlflow_serve_give_the_same_answers(recorded):  # noqa:
         assert second.stderr == (f"error: cannot listen on 127.0.0.1 port {mine} (Address already in use): "
                                  "end what uses it or choose another with --port\n")
         server.send_signal(signal.SIGINT)
-        assert server.wait(20) == 0 and server.stdout.read().endswith("stopped\n")
+        assert server.wait(20) == 0 and server.stdout.read().endswith(b"stopped\n")
 
 
 @pytest.mark.parametrize("arguments, message", [
