@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from cli import export, predict, run, serve, status, study
+from cli import compare, data, doctor, export, predict, preset, report, reproduce, run, serve, status, study, ui
 from tasks._params import DataError, UsageError
 
 QUIET = {
@@ -27,10 +27,17 @@ app = typer.Typer(
 )
 app.command("run")(run.command)
 app.command("status")(status.command)
-app.command("study")(study.command)
+app.add_typer(data.app, name="data")
+app.command("preset")(preset.command)
+app.command("compare")(compare.command)
 app.command("predict")(predict.command)
 app.command("serve")(serve.command)
 app.command("export")(export.command)
+app.command("report")(report.command)
+app.command("ui")(ui.command)
+app.command("study")(study.command)
+app.command("reproduce")(reproduce.command)
+app.command("doctor")(doctor.command)
 
 
 def main() -> None:
