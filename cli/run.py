@@ -23,9 +23,10 @@ def command(
         if name is not None and name not in stage_names():
             raise UsageError(f"dvc.yaml has no stage `{name}`: stages are {', '.join(stage_names())}")
     os.environ.setdefault("PREFECT_HOME", str(home() / ".prefect"))
-    os.environ.setdefault(
-        "PREFECT_LOGGING_LEVEL", "CRITICAL"
-    )  # the terminal shows our own lines; see flows/_progress.py
+    # its own 20 seconds are too short on a busy machine, where the first start also makes the database
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
+    # the terminal shows our own lines; see flows/_progress.py
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
 
     from flows._steps import StageFailed
     from flows.pipeline import adapt

@@ -39,7 +39,9 @@ def command(
         (home() / "mlruns").mkdir(parents=True, exist_ok=True)
         options = ["--backend-store-uri", uri, "--default-artifact-root", f"file://{home()}/mlruns", "--workers", "1"]
         command = ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), *options]
-        started["MLflow"] = (command, f"{pages['MLflow']}/health", {})
+        # its queue of jobs would be eight more processes, for features that nothing here uses
+        env = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        started["MLflow"] = (command, f"{pages['MLflow']}/health", env)
     if api:
         pages["Prefect"] = api.removesuffix("/").removesuffix("/api")
     else:
