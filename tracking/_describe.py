@@ -26,7 +26,9 @@ def describe_version(name: str, tags: dict[str, str]) -> str:
     what = STRATEGIES.get(tags["strategy"], tags["strategy"])
     if tags["strategy"] == "lora":
         what += ": the adapter alone" if adapter else ": merged, W = W0 + (alpha/r) B A"
-    lines = [f"**{what}**", ""]
+    score = f", test accuracy {_number(tags, 'test.accuracy')}" if "test.accuracy" in tags else ""
+    # lists show the first line as it is written, without Markdown
+    lines = [f"{tags['strategy']}{score}", "", f"{what}.", ""]
     lines.append(f"- validation: accuracy {_number(tags, 'validation.accuracy')}, "
                  f"macro-F1 {_number(tags, 'validation.macro_f1')}")
     if "test.accuracy" in tags:
@@ -43,8 +45,9 @@ def describe_version(name: str, tags: dict[str, str]) -> str:
     lines.append(f"- base `{tags['base_id']}`, sha256 `{tags['base_sha256'][:12]}`")
     lines.append(f"- labels: {', '.join(json.loads(tags['labels']))}; texts are cut at {tags['max_tokens']} tokens")
     changed = " with uncommitted changes" if tags["dirty"] == "true" else ""
-    lines.append(f"- from data `{tags['data'][:12] or 'without data.dvc'}`, code `{tags['git_commit'][:12]}`{changed}, "
-                 f"stage `{tags['stage']}`, key `{tags['stage_key'][:12]}`")
+    data, code = tags["data"][:12] or "not in data.dvc", tags["git_commit"][:12] or "not in git"
+    lines.append(f"- from data `{data}`, code `{code}`{changed}, stage `{tags['stage']}`, "
+                 f"key `{tags['stage_key'][:12]}`")
     return "\n".join(lines)
 
 

@@ -35,7 +35,7 @@ class Model:
 
 
 
-def logged_model(model: Model, run_id: str, experiment: str) -> tuple[str, str]:
+def logged_model(model: Model, run_id: str, experiment: str, params: dict[str, str]) -> tuple[str, str]:
     """(id, address) of the logged model with the files in it; one that a kill left half made is filled again."""
     from mlflow.entities import LoggedModelOutput
 
@@ -44,7 +44,7 @@ def logged_model(model: Model, run_id: str, experiment: str) -> tuple[str, str]:
     same = opened.search_logged_models([experiment], filter_string)
     logged = same[0] if same else opened.create_logged_model(
         experiment, f"{model.name}-{model.card['strategy']}", run_id, model_type="classifier",
-        params=opened.get_run(run_id).data.params,
+        params=params,
         tags={"stage_key": model.key, "registered": model.name, "strategy": model.card["strategy"]},
     )
     if str(logged.status) != "READY":

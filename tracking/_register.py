@@ -21,6 +21,7 @@ from tracking import _facts, runs, versions
 from tracking._describe import describe_name, describe_version
 from tracking._logged import Model, logged_model
 from tracking._store import client, experiment_id, locked
+from tracking._tags import fold, unfold
 
 EVALUATED = Path("artifacts/evaluated/classify")
 
@@ -75,7 +76,8 @@ def find_or_create(model: Model, run_id: str, scores: dict[str, str], adapters: 
         same = opened.search_model_versions(f"name='{model.name}' and tags.stage_key='{model.key}'")
         if same:
             oldest = min(same, key=lambda version: int(version.version))
-            if oldest.tags.get("dvc") == model.md5:  # else equal inputs gave other bytes: these scores are not its own
+            # equal inputs may have given other bytes, on another kind of CPU: then these scores are not its own
+            if unfold(oldest.tags).get("dvc") == model.md5:
                 _bring_up_to_date(oldest, scores)
             return str(oldest.version), False
         if md5_of(model.folder) != model.md5:
@@ -84,11 +86,29 @@ def find_or_create(model: Model, run_id: str, scores: dict[str, str], adapters: 
         tags = {**_tags(model, adapters), **scores, "unranked": "true"}
         if model.adapter:
             tags |= {f"proof.{key}": _text(value) for key, value in passing_proof(model).items()}
-        model_id, location = logged_model(model, run_id, experiment)
+        model_id, location = logged_model(model, run_id, experiment, params_of(model))
+        tags["model_id"] = model_id
         version = opened.create_model_version(
-            model.name, location, run_id, tags=tags, description=describe_version(model.name, tags), model_id=model_id
+            model.name, location, run_id, tags=fold(tags), description=describe_version(model.name, tags),
+            model_id=model_id,
         )
         return str(version.version), True
+
+
+def params_of(model: Model) -> dict[str, str]:
+    """The params of the training; for a merged model those of its adapter, and those of the merge behind `merge.`."""
+    own = _facts.params(model.stage, versions.stage_lock(model.stage))
+    if not model.adapter:
+        return own
+    trained = _stage_of(model.adapter)
+    merge = {key if key.startswith("compute.") else f"merge.{key}": value for key, value in own.items()}
+    return {**_facts.params(trained, versions.stage_lock(trained)), **merge}
+
+
+def _stage_of(folder: Path) -> str:
+    """The stage whose out the folder is."""
+    return next(stage for stage, entry in versions.lock().items()
+                if any(Path(out["path"]) == folder for out in entry.get("outs", [])))
 
 
 def passing_proof(model: Model) -> dict:
@@ -174,10 +194,11 @@ def _name(model: Model) -> None:
 
 def _bring_up_to_date(version: object, scores: dict[str, str]) -> None:
     """A new evaluation of a registered model: its tags and its description."""
-    changed = {key: value for key, value in scores.items() if version.tags.get(key) != value}
-    for key, value in changed.items():
-        client().set_model_version_tag(version.name, version.version, key, value)
-    note = describe_version(version.name, {**version.tags, **scores})
+    tags = {**unfold(version.tags), **scores}
+    for key, value in fold(tags).items():
+        if version.tags.get(key) != value:
+            client().set_model_version_tag(version.name, version.version, key, value)
+    note = describe_version(version.name, tags)
     if note != version.description:
         client().update_model_version(version.name, version.version, note)
 
@@ -205,16 +226,26 @@ def log_scores(model: Model, run_id: str, number: str, scores: dict[str, str]) -
     from mlflow.entities import Metric
 
     opened = client()
-    version = opened.get_model_version(model.name, number)
-    if version.tags.get("dvc") != model.md5:
+    tags = unfold(opened.get_model_version(model.name, number).tags)
+    if tags.get("dvc") != model.md5:
         return
+    named = json.dumps([{"name": model.name, "version": number}])  # MLflow's page of the model finds its version by it
+    opened.set_logged_model_tags(tags["model_id"], {"mlflow.modelVersions": named})
     when = opened.get_run(scores["evaluate_run"] if scores else run_id).info.start_time
     test = {f"test/{key[5:].replace('.', '_')}": float(value) for key, value in scores.items() if key[:5] == "test."}
     numbers = {f"validation/{key}": value for key, value in model.card["validation"].items()} | test
-    runs.log(run_id, metrics=[Metric(k, v, when, 0, model_id=version.model_id) for k, v in numbers.items()])
+    rows = _dataset(model.card["set"])
+    runs.log(run_id, metrics=[Metric(k, v, when, 0, tags["model_id"], *rows) for k, v in numbers.items()])
     if test and model.adapter:  # the run that trained the adapter: proved to be the same model
-        trained = next(other for other in models() if other.folder == model.adapter)
-        runs.log(runs.record(trained.stage, None), metrics=[Metric(k, v, when, 0) for k, v in test.items()])
+        trained = runs.record(_stage_of(model.adapter), None)
+        runs.log(trained, metrics=[Metric(k, v, when, 0) for k, v in test.items()])
+
+
+def _dataset(set_name: str) -> tuple[str | None, str | None]:
+    """(name, digest) of the encoded rows, as the runs have them among their inputs."""
+    path = f"artifacts/encoded/{set_name}"
+    outs = [out for entry in versions.lock().values() for out in entry.get("outs", []) if out["path"] == path]
+    return (path, outs[0]["md5"]) if outs else (None, None)
 
 
 def rank(name: str) -> None:
@@ -230,11 +261,15 @@ def rank(name: str) -> None:
         unranked = [version for version in found if "unranked" in version.tags]
         if not found or ("challenger" in current and not unranked):
             return
-        rows = (unranked or found)[-1].tags.get("validation_rows")
-        group = [version for version in found if version.tags.get("validation_rows") == rows]
-        best = min(group, key=lambda version: (
-            -float(version.tags["validation.macro_f1"]), int(version.tags["parameters.trainable"]), int(version.version)
-        ))
+        facts = {version.version: unfold(version.tags) for version in found}
+        rows = facts[(unranked or found)[-1].version].get("validation_rows")
+        group = [version for version in found if facts[version.version].get("validation_rows") == rows]
+
+        def order(version: object) -> tuple:
+            tags = facts[version.version]
+            return -float(tags["validation.macro_f1"]), int(tags["parameters.trainable"]), int(version.version)
+
+        best = min(group, key=order)
         if current.get("challenger") != str(best.version):
             before = f"before it version {current['challenger']}" if "challenger" in current else "the first"
             why = (f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC: best validation macro-F1 "

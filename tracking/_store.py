@@ -29,6 +29,14 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENT = "ajuste"
+EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",  # MLflow's pages for training, not those for agents
+    "mlflow.note.content": (
+        "One parent run a set of inputs, one child a stage. To choose a strategy: open a parent, select "
+        "`classify_frozen`, `classify_full` and `classify_lora`, and press *Compare*: they share the names of their "
+        "parameters and metrics (`test/...` with its interval, `validation/...`, `cost/...`, `curve/...`)."
+    ),
+}
 HTTP_TRIES = "3"  # MLflow's default of 7 with growing pauses would be minutes of silence for a wrong address
 
 
@@ -67,6 +75,7 @@ def experiment_id() -> str:
 def _open(uri: str) -> MlflowClient:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", HTTP_TRIES)
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
     from sqlalchemy import create_engine
@@ -96,7 +105,7 @@ def _experiment(uri: str) -> str:
     with locked():
         found = opened.get_experiment_by_name(EXPERIMENT)
         if found is None:
-            return opened.create_experiment(EXPERIMENT, artifact_location=_artifacts(uri))
+            return opened.create_experiment(EXPERIMENT, artifact_location=_artifacts(uri), tags=EXPERIMENT_TAGS)
         if found.lifecycle_stage == "deleted":
             opened.restore_experiment(found.experiment_id)
         return found.experiment_id

@@ -24,6 +24,7 @@ import yaml
 from tasks._stage import UsageError, home
 from tracking._register import register_all as _register_all
 from tracking._store import client, exists, local_path, tracking_uri, without_password
+from tracking._tags import unfold
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -113,7 +114,7 @@ def _version(item: ModelVersion, aliases: dict[str, str] | None = None) -> Versi
     mine = tuple(sorted((a for a, number in aliases.items() if str(number) == str(item.version)),
                         key=lambda a: (ALIASES.index(a) if a in ALIASES else 9, a)))
     return Version(
-        item.name, str(item.version), mine[0] if mine else None, None, dict(item.tags), item.run_id or None, mine,
+        item.name, str(item.version), mine[0] if mine else None, None, unfold(item.tags), item.run_id or None, mine,
         item.creation_timestamp,
     )
 

@@ -84,7 +84,7 @@ def test_which_versions_are_shown(project: Path) -> None:
     assert [v["version"] for v in compare.compare(NAME, ["2", "@challenger", "challenger"])["versions"]] == ["2", "3"]
     with pytest.raises(UsageError, match="no version `9`: it has 1, 2, 3, challenger"):
         compare.compare(NAME, ["9"])
-    with pytest.raises(UsageError, match="registered are reviews-classifier"):
+    with pytest.raises(UsageError, match="no registered model `nobody`: registered are .*reviews-classifier"):
         compare.compare("nobody")
 
 
