@@ -37,7 +37,7 @@ import torch
 from torch import Tensor, nn
 
 PEFT_PREFIX = "base_model.model."
-UNKNOWN_TO_US = ("use_dora", "lora_bias", "alpha_pattern", "use_bdlora")
+UNKNOWN_TO_US = ("use_dora", "lora_bias", "alpha_pattern", "layer_replication", "target_parameters")
 
 
 class ProofRefused(ValueError):

@@ -147,11 +147,16 @@ def _json_errors(app: FastAPI) -> None:
 
     @app.exception_handler(StarletteHTTPException)
     async def http_error(_: Request, error: StarletteHTTPException) -> JSONResponse:
-        return JSONResponse({"error": str(error.detail)}, error.status_code, headers=error.headers)
+        what = "no such page: there is POST /classify, GET /models and GET /health"
+        message = what if error.detail == "Not Found" else str(error.detail)
+        return JSONResponse({"error": message}, error.status_code, headers=error.headers)
 
     @app.exception_handler(RequestValidationError)
-    async def bad_request(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def bad_request(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
+        kind = request.headers.get("content-type", "missing")
+        if not kind.startswith("application/json"):
+            return JSONResponse({"error": f"the content-type is {kind[:80]}: send JSON as application/json"}, 415)
         if first["type"] == "json_invalid":
             return JSONResponse({"error": f"the body is no valid JSON: {first['ctx']['error']} at character "
                                           f"{first['loc'][-1]}"}, 400)

@@ -137,7 +137,9 @@ def test_limits_on_rows_length_and_size(client):
 
 
 def test_another_path_method_or_host_is_refused(client):
-    assert client.get("/nothing").json() == {"error": "Not Found"}
+    assert client.get("/").status_code == 404 and "there is POST /classify" in client.get("/").json()["error"]
+    form = client.post("/classify", content=b'{"text": "good"}', headers={"content-type": "text/plain"})
+    assert form.status_code == 415 and "application/json" in form.json()["error"]
     assert client.get("/classify").status_code == 405
     assert client.get("/health", headers={"host": "evil.example"}).status_code == 400
 
