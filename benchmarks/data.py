@@ -2,8 +2,8 @@
 
     python benchmarks/data.py          time of both stages, peak memory at 1 and 10 times the rows, MinHash side by side
 
-Ten times the rows are distinct rows: copies of each review with two words in five replaced by random letters, so that
-they are no near duplicates of each other. Each stage is a process of its own, because peak memory never goes down in one.
+Ten times the rows are distinct rows: copies of each review with two words in five replaced by random letters: no near
+duplicates. Each stage is a process of its own, because peak memory never goes down in one.
 Writes into a temporary folder. Needs data/ (`ajuste data pull`).
 """
 
