@@ -53,7 +53,7 @@ def command(
     if not loopback:
         typer.echo(f"warning: {address} is no loopback address: whoever reaches this machine can ask", err=True)
     typer.echo(f"listening on http://{address}:{number}  (POST /classify, GET /models, GET /health; Ctrl-C ends it)")
-    app = make_app(models, ["127.0.0.1", "localhost", address] if loopback else ["*"])
+    app = make_app(models, ["127.0.0.1", "localhost", "[::1]"] if loopback else ["*"])
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5))
     try:
         server.run(sockets=[listening])

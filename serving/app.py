@@ -20,10 +20,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from serving.batches import Batcher, Busy
-from serving.limits import BodyLimit
+from serving.limits import BodyLimit, KnownHosts
 from serving.models import Models, RefusedModel, Served, UnknownModel
 
 MAX_TEXTS = 256
@@ -105,7 +104,7 @@ def make_app(models: Models, hosts: Sequence[str] = ("127.0.0.1", "localhost")) 
 
     app = FastAPI(title="Ajuste", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*hosts])
+    app.add_middleware(KnownHosts, hosts=hosts)
     _json_errors(app)
 
     @app.post("/classify")

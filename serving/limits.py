@@ -1,8 +1,31 @@
-"""A limit on the size of a request's body, held while it arrives: a large body is refused without being kept."""
+"""What is refused before it is read: a body that is too large, and a request that calls this server by another name."""
+
+from collections.abc import Sequence
 
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+
+class KnownHosts:
+    """Answers 400 when the Host header is none of `hosts` ("*" allows all).
+
+    A page in a browser can point a name of its own at 127.0.0.1 and then ask in the user's place (DNS rebinding); the
+    Host header still holds that name.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
+        self.app, self.hosts = app, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and "*" not in self.hosts:
+            asked = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+            name, _, port = asked.rpartition(":")
+            if (name if port.isdigit() else asked) not in self.hosts:
+                message = f"this server does not answer for host `{asked[:80]}`: call it {' or '.join(self.hosts)}"
+                await JSONResponse({"error": message}, 400)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
 
 
 class BodyLimit:

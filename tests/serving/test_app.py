@@ -141,7 +141,11 @@ def test_another_path_method_or_host_is_refused(client):
     form = client.post("/classify", content=b'{"text": "good"}', headers={"content-type": "text/plain"})
     assert form.status_code == 415 and "application/json" in form.json()["error"]
     assert client.get("/classify").status_code == 405
-    assert client.get("/health", headers={"host": "evil.example"}).status_code == 400
+    for host in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example", ""):
+        refused = client.get("/health", headers={"host": host})
+        assert refused.status_code == 400 and "does not answer for host" in refused.json()["error"]
+    for host in ("localhost", "localhost:8000", "127.0.0.1:1"):
+        assert client.get("/health", headers={"host": host}).status_code == 200
 
 
 def test_a_damaged_model_is_503_and_a_fault_of_ours_500_without_a_word_of_the_text(client, models, folders, caplog,
