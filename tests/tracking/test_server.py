@@ -98,7 +98,9 @@ def server(postgres: str, tmp_path_factory: pytest.TempPathFactory):
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", postgres, "--artifacts-destination",
                str(folder / "artifacts"), "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     log = folder / "log"
-    with running(command, log, how=signal.SIGKILL, cwd=folder) as process:  # it waits long for open connections
+    env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # else seven processes more
+    # killed, because it waits long for open connections
+    with running(command, log, how=signal.SIGKILL, cwd=folder, env=env) as process:
         wait_for(lambda: answers(f"http://127.0.0.1:{port}/health"), process, log)
         yield f"http://127.0.0.1:{port}"
 
