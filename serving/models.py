@@ -122,7 +122,7 @@ class Models:
 
     def __init__(self, resolve: Callable[[str], Version], names: Sequence[str], base: Path, default: str = "") -> None:
         self.names = list(names)
-        self.default = default or self.names[0]     # what answers a request that names no model
+        self.default = default or "".join(self.names[:1])     # what answers a request that names no model
         self._resolve, self._base = resolve, base
         self._pool = TensorPool()
         self._found: dict[str, tuple[float, tuple[str, str], str | None]] = {}
@@ -160,6 +160,8 @@ class Models:
             raise UnknownModel(f"no model `{reference}`: {error}") from error
 
     def _check(self, reference: str) -> None:
+        if not self.names:
+            raise UnknownModel(f"no model `{reference[:80]}`: nothing is registered yet, `ajuste run` does it")
         match = REFERENCE.fullmatch(reference)
         if not match or match["name"] not in self.names:
             raise UnknownModel(f"no model `{reference[:80]}` here: there is {', '.join(self.names)}, "

@@ -89,6 +89,13 @@ def test_a_wrong_file_is_one_line_before_any_model_is_loaded(tmp_path, name, con
         run(predict.command, "reviews-classifier", tmp_path / "missing.txt")
 
 
+def test_an_empty_registry_says_what_to_do(expected, tmp_path, registry):
+    (tmp_path / "t.txt").write_text("warm")
+    registry.folders.clear()
+    with pytest.raises(UsageError, match="nothing is registered yet, `ajuste run` does it"):
+        run(predict.command, "reviews-classifier", tmp_path / "t.txt")
+
+
 def test_an_unknown_model_names_those_that_exist(expected, tmp_path):
     (tmp_path / "t.txt").write_text("warm")
     with pytest.raises(UsageError, match="there is reviews-classifier, reviews-classifier-adapter"):
