@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from tasks._stage import Config, UsageError, start
 
-DECIMALS = 6  # more digits than any interval is wide, few enough to read in a diff
+DIGITS = 6  # significant ones: more than any interval is wide, few enough to read in a diff
 CURVES = {"loss": "train_loss", "eval_loss": "validation_loss", "eval_accuracy": "validation_accuracy"}
 
 
@@ -114,7 +114,7 @@ def _write_curves(path: Path, histories: dict[str, Path]) -> None:
             if points:
                 columns.append(column)
             for step, value in points:
-                cells.setdefault(step, {})[column] = round(value, DECIMALS)
+                cells.setdefault(step, {})[column] = _rounded(value)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ["step", *columns], restval="nan", lineterminator="\n")
         writer.writeheader()
@@ -153,9 +153,9 @@ def _read(path: Path):
 
 
 def _rounded(value):
-    """The same tree with floats at a fixed number of decimals."""
+    """The same tree with floats at a fixed number of significant digits, so that 2.9e-07 does not become 0."""
     if isinstance(value, float):
-        return round(value, DECIMALS)
+        return float(f"{value:.{DIGITS}g}")
     if isinstance(value, dict):
         return {key: _rounded(item) for key, item in value.items()}
     return [_rounded(item) for item in value] if isinstance(value, list) else value

@@ -121,7 +121,7 @@ def intervals(
         )
     if reference:
         name, value = reference
-        parts.append(_line(at(value), 16, at(value), bottom, "diagonal") + _text(at(value) + 4, 12, name, "tick"))
+        parts.append(_line(at(value), 16, at(value), bottom, "diagonal") + _text(at(value), 12, name, "tick mid"))
     for index, (label, style, value, start, end) in enumerate(rows):
         y = 16 + row_height * (index + 0.5)
         parts.append(_text(left - 12, y + 5, label, "label end"))

@@ -42,6 +42,8 @@ def verdict(rows: list[dict], predictions: dict[str, list[dict]]) -> dict:
             )
     tied = [item["name"].replace("F", "f", 1) for item in result["against"] if item["p"] > ALPHA]
     result["headline"] = f"{best['name']}, level with {' and '.join(tied)}" if tied else f"{best['name']} is the best"
+    if result["accuracy"]["low"] <= result["baseline"]:
+        result["headline"] = f"{best['name']} leads, but no better than guessing"
     return result
 
 

@@ -120,6 +120,11 @@ def test_curves_are_wide_with_nan_for_no_point_and_rounded(made):
     assert rows[1]["full_validation_loss"] == "0.6"
 
 
+def test_a_small_difference_of_the_proof_is_not_rounded_to_zero(made):
+    summary(made)
+    assert json.loads((made["out"] / "merge.json").read_text())["lora"]["max_logit_difference"] == 3e-7
+
+
 def test_two_runs_write_the_same_bytes(made):
     summary(made)
     first = {path.name: path.read_bytes() for path in made["out"].iterdir()}

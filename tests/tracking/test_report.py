@@ -1,6 +1,7 @@
 """The report page: honest from partial artifacts, safe against hostile data, self-contained, and shown by a browser."""
 
 import itertools
+import json
 import re
 import shutil
 import subprocess
@@ -166,6 +167,15 @@ def test_a_registry_that_does_not_answer_is_named_and_the_page_is_made(place, mo
 
     monkeypatch.setattr(registry, "names", unreachable)
     assert "nowhere does not answer" in report.write_report(Path("index.html")).read_text()
+
+
+def test_a_leader_that_is_no_better_than_guessing_is_not_called_the_best(place):
+    made_run.make(place)
+    for strategy in ("frozen", "full", "lora"):
+        result = place / f"artifacts/evaluated/classify/{strategy}.json"
+        found = json.loads(result.read_text())
+        result.write_text(json.dumps(found | {"accuracy": {"value": 0.52, "low": 0.48, "high": 0.56}}))
+    assert "leads, but no better than guessing" in report.write_report(Path("index.html")).read_text()
 
 
 def test_findings_turn_bad(place):
