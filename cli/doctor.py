@@ -134,7 +134,7 @@ def pipeline() -> Iterator[Line]:
         yield "fail", "no DVC project here", "run this in the project's folder"
         return
     try:
-        stale = [name for name in versions.status() if not name.endswith(".dvc")]
+        stale = [name for name in versions.status() if ":" not in name and not name.endswith(".dvc")]  # no studies
         yield ("warn", f"stale: {', '.join(stale)}", "ajuste run") if stale else ("ok", "up to date", "")
     except UsageError as error:
         yield "fail", str(error), ""
