@@ -57,10 +57,11 @@ def card(base: Path, strategy: str, pooling: str = "cls", labels: list[str] = LA
             "validation": {"loss": 0.5, "accuracy": 0.8, "macro_f1": 0.8}}
 
 
-def tiny_adapter(base: Path, folder: Path, seed: int = 10, pooling: str = "cls", labels: list[str] = LABELS) -> Path:
+def tiny_adapter(base: Path, folder: Path, seed: int = 10, pooling: str = "cls", labels: list[str] = LABELS,
+                 task: str = "sequence") -> Path:
     """LoRA on query and value with a random A and B, and a random head."""
     torch.manual_seed(seed)
-    model = classifier.build(base, labels, pooling=pooling)
+    model = classifier.build(base, labels, task, pooling)
     head = classifier.head_modules(model, base)
     adapted = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=["value", "query"],
                                                modules_to_save=head))
@@ -68,7 +69,7 @@ def tiny_adapter(base: Path, folder: Path, seed: int = 10, pooling: str = "cls",
         for parameter in adapted.parameters():
             if parameter.requires_grad:
                 parameter.copy_(torch.randn_like(parameter) * 0.5)
-    classifier.save(adapted, tiny_tokenizer(), folder, card(base, "lora", pooling, labels))
+    classifier.save(adapted, tiny_tokenizer(), folder, card(base, "lora", pooling, labels) | {"task": task})
     (folder / "history.jsonl").write_text('{"step": 1, "loss": 0.7}\n')
     return folder
 

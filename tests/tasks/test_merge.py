@@ -58,6 +58,24 @@ def test_two_merges_in_two_folders_give_the_same_bytes(inputs, tmp_path):
     assert not [name for name, content in one.items() if str(tmp_path).encode() in content]
 
 
+@pytest.mark.parametrize("task", ["token", "span"])
+def test_every_task_is_proved_on_what_it_predicts(task, inputs, tmp_path, monkeypatch):
+    _, base, encoded = inputs
+    adapter = tiny_adapter(base, tmp_path / "adapter", task=task)
+    proof = stage.merge(CONFIG, COMPUTE, adapter, base, encoded, tmp_path / "out")
+    assert proof["max_logit_difference"] <= 1e-5 and proof["equal_predictions"] == 1.0 and proof["rows"] == len(TEXTS)
+    ids, mask = classifier.pad([[2, 7, 8, 3], [2, 9, 3]], 0)
+    model, _, _ = classifier.load(tmp_path / "out")
+    logits = stage.logits(model, task, ids, mask)
+    assert logits.shape == {"token": (2, 4, 2), "span": (2, 2, 4)}[task]
+    alone = stage.logits(model, task, *classifier.pad([[2, 9, 3]], 0))
+    real = logits[1:, :3] if task == "token" else logits[1:, :, :3]
+    assert torch.allclose(real, alone, atol=1e-5)
+    monkeypatch.setattr(stage.lora, "merge", lambda model, dtype: model.unload())       # W0 without B A
+    with pytest.raises(DataError, match="merge refused"):
+        stage.merge(CONFIG, COMPUTE, adapter, base, encoded, tmp_path / "wrong")
+
+
 def test_a_bfloat16_merge_is_refused_at_the_float32_tolerance_and_reported_at_its_own(inputs, tmp_path):
     config = CONFIG.model_copy(update={"dtype": "bfloat16"})
     with pytest.raises(DataError, match=r"merge refused: .*largest logit difference 0\.0\d+ over 5 rows.*0\.0001"):
