@@ -22,7 +22,8 @@ FORMATS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".json": "json", ".jsonl
            ".parquet": "parquet", ".pq": "parquet"}  # fmt: skip
 PARTS = {"train", "test", "dev", "val", "valid", "validation"}  # folders between a set and its labels, as in aclImdb
 UNLABELLED = {"unsup"}  # aclImdb's reviews without a label
-MIN_CLASS_SHARE, MIN_CLASS_ROWS = 0.01, 2
+MIN_CLASS_SHARE, MIN_CLASS_ROWS = 0.1, 2  # a rarer value is taken for a slip, not for a class, unless it is named
+MAX_CLASSES = 1000
 MAX_VALUES = 100_000  # distinct labels that are counted: a column of texts is no column of labels
 BATCH_ROWS = 4096
 
@@ -57,7 +58,7 @@ def look(path: Path, file: SourceFile) -> Seen:
 def choose_labels(where: str, seen: Seen, given: str, existing: list[str]) -> tuple[list[str], dict[str, str] | None]:
     """Class names in id order, the existing ones first, and the map from values of the file if one was given.
 
-    given: "a,b,c" or "0=a,1=b"; empty: the values in at least 1 % of the rows and at least 2 rows, in order.
+    given: "a,b,c" or "0=a,1=b"; empty: the values with 2 rows and a tenth of the most frequent one's.
     """
     if given:
         pairs = [part.strip().partition("=") for part in given.split(",") if part.strip()]
@@ -66,7 +67,7 @@ def choose_labels(where: str, seen: Seen, given: str, existing: list[str]) -> tu
         labels = existing + [name for name in dict.fromkeys(names) if name not in existing]
     else:
         known = set(existing)
-        least = max(MIN_CLASS_ROWS, MIN_CLASS_SHARE * sum(seen.values.values()))
+        least = max(MIN_CLASS_ROWS, MIN_CLASS_SHARE * max(seen.values.values(), default=0))
         found = [value for value, rows in seen.values.items() if value and rows >= least]
         if existing and not known & seen.values.keys():
             raise UsageError(
@@ -75,10 +76,10 @@ def choose_labels(where: str, seen: Seen, given: str, existing: list[str]) -> tu
                 "or --replace, or another set name"
             )
         labels, mapped = existing + sorted((value for value in found if value not in known), key=_natural), None
-    if len(labels) < 2:
+    if not 2 <= len(labels) <= MAX_CLASSES:
         raise DataError(
-            f"{where}: {len(labels)} classes: a value counts as one from {MIN_CLASS_SHARE:.0%} of the rows and "
-            f"{MIN_CLASS_ROWS} rows on; the values are {_shown([v for v, _ in seen.values.most_common()])}: "
+            f"{where}: {len(labels)} classes; a value counts as one with {MIN_CLASS_ROWS} rows and a tenth of those of "
+            f"the most frequent one; the values are {_shown([value for value, _ in seen.values.most_common()])}: "
             "is it the label column? Name the classes with --labels a,b,c"
         )
     return labels, mapped

@@ -160,6 +160,18 @@ def test_add_makes_a_set_of_three_classes_and_use_writes_params(pulled):
     assert "# the folder under data/" in params and "# empty: all" in params
 
 
+def test_a_slip_is_no_class_and_a_hundred_small_classes_are(pulled, monkeypatch):
+    monkeypatch.setattr(versions, "add_data", lambda: "")
+    rows = ["x,red"] * 450 + ["x,green"] * 100 + ["x,grene"] * 12
+    Path("slips.csv").write_text("text,label\n" + "\n".join(rows))
+    output = ajuste_data("add", "colours", "slips.csv")
+    assert "classes: green 100, red 450" in output and "unknown_label: grene 12" in output
+    monkeypatch.setattr(versions, "check_data", lambda: None)
+    Path("many.csv").write_text("text,label\n" + "\n".join(f"x,{i % 150}" for i in range(600)))
+    ajuste_data("add", "intents", "many.csv")
+    assert yaml.safe_load(Path("data/intents/set.yaml").read_text())["labels"] == [str(i) for i in range(150)]
+
+
 def test_add_extends_a_set_and_keeps_its_class_ids(pulled):
     Path("new.jsonl").write_text("".join(json.dumps({"t": f"x {i}", "l": i % 2}) + "\n" for i in range(10)))
     with pytest.raises(UsageError, match="give --labels 0=bad"):
