@@ -131,7 +131,7 @@ def test_a_cron_fires_adapt_in_a_worktree_of_the_committed_revision(
         lines = httpx.post(f"{api}/logs/filter", json={"limit": 200}).json()
         return "\n".join(line["message"] for line in lines) + (tmp_path / "worker.log").read_text()[-2000:]
 
-    done = wait_for(ended, 240, tmp_path / "worker.log")
+    done = wait_for(ended, 420, tmp_path / "worker.log")
     assert done["auto_scheduled"] and done["parameters"]["until"] == "base_encoder"
     place = project / ".prefect" / "worktrees" / "adapt"
     assert (place / "artifacts" / "base" / "encoder" / "base.json").exists()
