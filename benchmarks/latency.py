@@ -244,6 +244,7 @@ def main() -> None:
         serve(Path(options.serve[0]), int(options.serve[1]), int(options.serve[2]))
         return
     torch.set_num_threads(2)
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         base, adapters, merged = make_models(Path(folder))
         latency = forward_times(base, adapters[0], merged, options.rounds)
@@ -251,14 +252,15 @@ def main() -> None:
         rates = requests_a_second(merged, Path(folder), options.seconds, options.turns)
     print(PAGE.format(latency="\n".join(latency), rounds=options.rounds, alone=alone, apart=apart, shared=shared,
                       rates="\n".join(rates), seconds=options.seconds, turns=options.turns, torch=torch.__version__,
-                      cores=os.cpu_count(), machine=platform.machine()))
+                      cores=os.cpu_count(), machine=platform.machine(), before=load, after=os.getloadavg()[0]))
 
 
 PAGE = """\
 # "No latency": what LoRA costs when it answers
 
 Made by `OMP_WAIT_POLICY=PASSIVE python -m benchmarks.latency`. MiniLM (22.7 M parameters), LoRA r=8 on query and
-value, float32, torch {torch}, 2 threads, {cores} cores ({machine}).
+value, float32, torch {torch}, 2 threads, {cores} cores ({machine}). Load average before the run {before:.1f}, after it
+{after:.1f}: where it is above 3 other work ran beside, and times, though not ratios, say more about that.
 
 ## Merged equals base, the adapter stands apart
 
