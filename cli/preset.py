@@ -2,6 +2,7 @@
 
 import io
 import json
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +24,7 @@ def command(
     """
     if not name:
         for file in sorted(PRESETS.glob("*.yaml")):
-            typer.echo(f"{file.stem:20} {_first_comment(file)}")
+            typer.echo(f"{file.stem:20} {_first_sentence(file)}")
         return
     changes = apply(name, PARAMS)
     for key, old, new in changes:
@@ -94,6 +95,7 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _first_comment(path: Path) -> str:
-    first = path.read_text(encoding="utf-8").splitlines()[:1]
-    return first[0].lstrip("# ") if first and first[0].startswith("#") else ""
+def _first_sentence(path: Path) -> str:
+    """Of the comment that the file opens with."""
+    opening = takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
+    return " ".join(line.lstrip("# ") for line in opening).partition(". ")[0].removesuffix(".")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cli.preset import apply
+from cli.preset import apply, command
 from tasks._stage import UsageError
 
 PARAMS = """\
@@ -83,6 +83,27 @@ def test_an_unknown_preset_is_refused_with_the_known_ones(project: Path) -> None
     (project / "presets" / "tiny.yaml").write_text("compute: {threads: 1}")
     with pytest.raises(UsageError, match="no preset `huge`: presets are tiny"):
         apply("huge", project / "params.yaml")
+
+
+def test_the_list_shows_what_each_preset_is_for(project: Path, capsys: pytest.CaptureFixture) -> None:
+    (project / "presets" / "big.yaml").write_text("# All rows,\n# on one GPU. And more.\ncompute: {threads: 1} # no\n")
+    (project / "presets" / "bare.yaml").write_text("compute: {threads: 1}\n")
+    command()
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["bare"],
+        ["big", "All", "rows,", "on", "one", "GPU"],
+    ]
+
+
+def test_the_command_prints_each_change(project: Path, capsys: pytest.CaptureFixture) -> None:
+    (project / "presets" / "one.yaml").write_text("encode: {reviews: {rows: {test: 1}, sources: [a, null]}}")
+    command("one")
+    assert capsys.readouterr().out.splitlines() == [
+        "encode.reviews.rows.test: null -> 1",
+        'encode.reviews.sources: ["rotten_tomatoes"] -> ["a", null]',
+    ]
+    command("one")
+    assert "already" in capsys.readouterr().out
 
 
 def test_every_preset_of_the_project_fits_its_params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
