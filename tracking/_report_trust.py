@@ -4,9 +4,11 @@ The best is chosen on validation, as the alias `challenger` is; the test rows ar
 "good", "warn" (read it before you rely on the model), "bad" (do not rely on it) or "unknown" (not there yet).
 """
 
+from learning.statistics import wilson_interval
 from tracking import _report_data as data
 
 ECE_GOOD, ECE_BAD = 0.05, 0.10  # mean distance of "how sure" and "how often right"
+WIDE = 0.08  # an interval wider than this leaves much open
 SLICE_ROWS = 30  # a slice with fewer rows says nothing
 TRUNCATED_WARN = 0.05  # share of rows that lost their end
 ALPHA = 0.05
@@ -61,6 +63,7 @@ def findings(
         finding
         for finding in (
             _guessing(best),
+            _rows(best),
             _checks(validation),
             _quarantine(quarantine, validation),
             _truncation(encoding),
@@ -83,6 +86,15 @@ def _guessing(best: dict) -> dict:
     low, guess = best["accuracy"]["low"], best["baseline"]
     detail = f"Always the most frequent class: {guess:.3f}. Lower end of the interval: {low:.3f}."
     return _finding("good" if low > guess else "bad", "Better than guessing", detail)
+
+
+def _rows(best: dict) -> dict | None:
+    """The Wilson interval stays honest where the bootstrap has nothing to vary: all rows right, or few of them."""
+    if not best:
+        return None
+    low, high = wilson_interval(round(best["accuracy"]["value"] * best["rows"]), best["rows"])
+    detail = f"{best['rows']:,} rows: the accuracy is known to lie between {low:.3f} and {high:.3f} (Wilson, 95 %)."
+    return _finding("good" if high - low <= WIDE else "warn", "Enough test rows", detail)
 
 
 def _checks(validation: dict) -> dict:

@@ -187,6 +187,16 @@ def test_findings_turn_bad(place):
     states = {f["what"]: f["state"] for f in trust.findings(best, {}, {}, {}, proof, provenance)}
     assert states["Better than guessing"] == states["Merge proof"] == states["Can be made again"] == "bad"
     assert states["Data checks"] == "unknown"
+    assert states["Enough test rows"] == "good"
+
+
+def test_few_test_rows_are_named_even_when_all_are_right(place):
+    made_run.make(place)
+    best = trust.verdict(data.strategies(), data.predictions()) | {"rows": 40}
+    best["accuracy"] = {"value": 1.0, "low": 1.0, "high": 1.0}
+    provenance = {"commit": "", "dirty": False, "stale": [], "data": "", "lock": ""}
+    found = {f["what"]: f for f in trust.findings(best, {}, {}, {}, {}, provenance)}
+    assert found["Enough test rows"]["state"] == "warn" and "0.912 and 1.000" in found["Enough test rows"]["detail"]
 
 
 @pytest.mark.parametrize(("b", "c"), [(0, 0), (1, 0), (7, 2), (40, 45), (30, 10), (5, 5)])
