@@ -3,6 +3,7 @@
 Rows come in batches of any size; memory is one row group. Private to the tasks.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -10,6 +11,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 GROUP_ROWS = 4096
+
+
+def read_batches(path: Path, batch_rows: int, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """Batches of a file that ParquetRows wrote, one row group in memory at a time.
+
+    Not iter_batches: it reads ahead, and its memory grows with the file.
+    """
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        for group in range(file.num_row_groups):
+            yield from file.read_row_group(group, columns, use_threads=False).to_batches(batch_rows)
 
 
 class ParquetRows:

@@ -268,8 +268,8 @@ def _parquet(path: Path, columns: Columns, batch_rows: int) -> Iterator[list[Raw
     keys = columns.model_dump(exclude_none=True).items()
     number = 0
     try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_rows, columns=columns.names()):
+        with pq.ParquetFile(path, pre_buffer=False) as file:  # no reading ahead: memory would grow with the file
+            for batch in file.iter_batches(batch_rows, columns=columns.names(), use_threads=False):
                 fields = {name: _values(batch[name]) for name in columns.names()}
                 yield [
                     _from_values(number + i + 1, {key: fields[name][i] for key, name in keys})

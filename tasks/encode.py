@@ -25,10 +25,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pydantic import Field
 
-from tasks._parquet import ParquetRows
+from tasks._parquet import GROUP_ROWS, ParquetRows, read_batches
 from tasks._split import SPLITS
 from tasks._stage import Compute, Config, DataError, UsageError, start
 
@@ -138,7 +137,7 @@ ROBERTAS = {"roberta", "xlm-roberta", "camembert"}
 def _check_sources(sources: list[str], paths: dict[str, Path]) -> None:
     known: set[str] = set()
     for path in paths.values():
-        for batch in pq.ParquetFile(path).iter_batches(columns=["source"]):
+        for batch in read_batches(path, GROUP_ROWS, ["source"]):
             known.update(batch["source"].unique().to_pylist())
     for source in sources:
         if source not in known:
@@ -175,7 +174,7 @@ def _last_id(path: Path, config: EncodeConfig, rows: int | None) -> str | None:
 
 
 def _batches(path: Path, config: EncodeConfig, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    for batch in pq.ParquetFile(path).iter_batches(config.batch_rows, columns=columns):
+    for batch in read_batches(path, config.batch_rows, columns):
         yield batch.filter(pc.is_in(batch["source"], pa.array(config.sources))) if config.sources else batch
 
 

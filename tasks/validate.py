@@ -24,7 +24,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field
 
 from tasks._checks import (
@@ -38,7 +37,7 @@ from tasks._checks import (
 )
 from tasks._clean import clean, damage
 from tasks._duplicates import Duplicates
-from tasks._parquet import ParquetRows
+from tasks._parquet import GROUP_ROWS, ParquetRows, read_batches
 from tasks._read import RawRow, check_columns, columns_of, printable, read_rows
 from tasks._sets import DataSet, SourceFile, read_set
 from tasks._split import SPLITS, in_sample, row_id, split_of, split_text, text_digest
@@ -192,7 +191,7 @@ def _write_all(config: ValidateConfig, data_set: DataSet, judge: Judge, relation
     sinks = {split: ParquetRows(out / f"{split}.parquet", KEPT) for split in SPLITS}
     first = 0
     with sinks["train"], sinks["validation"], sinks["test"], ParquetRows(out / "quarantine.parquet", QUARANTINE) as bad:
-        for batch in pq.ParquetFile(staged).iter_batches(config.batch_rows):
+        for batch in read_batches(staged, config.batch_rows):
             rows = {name: batch[name].to_pylist() for name in batch.schema.names}
             _relate(rows, first, [found[first : first + batch.num_rows] for found in relations], places, judge)
             good = np.array([not found for found in rows["reasons"]])
@@ -216,7 +215,7 @@ def _places(staged: Path, relations: tuple[np.ndarray, ...]) -> dict[int, tuple[
     """Location and split of the rows that others are duplicates of."""
     wanted = np.unique(np.concatenate([found[found >= 0] for found in relations]))
     places, first = {}, 0
-    for batch in pq.ParquetFile(staged).iter_batches(65536, columns=["location", "split"]):
+    for batch in read_batches(staged, GROUP_ROWS, ["location", "split"]):
         for row in wanted[np.searchsorted(wanted, first) : np.searchsorted(wanted, first + batch.num_rows)]:
             places[int(row)] = (batch["location"][int(row) - first].as_py(), batch["split"][int(row) - first].as_py())
         first += batch.num_rows
