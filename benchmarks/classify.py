@@ -20,7 +20,7 @@ import torch
 from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from learning.classifier import build, load_tokenizer, logits_of, quiet
+from learning.classifier import build, load_tokenizer, logits_of, quiet, set_dropout
 from learning.seeds import seed_everything
 from tasks import _train, classify
 from tasks._objectives import objective_of, scores
@@ -107,7 +107,7 @@ def one(side: str, strategy: str, number: int, encoded: Path, base: Path, params
     rows = Rows(rows.ids[:number], rows.labels[:number], rows.table.slice(0, number))
     values = {**section(params, "classify", strategy), "epochs": 1, "evaluations": 1, "accumulation": 1}
     config = typed(classify.STRATEGIES[strategy], values, f"classify.{strategy}")
-    model = build(base, labels, pooling=config.pooling)
+    model = set_dropout(build(base, labels, pooling=config.pooling), config.dropout)
     if strategy == "lora":
         model = classify.add_lora(model, config, base)
     model.to(compute.torch_device())

@@ -101,6 +101,14 @@ def build(
     return model
 
 
+def set_dropout(model: nn.Module, p: float) -> nn.Module:
+    """The model with dropout probability `p` in all its layers, attention included; its config stays as it is."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = p
+    return model
+
+
 def head_modules(model: nn.Module, base: Path) -> list[str]:
     """Names of the outermost modules of `model` (from `build`) that the base has no weights for: head, maybe pooler."""
     with safe_open(base / "model.safetensors", "pt") as file:

@@ -36,6 +36,7 @@ from learning.classifier import (
     load_tokenizer,
     quiet,
     save,
+    set_dropout,
     sha256_of,
 )
 from learning.head import fit_head
@@ -74,6 +75,7 @@ class TrainingConfig(SharedConfig):
         ge=1, description="Pieces that a step's rows are cut into, to save memory; no effect else."
     )
     weight_decay: float = Field(ge=0, description="AdamW's decay, not applied to biases and norms.")
+    dropout: float = Field(ge=0, lt=1, description="Dropout of the encoder; 0 suits a single pass over the rows.")
     max_grad_norm: float = Field(gt=0, description="Longer gradients are cut to this norm.")
     evaluations: int = Field(ge=1, description="Evaluations on validation, each with a checkpoint, per epoch.")
     patience: int = Field(ge=1, description="Evaluations without a better one before training stops.")
@@ -94,7 +96,7 @@ class LoraConfig(TrainingConfig):
 
     r: int = Field(ge=1, description="Rank of B A.")
     alpha: float = Field(gt=0, description="The update is scaled by alpha/r.")
-    dropout: float = Field(ge=0, lt=1, description="Dropout on x before A.")
+    lora_dropout: float = Field(ge=0, lt=1, description="Dropout on x before A.")
     targets: list[str] = Field(min_length=1, description="Last names of the adapted layers, or [all-linear].")
 
 
@@ -216,7 +218,7 @@ def _train(
     checkpoints: Path,
 ) -> _Done:
     """Full fine-tuning, or LoRA with the head trained whole."""
-    model = build(base, labels, config.task, config.pooling)
+    model = set_dropout(build(base, labels, config.task, config.pooling), config.dropout)
     if isinstance(config, LoraConfig):
         model = add_lora(model, config, base)
     objective = objective_of(config.task, labels, weights)
@@ -247,7 +249,7 @@ def add_lora(model: nn.Module, config: LoraConfig, base: Path) -> nn.Module:
     lora = peft.LoraConfig(
         r=config.r,
         lora_alpha=config.alpha,
-        lora_dropout=config.dropout,
+        lora_dropout=config.lora_dropout,
         target_modules=targets,
         modules_to_save=heads,
         fan_in_fan_out=isinstance(model.get_submodule(targets[0]), Conv1D),  # GPT-2 keeps W0 transposed

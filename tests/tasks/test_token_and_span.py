@@ -26,11 +26,12 @@ TRAINING = {
     "batch_rows": 8,
     "accumulation": 1,
     "weight_decay": 0.0,
+    "dropout": 0.0,
     "max_grad_norm": 1.0,
     "evaluations": 1,
     "patience": 8,
 }
-LORA = {"r": 8, "alpha": 16, "dropout": 0.0, "targets": ["all-linear"]}
+LORA = {"r": 8, "alpha": 16, "lora_dropout": 0.0, "targets": ["all-linear"]}
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 
 
