@@ -40,16 +40,20 @@ def command(
     if first is None:
         raise DataError(f"{file} holds no texts")
 
-    from serving.models import Models, RefusedModel, UnknownModel
-    from tracking import registry
+    from rich.console import Console
 
-    models = Models(registry.resolve, registry.names(), home() / "artifacts" / "base" / "encoder")
-    try:
-        served = models.get(name)
-    except UnknownModel as error:
-        raise UsageError(str(error)) from None
-    except RefusedModel as error:
-        raise DataError(str(error)) from None
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")     # see cli/serve.py
+    with Console(stderr=True).status(f"loading {name}"):
+        from serving.models import Models, RefusedModel, UnknownModel
+        from tracking import registry
+
+        models = Models(registry.resolve, registry.names(), home() / "artifacts" / "base" / "encoder")
+        try:
+            served = models.get(name)
+        except UnknownModel as error:
+            raise UsageError(str(error)) from None
+        except RefusedModel as error:
+            raise DataError(str(error)) from None
     who = {"model": served.name, "version": served.version, "alias": served.alias}
     typer.echo(f"{name}: version {served.version}{f', {served.alias}' if served.alias else ''}", err=True)
 

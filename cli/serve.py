@@ -26,28 +26,31 @@ def command(
     listening = listen(host, port)
     # torch's threads must not spin while they wait: with other work on the same cores that made answers 4 times slower
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    import uvicorn
+    from rich.console import Console
 
-    from serving.app import make_app
-    from serving.models import Models, RefusedModel, UnknownModel
-    from tracking import registry
+    with Console(stderr=True).status("loading"):
+        import uvicorn
 
-    registered = sorted(registry.names(), key=lambda name: (name.endswith("-adapter"), name))
-    if not registered:
-        raise UsageError("nothing is registered yet: `ajuste run` trains and registers the first models")
-    asked = names or [name for name in registered if not name.endswith("-adapter")] or registered
-    allowed = list(dict.fromkeys(name.partition("@")[0].partition("/")[0] for name in names or registered))
-    unknown = [name for name in allowed if name not in registered]
-    if unknown:
-        raise UsageError(f"no model `{unknown[0]}` is registered: there is {', '.join(registered)}")
-    models = Models(registry.resolve, allowed, home() / "artifacts" / "base" / "encoder", default=asked[0])
-    for name in asked:
-        try:
-            typer.echo(f"{name}: {described(models.get(name), name)}")
-        except UnknownModel as error:
-            raise UsageError(str(error)) from None
-        except RefusedModel as error:
-            raise DataError(str(error)) from None
+        from serving.app import make_app
+        from serving.models import Models, RefusedModel, UnknownModel
+        from tracking import registry
+
+        registered = sorted(registry.names(), key=lambda name: (name.endswith("-adapter"), name))
+        if not registered:
+            raise UsageError("nothing is registered yet: `ajuste run` trains and registers the first models")
+        asked = names or [name for name in registered if not name.endswith("-adapter")] or registered
+        allowed = list(dict.fromkeys(name.partition("@")[0].partition("/")[0] for name in names or registered))
+        unknown = [name for name in allowed if name not in registered]
+        if unknown:
+            raise UsageError(f"no model `{unknown[0]}` is registered: there is {', '.join(registered)}")
+        models = Models(registry.resolve, allowed, home() / "artifacts" / "base" / "encoder", default=asked[0])
+        for name in asked:
+            try:
+                typer.echo(f"{name}: {described(models.get(name), name)}")
+            except UnknownModel as error:
+                raise UsageError(str(error)) from None
+            except RefusedModel as error:
+                raise DataError(str(error)) from None
     address, number = listening.getsockname()[:2]
     loopback = address.startswith("127.") or address == "::1"
     if not loopback:
