@@ -4,6 +4,8 @@ import importlib.util
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -33,13 +35,20 @@ def test_the_picture_and_the_table_of_data_size(tmp_path: Path, monkeypatch: pyt
     spec = importlib.util.spec_from_file_location("draw", ROOT / "studies/data-size/draw.py")
     draw = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(draw)
-    monkeypatch.setattr(draw, "POINTS", tmp_path)
+    monkeypatch.setattr(draw, "POINTS", tmp_path / "points")
+    monkeypatch.setattr(draw, "ARTIFACTS", tmp_path)
+    for folder in ("points", "encoded/reviews", "evaluated/classify"):
+        (tmp_path / folder).mkdir(parents=True)
+    pq.write_table(pa.table({"row_id": ["x"] * 400}), tmp_path / "encoded/reviews/train.parquet")
     for i, strategy in enumerate(("frozen", "full", "lora")):
         for rows in (400, 100):
             value = 0.6 + i / 10 + rows / 4000
             accuracy = {"value": value, "low": value - 0.02, "high": value + 0.02}
             point = {"rows": rows, "strategy": strategy, "accuracy": accuracy, "test_rows": 50}
-            (tmp_path / f"{rows}-{strategy}.json").write_text(json.dumps(point))
+            name = f"points/100-{strategy}.json" if rows == 100 else f"evaluated/classify/{strategy}.json"
+            if rows == 400:  # the default run's
+                point = {"accuracy": accuracy, "rows": 50}
+            (tmp_path / name).write_text(json.dumps(point))
     for name in ("one", "two"):
         monkeypatch.setattr(draw, "OUT", tmp_path / name)
         draw.main()

@@ -1,24 +1,30 @@
-"""Study data-size, step 3: the lecture's "few data" against "more data" as a picture and a table.
+"""Study data-size: the lecture's "few data" against "more data" as a picture and a table.
 
-Run by `ajuste study data-size`. Writes docs/measured/data-size.svg and docs/measured/data-size.md.
+Run by `ajuste study data-size`. The points of all rows are the default run's own results.
+Writes docs/measured/data-size.svg and docs/measured/data-size.md.
 """
 
 import json
 from pathlib import Path
 
 import matplotlib
+import pyarrow.parquet as pq
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-POINTS, OUT = Path("artifacts/studies/data-size"), Path("docs/measured")
+POINTS, ARTIFACTS, OUT = Path("artifacts/studies/data-size"), Path("artifacts"), Path("docs/measured")
 NAMES = {"frozen": "feature extraction", "full": "full fine-tuning", "lora": "LoRA"}
 COLOURS = {"frozen": "#4477aa", "full": "#cc6677", "lora": "#228833"}  # told apart by colour-blind eyes too
 
 
 def read_points() -> dict[str, list[dict]]:
-    """strategy -> its points by rows."""
-    points = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(POINTS.glob("*-*.json"))]
+    """strategy -> its points by rows, that of the default run last."""
+    points = [json.loads(path.read_text(encoding="utf-8")) for path in POINTS.glob("*.json")]
+    trained = pq.read_metadata(ARTIFACTS / "encoded/reviews/train.parquet").num_rows
+    for name in NAMES:
+        whole = json.loads((ARTIFACTS / f"evaluated/classify/{name}.json").read_text(encoding="utf-8"))
+        points.append({"rows": trained, "strategy": name, "accuracy": whole["accuracy"], "test_rows": whole["rows"]})
     return {name: sorted((p for p in points if p["strategy"] == name), key=lambda p: p["rows"]) for name in NAMES}
 
 

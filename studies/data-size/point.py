@@ -1,9 +1,10 @@
-"""Study data-size, step 2: one strategy on the ROWS training rows of the lowest row ids (small sets lie in large ones).
+"""Study data-size: one strategy on the ROWS training rows of the lowest row ids, so that small sets lie in large ones.
 
-    python -m studies.data-size.point ROWS STRATEGY        ROWS: a number or `all`; STRATEGY: frozen, full, lora
+    python -m studies.data-size.point ROWS STRATEGY        STRATEGY: frozen, full, lora
 
-Run by `ajuste study data-size`. Calls the same functions as the default run, with the epochs of params.yaml beside this
-file, on the same validation and test rows. Writes artifacts/studies/data-size/<ROWS>-<STRATEGY>.json.
+Run by `ajuste study data-size`. Calls the same functions as the default run on its encoded rows and cached features,
+with the epochs of params.yaml beside this file, and measures on the same validation and test rows. The point of all
+rows is the default run itself. Writes artifacts/studies/data-size/<ROWS>-<STRATEGY>.json.
 """
 
 import json
@@ -18,34 +19,34 @@ from safetensors.torch import load_file, save_file
 
 from learning.classifier import load_adapter, save
 from learning.lora import merge
-from tasks._params import Compute, read_yaml, section, typed
+from tasks._params import Compute, UsageError, read_yaml, section, typed
 from tasks.classify import STRATEGIES, classify
 from tasks.evaluate import EvaluateConfig, evaluate
 
 STUDY, OUT, BASE = Path("studies/data-size"), Path("artifacts/studies/data-size"), Path("artifacts/base/encoder")
+ENCODED, FEATURES = Path("artifacts/encoded/reviews"), Path("artifacts/features/reviews")
 
 
-def cut(rows: str, folder: Path) -> tuple[Path, Path]:
+def cut(rows: int, folder: Path) -> tuple[Path, Path]:
     """Copies of the encoded set and its features in `folder`, with the `rows` training rows of the lowest row ids."""
-    encoded, features = (
-        shutil.copytree(OUT / "encoded", folder / "encoded"),
-        shutil.copytree(OUT / "features", folder / "features"),
-    )
-    if rows != "all":
-        train, tensors = pq.read_table(encoded / "train.parquet"), load_file(features / "features.safetensors")
-        kept = pc.sort_indices(train["row_id"]).slice(0, int(rows)).to_numpy()
-        pq.write_table(train.take(kept), encoded / "train.parquet")
-        save_file({**tensors, "train": tensors["train"][kept].contiguous()}, features / "features.safetensors")
+    encoded, features = shutil.copytree(ENCODED, folder / "encoded"), shutil.copytree(FEATURES, folder / "features")
+    train, tensors = pq.read_table(encoded / "train.parquet"), load_file(features / "features.safetensors")
+    if rows > train.num_rows:
+        raise UsageError(f"{ENCODED} has {train.num_rows} training rows, fewer than the {rows} of this point")
+    kept = pc.sort_indices(train["row_id"]).slice(0, rows).to_numpy()
+    for path in (encoded / "train.parquet", features / "features.safetensors"):
+        path.unlink()  # DVC's files may be read-only, and so their copies
+    pq.write_table(train.take(kept), encoded / "train.parquet")
+    save_file({**tensors, "train": tensors["train"][kept].contiguous()}, features / "features.safetensors")
     return encoded, features
 
 
-def main(rows: str, strategy: str) -> None:
+def main(rows: int, strategy: str) -> None:
     params = read_yaml(Path("params.yaml"))
     compute = typed(Compute, params["compute"], "compute")
     values = section(params, "classify", strategy)
     if strategy != "frozen":
-        epochs = {str(key): value for key, value in read_yaml(STUDY / "params.yaml")["epochs"].items()}
-        values = {**values, "epochs": epochs[rows], "evaluations": 1}
+        values = {**values, "epochs": read_yaml(STUDY / "params.yaml")["epochs"][rows], "evaluations": 1}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         encoded, features = cut(rows, folder)
@@ -59,9 +60,8 @@ def main(rows: str, strategy: str) -> None:
         measuring = typed(EvaluateConfig, section(params, "evaluate", "classify"), "evaluate.classify")
         models = {strategy: folder / ("merged" if strategy == "lora" else "model")}
         report = evaluate(measuring, compute, models, encoded, folder / "evaluated")[strategy]
-        trained = pq.read_metadata(encoded / "train.parquet").num_rows
     point = {
-        "rows": trained,
+        "rows": rows,
         "strategy": strategy,
         "validation": card["validation"],
         "test_rows": report["rows"],
@@ -69,8 +69,12 @@ def main(rows: str, strategy: str) -> None:
         "macro_f1": report["macro_f1"],
     }
     text = json.dumps(point, indent=1, sort_keys=True)
+    OUT.mkdir(parents=True, exist_ok=True)
     (OUT / f"{rows}-{strategy}.json").write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(int(sys.argv[1]), sys.argv[2])
+    except UsageError as error:
+        raise SystemExit(f"error[usage]: {error}") from None
