@@ -41,18 +41,20 @@ import json, resource, sys
 from pathlib import Path
 folder = Path({folder!r})
 {body}
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+used = resource.getrusage(resource.RUSAGE_SELF)
+print(used.ru_maxrss / 1024, used.ru_utime + used.ru_stime)
 """
 
 
-def measure(body: str, folder: Path) -> tuple[float, float, dict]:
-    """(seconds with start and imports, peak memory in MB, what the stage counted)."""
+def measure(body: str, folder: Path) -> tuple[float, float, float, dict]:
+    """(seconds with start and imports, seconds of CPU, peak memory in MB, what the stage counted)."""
     began = time.monotonic()
     done = subprocess.run([sys.executable, "-c", WRAPPED.format(folder=str(folder), body=body)], cwd=ROOT,
                           stdout=subprocess.PIPE, text=True, check=True)  # fmt: skip
     seconds = time.monotonic() - began
-    rows, peak = done.stdout.strip().splitlines()[-2:]
-    return seconds, float(peak), json.loads(rows)
+    rows, used = done.stdout.strip().splitlines()[-2:]
+    peak, cpu = map(float, used.split())
+    return seconds, cpu, peak, json.loads(rows)
 
 
 def enlarge(source: Path, target: Path, times: int) -> None:
@@ -132,9 +134,12 @@ def main() -> None:
             folder = Path(scratch) / str(times)
             enlarge(ROOT / "data/reviews", folder / "data/reviews", times)
             for name, body in (("validate", VALIDATE), ("encode", ENCODE.format(threads=THREADS, base=str(base)))):
-                seconds, peak, rows = measure(body, folder)
+                seconds, cpu, peak, rows = measure(body, folder)
                 peaks[name, times] = peak
-                print(f"{name:9} x{times:<3} {seconds:7.1f} s   peak {peak:7.0f} MB   {rows}", flush=True)
+                print(
+                    f"{name:9} x{times:<3} {seconds:7.1f} s   CPU {cpu:7.1f} s   peak {peak:7.0f} MB   {rows}",
+                    flush=True,
+                )
     for name in ("validate", "encode"):
         print(f"{name}: peak memory grows by {peaks[name, 10] / peaks[name, 1] - 1:+.1%} with ten times the rows")
 

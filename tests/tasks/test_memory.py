@@ -1,0 +1,56 @@
+"""Memory stays flat: peak memory of validation and encoding with ten times the rows grows by less than 20 %."""
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+STAGES = """
+import resource, sys
+from pathlib import Path
+folder, base = Path(sys.argv[1]), Path(sys.argv[2])
+if sys.argv[3] == "validate":
+    from tasks.validate import ValidateConfig, validate
+    config = ValidateConfig(set="mine", sample=1.0, max_chars=20000, near_duplicate_jaccard=0.8,
+                            max_quarantine_share=0.1, min_class_share=0.05, batch_rows=4096)
+    validate(config, None, folder / "data", folder / "validated")
+else:
+    from tasks._stage import Compute
+    from tasks.encode import EncodeConfig, encode
+    rows = {"train": None, "validation": None, "test": None}
+    config = EncodeConfig(max_tokens=64, sources=[], rows=rows, batch_rows=2048)
+    compute = Compute(dtype="float32", device="cpu", threads=1, seed=0)
+    encode(config, compute, folder / "validated", base, folder / "encoded")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def make_set(folder: Path, rows: int) -> None:
+    folder.mkdir(parents=True)
+    generator = random.Random(0)
+    with (folder / "a.csv").open("w") as file:
+        file.write("text,label\n")
+        for i in range(rows):
+            words = ("".join(generator.choices("etaoinshrdlu", k=5)) for _ in range(40))
+            file.write(f"{' '.join(words)},{i % 2}\n")
+    columns = {"text": "text", "label": "label"}
+    file = {"path": "a.csv", "format": "csv", "columns": columns, "source": "path:a.csv"}
+    values = {"kind": "classification", "labels": ["0", "1"], "licence": "own", "files": [file]}
+    (folder / "set.yaml").write_text(yaml.safe_dump(values))
+
+
+@pytest.mark.slow
+def test_ten_times_the_rows_take_hardly_more_memory(tmp_path, tiny_encoder):
+    peaks = {}
+    for rows in (12_000, 120_000):
+        make_set(tmp_path / str(rows) / "data", rows)
+        for stage in ("validate", "encode"):
+            command = [sys.executable, "-c", STAGES, str(tmp_path / str(rows)), str(tiny_encoder), stage]
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+            peaks[stage, rows] = int(done.stdout.split()[-1])
+    for stage in ("validate", "encode"):
+        assert peaks[stage, 120_000] < 1.2 * peaks[stage, 12_000], peaks
