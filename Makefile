@@ -1,4 +1,4 @@
-# make run         the whole pipeline: data, three fine-tuned models, comparison, registry, report
+# make run         the whole pipeline: data, three fine-tuned models, their comparison, merge proof, registry
 # make test        the fast tests            make test-all   every test, with the slow ones
 # make serve       the HTTP server           make bench      side-by-side measurements
 # make schedule    the nightly and weekly runs of infra/prefect.yaml
