@@ -165,8 +165,12 @@ def read_json(path: Path) -> dict:
 
 
 def metric_name(key: str) -> str:
-    """MLflow takes letters, digits, and _ - . / blank."""
-    return re.sub(r"[^\w\-./ ]", "_", key)
+    """A name that MLflow takes: letters, digits, _ - . and blank between slashes, no empty part, 250 characters.
+
+    Parts may be names of a user's sources and labels.
+    """
+    parts = [re.sub(r"[^\w\-. ]", "_", part) for part in key.split("/")]
+    return "/".join(part if part.strip(".") else "_" for part in parts)[:250].rstrip("/")
 
 
 def is_number(value: object) -> bool:

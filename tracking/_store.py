@@ -2,7 +2,7 @@
 
     the store       $MLFLOW_TRACKING_URI, or sqlite:///<home>/mlruns/mlflow.db, always absolute
     its artefacts   beside the database; a tracking server keeps its own
-    the lock        <home>/mlruns/.lock, held while something is looked for and, if missing, made
+    the lock        <home>/mlruns/.store.lock, held while something is looked for and, if missing, made
 
 MLflow's first use of a database runs migrations, which race when two processes start at once; so opening takes the
 lock too. Everything goes through MlflowClient with explicit ids: MLflow's global state (active run, tracking URI,
@@ -57,9 +57,9 @@ def client() -> MlflowClient:
 
 
 @contextmanager
-def locked() -> Iterator[None]:
-    """One process (and thread) at a time; the kernel frees it however the process ends. Not to be nested."""
-    path = home() / "mlruns" / ".lock"
+def locked(name: str = "store") -> Iterator[None]:
+    """One process (and thread) at a time; the kernel frees it however the process ends. A name is not to be nested."""
+    path = home() / "mlruns" / f".{name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -84,35 +84,8 @@ def record(stage: str, parent: str | None) -> str:
 
     Raises UsageError if the stage has not run.
     """
-    from mlflow.entities import Metric
-
-    entry, key = versions.stage_lock(stage), versions.stage_key(stage)
-    hang = {"mlflow.parentRunId": parent} if parent else {}
-    run = _find_or_create(KEY, key, stage, {"ajuste.stage": stage, **hang})
-    run_id = run.info.run_id
-    if RECORDED in run.data.tags:
-        return run_id
-    measured = _facts.state(stage, key)
-    numbers = _facts.metrics(entry, measured)
-    # the run's own start as the time of a final number: the same point again is no second point
-    log(run_id, _facts.params(stage, entry), [Metric(k, v, run.info.start_time, 0) for k, v in numbers.items()])
-    if history := _facts.history(entry):
-        follow(run_id, history, 0)
-    client().log_inputs(run_id, _datasets(entry))
-    _log_files(run_id, entry, measured)
-    found = {
-        **_facts.tags(stage, entry),
-        "dvc.lock.sha256": hashlib.sha256(versions.LOCK.read_bytes()).hexdigest(),
-        "mlflow.user": getpass.getuser(),
-        "mlflow.source.name": entry["cmd"],
-        "mlflow.source.type": "PROJECT",
-        "mlflow.note.content": _facts.describe(stage, entry, measured, numbers),
-    }
-    log(run_id, tags=found)
-    log(run_id, tags={RECORDED: "true"})
-    client().set_terminated(run_id, "FINISHED")
-    _logged.pop(run_id, None)
-    return run_id
+    with locked("record"):  # two processes that record one stage would both log its points
+        return _record(stage, parent)
 
 
 def finish(parent: str) -> None:
@@ -160,6 +133,38 @@ def log(run_id: str, params: dict[str, str] | None = None, metrics: list | None 
         )
     for start in range(0, len(metrics or []), BATCH):
         client().log_batch(run_id, metrics=metrics[start : start + BATCH])
+
+
+def _record(stage: str, parent: str | None) -> str:
+    from mlflow.entities import Metric
+
+    entry, key = versions.stage_lock(stage), versions.stage_key(stage)
+    hang = {"mlflow.parentRunId": parent} if parent else {}
+    run = _find_or_create(KEY, key, stage, {"ajuste.stage": stage, **hang})
+    run_id = run.info.run_id
+    if RECORDED in run.data.tags:
+        return run_id
+    measured = _facts.state(stage, key)
+    numbers = _facts.metrics(entry, measured)
+    # the run's own start as the time of a final number: the same point again is no second point
+    log(run_id, _facts.params(stage, entry), [Metric(k, v, run.info.start_time, 0) for k, v in numbers.items()])
+    if history := _facts.history(entry):
+        follow(run_id, history, 0)
+    client().log_inputs(run_id, _datasets(entry))
+    _log_files(run_id, entry, measured)
+    found = {
+        **_facts.tags(stage, entry),
+        "dvc.lock.sha256": hashlib.sha256(versions.LOCK.read_bytes()).hexdigest(),
+        "mlflow.user": getpass.getuser(),
+        "mlflow.source.name": entry["cmd"],
+        "mlflow.source.type": "PROJECT",
+        "mlflow.note.content": _facts.describe(stage, entry, measured, numbers),
+    }
+    log(run_id, tags=found)
+    log(run_id, tags={RECORDED: "true"})
+    client().set_terminated(run_id, "FINISHED")
+    _logged.pop(run_id, None)
+    return run_id
 
 
 def _find(tag: str, value: str) -> Run | None:

@@ -198,6 +198,17 @@ def test_the_store_is_absolute_and_a_wrong_one_is_one_line(project: Path, monkey
         assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_names_that_a_user_chose_are_metrics_that_mlflow_takes(other) -> None:
+    root = other(seed=80)
+    odd = {"../x": 1, "/abs": 2, "a//b": 3, "..": 4, "<b>&|": 5, "ñandú": 6, "x" * 300: 7, "nan": float("nan")}
+    report = root / "artifacts/encoded/reviews/encoding.json"
+    report.write_text(json.dumps({"sources": odd, "names": ["no number"]}))
+    projects.lock(root, {**projects.PARAMS, "encode_reviews": {"encode.reviews": {"max_tokens": 31}}})
+    numbers = _store.client().get_run(runs.record("encode_reviews", None)).data.metrics
+    assert {1, 2, 3, 4, 5, 6, 7} <= {value for name, value in numbers.items() if name.startswith("sources/")}
+    assert numbers["sources/ñandú"] == 6 and numbers["sources/_b___"] == 5
+
+
 def test_a_stage_that_did_not_run_is_named(project: Path) -> None:
     with pytest.raises(UsageError, match="dvc.lock has no stage `classify_gpt`"):
         runs.record("classify_gpt", None)
