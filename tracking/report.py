@@ -71,7 +71,7 @@ def page() -> dict:
         "registry_problem": registry_problem,
         "stages": data.stages(),
         "lineage": _lineage(registered),
-        "study": _study(),
+        "study": _study(rows, encoding),
     }
 
 
@@ -160,14 +160,20 @@ def _lineage(registered: list[dict]):
     return svg.lineage(drawn, edges)
 
 
-def _study():
-    """Accuracy on the test rows by number of training rows, if the study data-size was run on this machine."""
+def _study(rows: list[dict], encoding: dict):
+    """Accuracy on the test rows by number of training rows, if the study data-size was run on this machine.
+
+    Its last point is the run itself.
+    """
     points = [data.read_json(path) for path in sorted(STUDY.glob("*-*.json"))]
+    here = encoding.get("splits", {}).get("train", {}).get("rows")
     curves = []
-    for strategy, (name, *_) in data.STRATEGIES.items():
-        mine = sorted((p["rows"], p["accuracy"]["value"]) for p in points if p.get("strategy") == strategy)
+    for row in rows:
+        mine = {p["rows"]: p["accuracy"]["value"] for p in points if p.get("strategy") == row["id"]}
+        if mine and here and row["result"]:
+            mine[here] = row["result"]["accuracy"]["value"]
         if mine:
-            curves.append(svg.Line(name, f"c-{strategy}", mine))
+            curves.append(svg.Line(row["name"], f"c-{row['id']}", sorted(mine.items())))
     return svg.lines(curves, "training rows", "accuracy", log_x=True, width=560, height=260) if curves else ""
 
 
