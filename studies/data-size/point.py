@@ -13,6 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from safetensors.torch import load_file, save_file
@@ -33,7 +34,7 @@ def cut(rows: int, folder: Path) -> tuple[Path, Path]:
     train, tensors = pq.read_table(encoded / "train.parquet"), load_file(features / "features.safetensors")
     if rows > train.num_rows:
         raise UsageError(f"{ENCODED} has {train.num_rows} training rows, fewer than the {rows} of this point")
-    kept = pc.sort_indices(train["row_id"]).slice(0, rows).to_numpy()
+    kept = np.array(pc.sort_indices(train["row_id"]))[:rows]
     for path in (encoded / "train.parquet", features / "features.safetensors"):
         path.unlink()  # DVC's files may be read-only, and so their copies
     pq.write_table(train.take(kept), encoded / "train.parquet")
