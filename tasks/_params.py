@@ -109,7 +109,8 @@ def typed(config_type: type[Config], values: dict, where: str) -> Any:
     try:
         return config_type(**values)
     except ValidationError as error:
-        first = error.errors()[0]
+        # a misspelt key is an unknown one and a missing one: the unknown one says more
+        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
         key = ".".join([where, *(str(part) for part in first["loc"])])
         if first["type"] == "extra_forbidden":
             known = ", ".join(sorted(config_type.model_fields))

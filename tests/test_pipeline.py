@@ -22,6 +22,11 @@ def stages(project: Path) -> list[str]:
     return list(yaml.safe_load((project / "dvc.yaml").read_text())["stages"])
 
 
+def stale(project: Path) -> set[str]:
+    """What DVC finds changed in the default run; studies, which it finds too, have not run here."""
+    return {name for name in json.loads(run(project, "dvc", "status", "--json").stdout) if "/" not in name}
+
+
 def ran(output: str) -> set[str]:
     """The stages that a run says it ran."""
     return {
@@ -47,12 +52,11 @@ def test_the_second_run_does_nothing_and_says_so(project: Path) -> None:
 
 
 def test_only_what_depends_on_a_change_runs_again(project: Path) -> None:
-    status = json.loads(run(project, "dvc", "status", "--json").stdout)
-    assert status == {}
+    assert stale(project) == set()
     for unused in ("cli/run.py", "tasks/__init__.py", "serving/app.py"):
         path = project / unused
         path.write_text(path.read_text() + "\n# a comment\n")
-    assert json.loads(run(project, "dvc", "status", "--json").stdout) == {}
+    assert stale(project) == set()
     params = project / "params.yaml"
     text = params.read_text()
     assert "    r: 4" in text
