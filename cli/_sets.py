@@ -184,18 +184,22 @@ def scratch() -> Iterator[Path]:
 def published(folder: Path, new: DataSet, file: Path, workspace: Path) -> Iterator[None]:
     """Put `file` and the new set.yaml into `folder`; if the body fails, put everything back.
 
-    Files that the new set does not name leave. Existing files are never written to: they may be links into DVC's cache.
+    Files that only the old set named leave; others stay. None is written to: it may be a link into DVC's cache.
     """
     created = not folder.exists()
     target, old = folder / file.name, workspace / "old"
     prepared = workspace / "set.yaml"
     prepared.write_text(dump_set(new), encoding="utf-8")
-    named = {part.path for part in new.files} - {file.name}
+    try:
+        before = {part.path for part in read_set(folder).files}
+    except DataError:  # no set yet, or one whose set.yaml is broken and replaced
+        before = set()
+    leaving = before - {part.path for part in new.files} | {"set.yaml", file.name}
     old.mkdir()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path in list(folder.iterdir()):
-            if path.name not in named:
+            if path.name in leaving:
                 os.replace(path, old / path.name)
         os.replace(file, target)
         os.replace(prepared, folder / "set.yaml")

@@ -195,7 +195,12 @@ def test_the_same_file_twice_and_the_same_name_twice(pulled):
     with pytest.raises(UsageError, match="this very file already, as old.csv"):
         ajuste_data("add", "reviews", "old.csv", "--labels", "0=bad,1=good")
     Path("old.csv").write_text("text,label\n" + "".join(f"other {i},{i % 2}\n" for i in range(4)))
+    Path("data/reviews/README").write_text("a note")
+    versions.add_data()
     ajuste_data("add", "reviews", "old.csv", "--labels", "0=bad,1=good")
+    assert Path("data/reviews/README").read_text() == "a note"
+    Path("data/reviews/README").unlink()
+    versions.add_data()
     assert set(state()) == {"reviews/old.csv", "reviews/old-2.csv", "reviews/set.yaml"}
     ajuste_data("add", "reviews", "old.csv", "--replace")
     assert set(state()) == {"reviews/old.csv", "reviews/set.yaml"}
