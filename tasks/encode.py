@@ -35,6 +35,7 @@ ENCODED = pa.schema(
     [("row_id", pa.string()), ("input_ids", pa.list_(pa.int32())), ("label", pa.int32())]
     + [("source", pa.string()), ("length", pa.int32()), ("location", pa.string())]
 )
+CALL_ROWS = 256  # per call of the tokenizer, which holds a lot more than the ids of each text
 PERCENTILES = (50, 90, 95, 99, 100)
 
 
@@ -118,15 +119,18 @@ class _Tokenizer:
         unknown = getattr(self._tokenizer.model, "unk_token", None)
         self.unknown = self._tokenizer.token_to_id(unknown) if unknown else None
 
-    def __call__(self, texts: list[str], encoded: Encoded) -> tuple[list[list[int]], list[int]]:
+    def __call__(self, texts: list[str], encoded: Encoded) -> tuple[list[np.ndarray], list[int]]:
         """Token ids, cut, and lengths before the cut."""
         ids, lengths = [], []
-        for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False):
-            lengths.append(len(encoding) + self.special)
-            encoding.truncate(self.room)
-            ids.append(self._tokenizer.post_process(encoding).ids)
-            if self.unknown is not None:
-                encoded.unknown_tokens += ids[-1].count(self.unknown)
+        for begin in range(0, len(texts), CALL_ROWS):
+            for encoding in self._tokenizer.encode_batch_fast(
+                texts[begin : begin + CALL_ROWS], add_special_tokens=False
+            ):
+                lengths.append(len(encoding) + self.special)
+                encoding.truncate(self.room)
+                ids.append(np.array(self._tokenizer.post_process(encoding).ids, np.int32))
+                if self.unknown is not None:
+                    encoded.unknown_tokens += int((ids[-1] == self.unknown).sum())
         encoded.lengths.update(lengths)
         return ids, lengths
 
