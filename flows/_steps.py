@@ -60,7 +60,8 @@ def stage(name: str, plan: Plan, wait_for: list[State] | None = None) -> State |
     if name in plan.skipped:
         return None
     # a stage is up to date when DVC said so at the start and nothing that it reads was made anew since
-    stale = name in plan.stale or any(plan.actions.get(parent) == "ran" for parent in versions.parents_of(name))
+    made = {done for done, action in plan.actions.items() if action in ("ran", "restored")}
+    stale = name in plan.stale or not made.isdisjoint(versions.parents_of(name))
     state = run_stage.with_options(name=name, task_run_name=name)(
         name,
         stale,
