@@ -72,6 +72,8 @@ def stage(name: str, plan: Plan, wait_for: list[State] | None = None) -> State |
     )
     if not state.is_completed():
         say(name, "failed")
+        if plan.parent:
+            runs.fail(plan.parent, f"stage {name} failed")
         state.result(raise_on_failure=True)
     plan.actions[name] = state.result()
     return state
@@ -90,7 +92,7 @@ def run_stage(name: str, stale: bool, force: bool, parent: str | None) -> str:
     """`dvc repro --single-item`, then the MLflow run. Returns "ran", "restored" or "cached"."""
     action = _repro(name, force, parent) if stale else "cached"
     run_id = runs.record(name, parent) if parent else None
-    state = _state(name) if action != "cached" else {}
+    state = _state(name) if action == "ran" else {}
     say(name, action, state.get("seconds"), _note(state))
     _table(name, action, state, run_id)
     return action
@@ -118,9 +120,9 @@ def _repro(name: str, force: bool, parent: str) -> str:
         error = (_state(name).get("error") or {}) if written else {}
         # DVC hides the exit code; a stage that wrote no error was killed, or DVC itself failed
         kind = error.get("kind", "infra")
-        raise StageFailed(
-            name, kind, error.get("message") or f"{_last_line(outcome.output)} (all of it: {_shown(log)})"
-        )
+        message = error.get("message") or f"{_last_line(outcome.output)} (all of it: {_shown(log)})"
+        runs.fail(run_id, message)
+        raise StageFailed(name, kind, message)
     return {"unchanged": "cached"}.get(outcome.action, outcome.action)
 
 

@@ -193,8 +193,7 @@ def stage_key(name: str) -> str:
     deps = {}
     for dep in entry.get("deps", []):
         if not Path(dep).exists():
-            raise UsageError(
-                f"{dep} is missing: stage `{name}` needs it; `ajuste run` makes it, `ajuste data pull` the data"
-            )
+            cure = "`ajuste data list` shows the sets" if dep.startswith("data/") else "`ajuste run` makes it"
+            raise UsageError(f"{dep} is missing: stage `{name}` needs it; {cure}")
         deps[dep] = md5_of(Path(dep))
     return key_of(entry["cmd"], deps, {key: lookup(params, key) for key in entry.get("params", [])})

@@ -116,7 +116,8 @@ def start(verb: str, config_type: type[Config] | Mapping[str, type[Config]]) -> 
     except KeyboardInterrupt:
         error = ("interrupted", f"stage `{name}` was interrupted; run again to go on from its last checkpoint")
     except (OSError, MemoryError) as caught:
-        traceback.print_exc()
+        if not isinstance(caught, ConnectionError):  # whose own words are enough
+            traceback.print_exc()
         error = ("infra", f"{type(caught).__name__}: {caught}")
     except Exception as caught:
         traceback.print_exc()

@@ -145,7 +145,7 @@ def _tags(model: Model, adapters: dict[Path, str]) -> dict[str, str]:
         "size_bytes": sum(file.stat().st_size for file in model.folder.rglob("*") if file.is_file()),
         **{f"parameters.{key}": value for key, value in card["parameters"].items()},
         **{f"validation.{key}": value for key, value in card["validation"].items()},
-        "validation_rows": rows_digest(card["set"], "validation"),
+        "validation_rows": rows_digest("validation"),
         "data": versions.data_digest(), "dvc": model.md5,
         "git_commit": _facts.commit()["ajuste.git_commit"], "dirty": _facts.commit()["ajuste.dirty"],
     }
@@ -156,11 +156,11 @@ def _tags(model: Model, adapters: dict[Path, str]) -> dict[str, str]:
     return {key: _text(value) for key, value in tags.items()}
 
 
-def rows_digest(set_name: str, split: str) -> str:
+def rows_digest(split: str) -> str:
     """A digest of which rows a split has: metrics are comparable where it is the same. "" if the split is not there."""
     import pyarrow.parquet as pq
 
-    path = Path("artifacts/encoded") / set_name / f"{split}.parquet"
+    path = Path("artifacts/encoded/reviews") / f"{split}.parquet"  # the stage's variant, whatever the set
     if not path.exists():
         return ""
     ids = sorted(pq.read_table(path, columns=["row_id"])["row_id"].to_pylist())
@@ -213,7 +213,7 @@ def scores_of(model: Model, parent: str | None) -> dict[str, str]:
     result = _facts.read_json(EVALUATED / f"{model.card['strategy']}.json") if judged else {}
     scores = {f"test.{key.replace(':', '.')}": _text(value) for key, value in _facts.evaluated(result).items()}
     if scores:
-        scores |= {"test_rows": rows_digest(model.card["set"], "test"), "test.rows": _text(result.get("rows")),
+        scores |= {"test_rows": rows_digest("test"), "test.rows": _text(result.get("rows")),
                    "evaluate_run": runs.record("evaluate_classify", parent)}
     return scores
 

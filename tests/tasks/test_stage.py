@@ -163,7 +163,10 @@ def test_stage_ends_when_what_started_it_is_killed(project: Path, victim: str) -
     flow = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(120)"])
     env = {**versions.environment(), "AJUSTE_FLOW_PID": str(flow.pid)}
     dvc = subprocess.Popen(
-        [sys.executable, "-P", "-m", "dvc", "repro", "toy_one"], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-P", "-m", "dvc", "repro", "toy_one"],
+        env=env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 60
     while not Path("running").exists() or not Path("running").read_text():
