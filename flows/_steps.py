@@ -50,8 +50,9 @@ def prepare(from_stage: str | None, until: str | None) -> Plan:
     skipped |= set(names[names.index(until) + 1 :] if until else [])
     if stale - skipped:
         check_params()
-    missing = sorted(name for name in names if name not in stale and name not in skipped and not _recorded(name))
-    parent = runs.parent(versions.inputs_digest()) if stale - skipped or missing else None
+    wanted = set(names) - skipped
+    needed = not stale.isdisjoint(wanted) or not all(_recorded(name) for name in wanted)
+    parent = runs.parent(versions.inputs_digest()) if needed else None
     return Plan(stale, skipped, from_stage, parent)
 
 
@@ -120,7 +121,7 @@ def _repro(name: str, force: bool, parent: str) -> str:
         error = (_state(name).get("error") or {}) if written else {}
         # DVC hides the exit code; a stage that wrote no error was killed, or DVC itself failed
         kind = error.get("kind", "infra")
-        message = error.get("message") or f"{_last_line(outcome.output)} (all of it: {_shown(log)})"
+        message = error.get("message") or f"{versions.last_error(outcome.output)} (all of it: {_shown(log)})"
         runs.fail(run_id, message)
         raise StageFailed(name, kind, message)
     return {"unchanged": "cached"}.get(outcome.action, outcome.action)
@@ -206,8 +207,3 @@ def _table(name: str, action: str, state: dict, run_id: str | None) -> None:
 
 def _shown(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def _last_line(output: str) -> str:
-    lines = [line for line in output.splitlines() if line.startswith("ERROR")] or output.splitlines() or ["no output"]
-    return lines[-1].removeprefix("ERROR: ")

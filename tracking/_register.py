@@ -24,6 +24,7 @@ from tracking._store import client, experiment_id, locked
 from tracking._tags import fold, unfold
 
 EVALUATED = Path("artifacts/evaluated/classify")
+ENCODED = Path("artifacts/encoded/reviews")  # named by the stage's variant, whatever the set is called
 
 
 def register_all(parent: str | None) -> list[tuple[str, str]]:
@@ -160,7 +161,7 @@ def rows_digest(split: str) -> str:
     """A digest of which rows a split has: metrics are comparable where it is the same. "" if the split is not there."""
     import pyarrow.parquet as pq
 
-    path = Path("artifacts/encoded/reviews") / f"{split}.parquet"  # the stage's variant, whatever the set
+    path = ENCODED / f"{split}.parquet"
     if not path.exists():
         return ""
     ids = sorted(pq.read_table(path, columns=["row_id"])["row_id"].to_pylist())
@@ -234,16 +235,16 @@ def log_scores(model: Model, run_id: str, number: str, scores: dict[str, str]) -
     when = opened.get_run(scores["evaluate_run"] if scores else run_id).info.start_time
     test = {f"test/{key[5:].replace('.', '_')}": float(value) for key, value in scores.items() if key[:5] == "test."}
     numbers = {f"validation/{key}": value for key, value in model.card["validation"].items()} | test
-    rows = _dataset(model.card["set"])
+    rows = _dataset()
     runs.log(run_id, metrics=[Metric(k, v, when, 0, tags["model_id"], *rows) for k, v in numbers.items()])
     if test and model.adapter:  # the run that trained the adapter: proved to be the same model
         trained = runs.record(_stage_of(model.adapter), None)
         runs.log(trained, metrics=[Metric(k, v, when, 0) for k, v in test.items()])
 
 
-def _dataset(set_name: str) -> tuple[str | None, str | None]:
+def _dataset() -> tuple[str | None, str | None]:
     """(name, digest) of the encoded rows, as the runs have them among their inputs."""
-    path = f"artifacts/encoded/{set_name}"
+    path = ENCODED.as_posix()
     outs = [out for entry in versions.lock().values() for out in entry.get("outs", []) if out["path"] == path]
     return (path, outs[0]["md5"]) if outs else (None, None)
 

@@ -178,7 +178,7 @@ def status() -> dict:
         if done.returncode == 0:
             return json.loads(done.stdout or "{}")
         if not any(text in done.stderr for text in BUSY) or time.monotonic() > deadline:
-            raise UsageError(f"dvc status failed: {_last_error(done.stderr)}")
+            raise UsageError(f"dvc status failed: {last_error(done.stderr)}")
         time.sleep(1)
 
 
@@ -241,7 +241,8 @@ def _interrupt_stage(name: str, process: subprocess.Popen) -> None:
         process.kill()
 
 
-def _last_error(text: str) -> str:
+def last_error(text: str) -> str:
+    """The last line in which DVC names an error, or its last line at all."""
     lines = [line for line in text.splitlines() if line.startswith("ERROR")] or text.splitlines() or ["no message"]
     return lines[-1].removeprefix("ERROR: ")
 
@@ -280,7 +281,7 @@ def add_data() -> str:
     """Make data.dvc name what stands in data/; returns the digest."""
     done = dvc("add", "--quiet", "data")
     if done.returncode != 0:
-        raise DataError(f"dvc add data failed: {_last_error(done.stderr)}")
+        raise DataError(f"dvc add data failed: {last_error(done.stderr)}")
     return data_digest()
 
 
@@ -298,7 +299,7 @@ def pull_data() -> None:
     """Bring data/ from the DVC remote. Raises DataError with DVC's reason."""
     done = dvc("pull", "--quiet", "--force", "data.dvc")
     if done.returncode != 0:
-        raise DataError(f"dvc pull data.dvc failed: {_last_error(done.stderr)}")
+        raise DataError(f"dvc pull data.dvc failed: {last_error(done.stderr)}")
 
 
 def repro_study(path: str) -> int:

@@ -77,7 +77,8 @@ def test_a_page_is_made_from_partial_artifacts(place, kept):
     for folder in (place / "artifacts").iterdir():
         if folder.name not in kept:
             shutil.rmtree(folder)
-    parsed(report.write_report(Path("index.html")))
+    page = parsed(report.write_report(Path("index.html")))
+    assert [tag for tag, _ in page.seen].count("h1") == 1
 
 
 def test_a_validation_that_stopped_the_run_is_shown(place):
