@@ -19,14 +19,16 @@
     h = W0 x + (alpha/r) B A x          while training: r(d + k) parameters learn, d*k stay frozen
     W = W0 + (alpha/r) B A              merged: one d x k matrix, no extra work when it answers
     rank-stabilised LoRA (rsLoRA) scales by alpha/sqrt(r) in place of alpha/r
+    DoRA keeps length and direction of each row apart: W = m (W0 + (alpha/r) B A) / ||W0 + (alpha/r) B A||, m learns too
 
 PEFT trains the adapter and does the merge (`merge`). `merge_by_hand` computes the same W from the saved tensors alone,
 in float64, and shares no code with PEFT: the proof of the merge stage and the tests compare the two.
 
 GPT-2 keeps its weights in Conv1D layers, transposed: W0 is k x d there (`fan_in_fan_out`), and so is the update.
-Differs from the paper (Hu et al., 2021): A starts as PEFT starts it, Kaiming-uniform, and not Gaussian.
+Differs from the paper (Hu et al., 2021): A starts as PEFT starts it, Kaiming-uniform, and not Gaussian. DoRA (Liu et
+al., 2024) is PEFT's too: the norm is over a row of W, the weights of one output.
 
-Run it: `python -m tasks.merge classify` merges the adapter of the default run and writes its proof.
+Run it: `python -m tasks.merge classify` (or `instruct`) merges an adapter of the default run and writes its proof.
 """
 
 import math
@@ -37,7 +39,7 @@ import torch
 from torch import Tensor, nn
 
 PEFT_PREFIX = "base_model.model."
-UNKNOWN_TO_US = ("use_dora", "lora_bias", "alpha_pattern", "layer_replication", "target_parameters")
+UNKNOWN_TO_US = ("lora_bias", "alpha_pattern", "layer_replication", "target_parameters")
 
 
 class ProofRefused(ValueError):
@@ -76,6 +78,18 @@ def delta_W(
     return update.T if fan_in_fan_out else update
 
 
+def dora_W(V: Tensor, m: Tensor, fan_in_fan_out: bool = False) -> Tensor:
+    """DoRA's W = m V / ||V|| in float64, for V = W0 + (alpha/r) B A of shape [d, k] and the lengths m of its d rows.
+
+    With fan_in_fan_out (GPT-2's Conv1D) V and the result are [k, d]. Raises ValueError when m is not of length d.
+    """
+    rows = V.T.double() if fan_in_fan_out else V.double()
+    if m.shape != (rows.shape[0],):
+        raise ValueError(f"m must have one length for each of the {rows.shape[0]} outputs, but is {list(m.shape)}")
+    W = m.double().unsqueeze(1) * rows / rows.norm(dim=1, keepdim=True)
+    return W.T if fan_in_fan_out else W
+
+
 def merge(model: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
     """Fold the active adapter of a PEFT model into its base; the model comes back without a trace of PEFT.
 
@@ -86,7 +100,7 @@ def merge(model: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
 
 
 def merge_by_hand(W0: dict[str, Tensor], adapter: dict[str, Tensor], config: dict) -> dict[str, Tensor]:
-    """W = W0 + (alpha/r) B A from saved tensors, in float64, for the tensors that the adapter changes and no others.
+    """W = W0 + (alpha/r) B A (or DoRA's) from saved tensors, in float64, for the tensors that the adapter changes and no others.
 
     W0 is the base's state by name, adapter the content of adapter_model.safetensors, config adapter_config.json.
     A base saved without its task's prefix (`encoder.layer.0...` for `bert.encoder.layer.0...`) is understood.
@@ -104,10 +118,14 @@ def merge_by_hand(W0: dict[str, Tensor], adapter: dict[str, Tensor], config: dic
             A, B = tensor, adapter[key.replace(".lora_A.", ".lora_B.")]
             r, alpha = A.shape[0], config["lora_alpha"]
             update = delta_W(A, B, r, alpha, config.get("fan_in_fan_out", False), config.get("use_rslora", False))
-            merged[f"{layer}.weight"] = base_weight(W0, f"{layer}.weight").double() + update
+            W = base_weight(W0, f"{layer}.weight").double() + update
+            if config.get("use_dora"):
+                m = adapter[key.replace(".lora_A.weight", ".lora_magnitude_vector")]
+                W = dora_W(W, m, config.get("fan_in_fan_out", False))
+            merged[f"{layer}.weight"] = W
         elif ".lora_" not in name:
             merged[name] = tensor.double()
-        elif not name.endswith(".lora_B.weight"):
+        elif not name.endswith((".lora_B.weight", ".lora_magnitude_vector")):
             raise ValueError(f"{name} is neither A nor B of a linear layer: W0 + (alpha/r)BA does not describe it")
     return merged
 

@@ -42,16 +42,18 @@ def base_model(family, seed=0):
     return AutoModelForCausalLM.from_config(config).eval()
 
 
-def with_adapter(model, family, r=4, alpha=8, seed=1, rslora=False, trained=True):
-    """The same model with LoRA; `trained` draws B too, as if training had moved it off zero."""
+def with_adapter(model, family, r=4, alpha=8, seed=1, rslora=False, trained=True, dora=False):
+    """The same model with LoRA or DoRA; `trained` draws B (and m) too, as if training had moved them off their start."""
     torch.manual_seed(seed)
-    config = LoraConfig(r=r, lora_alpha=alpha, target_modules=FAMILIES[family][1], use_rslora=rslora,
+    config = LoraConfig(r=r, lora_alpha=alpha, target_modules=FAMILIES[family][1], use_rslora=rslora, use_dora=dora,
                         fan_in_fan_out=family == "gpt2", modules_to_save=["classifier"] if family in ENCODERS else None)
     adapted = get_peft_model(model, config).eval()
     if trained:
         for name, B in adapted.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(B, std=STD)
+            if "lora_magnitude_vector" in name:
+                B.data.mul_(torch.empty_like(B).uniform_(0.5, 1.5))
     return adapted
 
 

@@ -17,11 +17,14 @@ def logits(model, family):
     return model(**rows(family)).logits
 
 
-@pytest.mark.parametrize("rslora", [False, True])
+VARIANTS = {"lora": {}, "rslora": {"rslora": True}, "dora": {"dora": True}}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_merged_logits_are_the_adapters(family, rslora):
+def test_merged_logits_are_the_adapters(family, variant):
     base = logits(base_model(family), family)
-    adapted = with_adapter(base_model(family), family, rslora=rslora)
+    adapted = with_adapter(base_model(family), family, **VARIANTS[variant])
     before = logits(adapted, family)
     found = lora.compare_logits(before, logits(lora.merge(adapted), family))
     assert (before - base).abs().max() > 1e-2, "the adapter changes nothing: this test could not fail"
@@ -30,11 +33,11 @@ def test_merged_logits_are_the_adapters(family, rslora):
     lora.refuse_unless_equal(found, 1e-5)
 
 
-@pytest.mark.parametrize("rslora", [False, True])
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_merge_by_hand_from_saved_bytes_agrees_with_peft(family, rslora, tmp_path):
+def test_the_merge_by_hand_from_saved_bytes_agrees_with_peft(family, variant, tmp_path):
     W0 = {name: tensor.clone() for name, tensor in base_model(family).state_dict().items()}
-    adapted = with_adapter(base_model(family), family, rslora=rslora)
+    adapted = with_adapter(base_model(family), family, **VARIANTS[variant])
     adapted.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     by_hand = lora.merge_by_hand(W0, load_file(tmp_path / "adapter_model.safetensors"), config)
@@ -126,8 +129,10 @@ def test_what_is_not_plain_lora_is_refused():
     A, B, W0 = torch.zeros(4, 8), torch.zeros(6, 4), {"layer.q.weight": torch.zeros(6, 8)}
     keys = {"base_model.model.layer.q.lora_A.weight": A, "base_model.model.layer.q.lora_B.weight": B}
     assert lora.merge_by_hand(W0, keys, {"lora_alpha": 8})["layer.q.weight"].shape == (6, 8)
-    with pytest.raises(ValueError, match="use_dora"):
-        lora.merge_by_hand(W0, keys, {"lora_alpha": 8, "use_dora": True})
+    with pytest.raises(ValueError, match="alpha_pattern"):
+        lora.merge_by_hand(W0, keys, {"lora_alpha": 8, "alpha_pattern": {"q": 1}})
+    with pytest.raises(ValueError, match="m must have one length for each of the 6 outputs"):
+        lora.dora_W(W0["layer.q.weight"], torch.ones(8))
     with pytest.raises(ValueError, match="another base"):
         lora.merge_by_hand({}, keys, {"lora_alpha": 8})
     with pytest.raises(ValueError, match="neither A nor B"):
