@@ -1,0 +1,97 @@
+"""learning/generate.py: a batch answers as each prompt alone would, without cache and padding, for every kind of model."""
+
+import peft
+import pytest
+import torch
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from learning.generate import generate, pad_left
+
+PROMPTS = [[5, 6, 7, 8, 9, 3, 4], [9], [3, 3, 3], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], [60, 2]]
+LIMITS = [9, 12, 5, 8, 1]
+STOPS = [7, 20, 33, 50]
+
+
+def llama() -> nn.Module:
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, initializer_range=0.5,
+        )
+    )
+
+
+def gpt2() -> nn.Module:
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(
+        GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64, initializer_range=0.5)
+    )
+
+
+def adapted(config: peft.PeftConfig) -> nn.Module:
+    model = peft.get_peft_model(llama(), config)
+    for name, parameter in model.named_parameters():
+        if "prompt_encoder" in name:
+            nn.init.normal_(parameter.data)  # far from the start, where it would do nothing
+    return model
+
+
+MODELS = {
+    "llama": llama,
+    "gpt2": gpt2,
+    "lora": lambda: adapted(peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], init_lora_weights=False)),
+    "prompt": lambda: adapted(peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5)),
+    "prefix": lambda: adapted(peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5)),
+}
+
+
+@torch.no_grad()
+def alone(model: nn.Module, prompt: list[int], limit: int, stop_ids: list[int]) -> list[int]:
+    """The whole row through the model's own forward again for every token."""
+    ids, model = list(prompt), model.eval()
+    while len(ids) < len(prompt) + limit:
+        ids.append(int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+        if ids[-1] in stop_ids:
+            break
+    return ids[len(prompt) :]
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("stop_ids", [[], STOPS])
+def test_a_batch_answers_as_each_row_alone(kind: str, stop_ids: list[int]) -> None:
+    model = MODELS[kind]()
+    wanted = [alone(model, prompt, limit, stop_ids) for prompt, limit in zip(PROMPTS, LIMITS, strict=True)]
+    for batch_rows in (1, 3, 16):
+        assert generate(model, PROMPTS, LIMITS, stop_ids, pad_id=0, batch_rows=batch_rows) == wanted
+    assert len({tuple(row) for row in wanted}) > 3  # the model says different things
+    if stop_ids:
+        assert any(len(row) < limit and row[-1] in stop_ids for row, limit in zip(wanted, LIMITS, strict=True))
+
+
+def test_it_equals_the_librarys_own_generate() -> None:
+    model = llama().eval()
+    ids, mask = pad_left(PROMPTS, 0)
+    wanted = model.generate(
+        input_ids=ids, attention_mask=mask, max_new_tokens=10, do_sample=False, pad_token_id=0, eos_token_id=None
+    )
+    assert generate(model, PROMPTS, 10, [], pad_id=0) == wanted[:, ids.shape[1] :].tolist()
+
+
+def test_what_the_padding_holds_does_not_matter() -> None:
+    model = llama()
+    assert generate(model, PROMPTS, 10, [], pad_id=0) == generate(model, PROMPTS, 10, [], pad_id=63)
+
+
+def test_the_model_is_left_in_its_mode_and_can_still_be_trained() -> None:
+    model = llama().train()
+    generate(model, PROMPTS, 2, [], pad_id=0)
+    assert model.training
+    model(input_ids=torch.tensor([PROMPTS[0]]), labels=torch.tensor([PROMPTS[0]])).loss.backward()
+
+
+@pytest.mark.parametrize("prompts,limit", [([[1], []], 4), ([[1]], 0), ([[1], [2]], [3])])
+def test_what_cannot_be_answered_is_refused(prompts: list[list[int]], limit: int | list[int]) -> None:
+    with pytest.raises(ValueError):
+        generate(llama(), prompts, limit, [], pad_id=0)
