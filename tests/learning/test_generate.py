@@ -1,4 +1,4 @@
-"""learning/generate.py: a batch answers as each prompt alone would, without cache and padding, for every kind of model."""
+"""learning/generate.py: a batch answers as each prompt alone would, without cache or padding, whatever the model."""
 
 import peft
 import pytest
@@ -10,7 +10,6 @@ from learning.generate import generate, pad_left
 
 PROMPTS = [[5, 6, 7, 8, 9, 3, 4], [9], [3, 3, 3], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], [60, 2]]
 LIMITS = [9, 12, 5, 8, 1]
-STOPS = [7, 20, 33, 50]
 
 
 def llama() -> nn.Module:
@@ -59,15 +58,17 @@ def alone(model: nn.Module, prompt: list[int], limit: int, stop_ids: list[int]) 
 
 
 @pytest.mark.parametrize("kind", MODELS)
-@pytest.mark.parametrize("stop_ids", [[], STOPS])
-def test_a_batch_answers_as_each_row_alone(kind: str, stop_ids: list[int]) -> None:
+def test_a_batch_answers_as_each_row_alone(kind: str) -> None:
     model = MODELS[kind]()
-    wanted = [alone(model, prompt, limit, stop_ids) for prompt, limit in zip(PROMPTS, LIMITS, strict=True)]
+    whole = [alone(model, prompt, limit, []) for prompt, limit in zip(PROMPTS, LIMITS, strict=True)]
+    assert [len(row) for row in whole] == LIMITS
+    assert len({tuple(row) for row in whole}) == len(PROMPTS)  # the model says different things
+    stop_ids = [whole[0][3], whole[3][-2]]
+    ended = [alone(model, prompt, limit, stop_ids) for prompt, limit in zip(PROMPTS, LIMITS, strict=True)]
+    assert len(ended[0]) <= 4 and len(ended[3]) <= 7
     for batch_rows in (1, 3, 16):
-        assert generate(model, PROMPTS, LIMITS, stop_ids, pad_id=0, batch_rows=batch_rows) == wanted
-    assert len({tuple(row) for row in wanted}) > 3  # the model says different things
-    if stop_ids:
-        assert any(len(row) < limit and row[-1] in stop_ids for row, limit in zip(wanted, LIMITS, strict=True))
+        assert generate(model, PROMPTS, LIMITS, [], pad_id=0, batch_rows=batch_rows) == whole
+        assert generate(model, PROMPTS, LIMITS, stop_ids, pad_id=0, batch_rows=batch_rows) == ended
 
 
 def test_it_equals_the_librarys_own_generate() -> None:
