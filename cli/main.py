@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from cli import compare, data, doctor, export, predict, preset, report, reproduce, run, serve, status, study, ui
+from cli import compare, data, doctor, export, memory, predict, preset, report, reproduce, run, serve, status, study, ui
 from tasks._params import DataError, UsageError
 
 QUIET = {
@@ -36,6 +36,7 @@ app.command("export")(export.command)
 app.command("report")(report.command)
 app.command("ui")(ui.command)
 app.command("study")(study.command)
+app.command("memory")(memory.command)
 app.command("reproduce")(reproduce.command)
 app.command("doctor")(doctor.command)
 
