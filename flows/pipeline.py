@@ -3,9 +3,10 @@
 Every line of `adapt` is a stage of dvc.yaml or a step that reads the registry. DVC decides whether a stage must run,
 Prefect drives the order and the retries, MLflow remembers what came out.
 
-    data -> validate -> encode -> features -> frozen head  \\
-                            \\-> full fine-tuning            -> evaluate -> summary -> register
-                            \\-> LoRA adapter -> merge      /
+    reviews      -> validate -> encode -> features -> frozen head  \\
+                                    \\-> full fine-tuning            -> evaluate \\
+                                    \\-> LoRA adapter -> merge      /             -> summary -> register
+    instructions -> validate -> encode -> instruct -> merge -> evaluate, forgetting /
 
 Run it with `ajuste run`, or as the deployment `adapt` of infra/prefect.yaml. Infrastructure failures are retried, data
 and usage errors never. When nothing is stale no stage is started.
@@ -32,7 +33,16 @@ def adapt(from_stage: str | None = None, until: str | None = None) -> dict:
     merged = stage("merge_classify", plan, wait_for=[lora])
 
     scores = stage("evaluate_classify", plan, wait_for=[frozen, full, merged])
-    summary = stage("summary", plan, wait_for=[scores])
+    decoder = stage("base_decoder", plan)
+    instructions = stage("validate_instructions", plan)
+    masked = stage("encode_instructions", plan, wait_for=[decoder, instructions])
+    before = stage("forgetting_base", plan, wait_for=[decoder])
+    adapter = stage("instruct", plan, wait_for=[masked])
+    assistant = stage("merge_instruct", plan, wait_for=[adapter])
+    answers = stage("evaluate_instruct", plan, wait_for=[assistant, full])
+    after = stage("forgetting_instruct", plan, wait_for=[assistant, before])
+
+    summary = stage("summary", plan, wait_for=[scores, answers, after])
 
     versions = register(plan, wait_for=[summary])
     return finish(plan, versions)

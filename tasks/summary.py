@@ -6,7 +6,9 @@ a code review and a gate can see it:
     metrics/data.json       what validation and encoding found
     metrics/classify.json   the lecture's table: per strategy the quality with its 95 % interval, the trainable
                             parameters and their share of all, the size of what is saved
-    metrics/merge.json      the proof of W = W0 + (alpha/r) B A
+    metrics/instruct.json   the fine-tuned decoder beside its base: held-out loss, answers' scores, rules, reviews
+    metrics/forgetting.json what the base and the fine-tuned decoder score on control sets, and F = before - after
+    metrics/merge.json      the proofs of W = W0 + (alpha/r) B A
     metrics/curves.csv      one row a step, one column a curve
     metrics/confusion.csv   one row a test row: its label and what each strategy predicted
 
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -34,6 +37,17 @@ class SummaryConfig(Config):
     """The summary has no settings."""
 
 
+@dataclass(frozen=True)
+class Decoder:
+    """The folders of instruction fine-tuning. forgetting: those of the base and of the fine-tuned model."""
+
+    validated: Path
+    encoded: Path
+    model: Path
+    evaluated: Path
+    forgetting: tuple[Path, Path]
+
+
 def summarise(
     config: SummaryConfig,
     validated: Path,
@@ -41,11 +55,12 @@ def summarise(
     models: dict[str, Path],
     adapters: dict[str, Path],
     evaluated: Path,
+    decoder: Decoder,
     out: Path,
 ) -> dict:
-    """Write the five files of metrics/ into `out` and return the table of strategies.
+    """Write the seven files of metrics/ into `out` and return the table of strategies.
 
-    models: strategy -> folder of the model that is served. adapters: strategy -> folder of its adapter, for the
+    models: strategy -> folder of the classifier that is served. adapters: strategy -> folder of its adapter, for the
     strategies that have one. evaluated: folder with <strategy>.json and predictions.parquet.
     Raises UsageError, naming the file, when an input is missing or is not JSON.
     """
@@ -58,11 +73,26 @@ def summarise(
     labels = _read(evaluated / f"{min(models)}.json")["labels"]
     data = {"validation": _read(validated / "validation.json"), "encoding": _read(encoded / "encoding.json")}
 
+    assistant = _read(decoder.model / "ajuste.json")
+    instruct = {
+        **_read(decoder.evaluated / "instruct.json"),
+        **{key: assistant[key] for key in ("method", "parameters", "validation")},
+        "artefact_bytes": _size(decoder.model),
+        "data": _read(decoder.encoded / "encoding.json"),
+    }
+    data["instructions"] = _read(decoder.validated / "validation.json")
+    proof["instruct"] = _read(decoder.model / "proof.json")
+    before, after = (_read(folder / "scores.json") for folder in decoder.forgetting)
+    forgetting = {"base": before["sets"], "instruct": after["sets"], "F": after["F"]}
+
     out.mkdir(parents=True, exist_ok=True)
     _write(out / "data.json", data)
     _write(out / "classify.json", table)
+    _write(out / "instruct.json", instruct)
+    _write(out / "forgetting.json", forgetting)
     _write(out / "merge.json", proof)
-    _write_curves(out / "curves.csv", {s: folder / "history.jsonl" for s, folder in trained.items()})
+    curves = {s: folder / "history.jsonl" for s, folder in trained.items()}
+    _write_curves(out / "curves.csv", {**curves, "instruct": decoder.model / "history.jsonl"})
     _write_confusion(out / "confusion.csv", evaluated / "predictions.parquet", labels)
     return table
 
@@ -175,6 +205,16 @@ def main() -> None:
             models={strategy: merged / f"classify_{strategy}" for strategy in ("frozen", "full", "lora")},
             adapters={"lora": Path("artifacts/adapters/classify_lora")},
             evaluated=Path("artifacts/evaluated/classify"),
+            decoder=Decoder(
+                validated=Path("artifacts/validated/instructions"),
+                encoded=Path("artifacts/encoded/instructions"),
+                model=merged / "instruct",
+                evaluated=Path("artifacts/evaluated/instruct"),
+                forgetting=(
+                    Path("artifacts/evaluated/forgetting_base"),
+                    Path("artifacts/evaluated/forgetting_instruct"),
+                ),
+            ),
             out=Path("metrics"),
         )
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks._stage import UsageError
-from tasks.summary import SummaryConfig, summarise
+from tasks.summary import Decoder, SummaryConfig, summarise
 
 LABELS = ["negative", "positive"]
 TEST_ROWS = [("aa", 0), ("bb", 1), ("cc", 1)]
@@ -70,7 +70,28 @@ def made(tmp_path: Path) -> dict:
         for i, (row_id, label) in enumerate(TEST_ROWS)
     ]
     pq.write_table(pa.Table.from_pylist(rows[::-1]), tmp_path / "evaluated/predictions.parquet")
+    chat = tmp_path / "chat"
+    write(chat / "validated/validation.json", {"rows": {"read": 9, "kept": 8}})
+    write(chat / "encoded/encoding.json", {"dropped": 0})
+    model(chat / "model", "lora")
+    card = json.loads((chat / "model/ajuste.json").read_text())
+    write(chat / "model/ajuste.json", card | {"method": "lora", "validation": {"loss": 1.2, "perplexity": 3.3}})
+    write(chat / "model/proof.json", {"max_logit_difference": 2e-6})
+    loss = {"base": {"loss": {"value": 1.6}}, "instruct": {"loss": {"value": 1.4}}}
+    write(chat / "evaluated/instruct.json", {"held_out": loss})
+    sets = {"boolq": {"task": "choice", "value": 0.6, "low": 0.5, "high": 0.7, "rows": 100}}
+    write(chat / "forgetting_base/scores.json", {"sets": sets})
+    forgotten = {"boolq": {"value": 0.01, "low": -0.02, "high": 0.04}}
+    write(chat / "forgetting_instruct/scores.json", {"sets": sets, "F": forgotten})
+    decoder = Decoder(
+        validated=chat / "validated",
+        encoded=chat / "encoded",
+        model=chat / "model",
+        evaluated=chat / "evaluated",
+        forgetting=(chat / "forgetting_base", chat / "forgetting_instruct"),
+    )
     return {
+        "decoder": decoder,
         "validated": tmp_path / "validated",
         "encoded": tmp_path / "encoded",
         "models": models,
@@ -130,7 +151,20 @@ def test_two_runs_write_the_same_bytes(made):
     first = {path.name: path.read_bytes() for path in made["out"].iterdir()}
     summary(made)
     assert first == {path.name: path.read_bytes() for path in made["out"].iterdir()}
-    assert set(first) == {"data.json", "classify.json", "merge.json", "curves.csv", "confusion.csv"}
+    assert set(first) == {
+        "data.json", "classify.json", "instruct.json", "forgetting.json", "merge.json", "curves.csv", "confusion.csv",
+    }  # fmt: skip
+
+
+def test_the_decoder_stands_beside_its_base(made):
+    summary(made)
+    instruct = json.loads((made["out"] / "instruct.json").read_text())
+    assert instruct["held_out"]["instruct"]["loss"]["value"] == 1.4
+    assert instruct["method"] == "lora" and instruct["validation"]["perplexity"] == 3.3
+    forgetting = json.loads((made["out"] / "forgetting.json").read_text())
+    assert forgetting["F"]["boolq"]["value"] == 0.01 and forgetting["base"]["boolq"]["rows"] == 100
+    assert json.loads((made["out"] / "merge.json").read_text())["instruct"]["max_logit_difference"] == 2e-6
+    assert "instruct_train_loss" in (made["out"] / "curves.csv").read_text()
 
 
 @pytest.mark.parametrize(
@@ -141,6 +175,8 @@ def test_two_runs_write_the_same_bytes(made):
         "adapter/history.jsonl",
         "evaluated/predictions.parquet",
         "validated/validation.json",
+        "chat/evaluated/instruct.json",
+        "chat/forgetting_base/scores.json",
     ],
 )
 def test_a_missing_input_is_named(made, missing):
