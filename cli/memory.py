@@ -37,8 +37,8 @@ def command(
     Console().print(table)
     typer.echo(
         f"Mixed precision keeps master weights, m and v in 4 bytes each: 16 bytes a parameter. NF4 takes "
-        f"{nf4_bits():.3f} bits a weight.\nFor GPT-3 the LoRA paper says 1.2 TB (full) and 350 GB (LoRA): another accounting than the "
-        "16 bytes, near 16 bits throughout."
+        f"{nf4_bits():.3f} bits a weight.\nFor GPT-3 the LoRA paper says 1.2 TB (full) and 350 GB (LoRA): another "
+        "accounting than the 16 bytes, near 16 bits throughout."
     )
 
 
