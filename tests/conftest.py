@@ -1,4 +1,4 @@
-"""What every test stands on: one thread, no telemetry, no network, a home of its own, and the tiny encoder."""
+"""What every test stands on: one thread, no telemetry, no network, a home of its own, and the tiny models."""
 
 import os
 
@@ -49,3 +49,11 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tiny_models import make_tiny_encoder
 
     return make_tiny_encoder(tmp_path_factory.mktemp("tiny") / "encoder")
+
+
+@pytest.fixture(scope="session")
+def tiny_decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random Llama of about one million parameters and its tokenizer. Read it, do not write in it."""
+    from tests.tiny_models import make_tiny_decoder
+
+    return make_tiny_decoder(tmp_path_factory.mktemp("tiny") / "decoder")

@@ -1,10 +1,10 @@
 """Models of about one million parameters, made from nothing in a second: what the tests and preset `tiny` fine-tune.
 
-    python -m tests.tiny_models        writes .assets/tiny-encoder
+    python -m tests.tiny_models        writes .assets/tiny-encoder and .assets/tiny-decoder
 
-The weights are random and seeded; the WordPiece vocabulary is a list of frequent words of reviews, every printable
-character, and pieces of two letters, so that any English text is tokenized without a trained tokenizer. Equal bytes
-on every call.
+The weights are random and seeded. The encoder's WordPiece vocabulary is a list of frequent words of reviews, every
+printable character, and pieces of two letters, so that any English text is tokenized without a trained tokenizer. The
+decoder's byte-level BPE is trained on the same words and round-trips any text. Equal bytes on every call.
 """
 
 import string
@@ -68,10 +68,83 @@ def make_tiny_encoder(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
+ASKING = """
+write list name explain describe give suggest create generate compare rewrite summarize translate classify identify
+answer question sentence word text example following instruction response assistant user system input output why when
+three five ten reason step steps number numbers day week year country city language color animal food water healthy
+important different use used using help need want work learn first second last same each every both new data model
+computer program value list item items point points idea ideas sum equal between before after during because while
+""".split()
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def make_tiny_decoder(folder: Path, seed: int = 0) -> Path:
+    """Write a random Llama (4 layers of width 128, about one million parameters) and its tokenizer; returns `folder`.
+
+    Weights are float32 whose values bfloat16 holds exactly. ChatML without a system message of its own; eos and padding
+    are `<|im_end|>`, as in SmolLM2.
+    """
+    import torch
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    words = list(dict.fromkeys([*WORDS, *ASKING]))
+    # frequent words first, so that no two pieces are equally frequent by accident of the list alone
+    corpus = [
+        " ".join([word.capitalize(), word, word, *(word + end for end in ("s", "ed", "ing", "ly"))]) for word in words
+    ]
+    trainer = trainers.BpeTrainer(
+        vocab_size=2048,
+        min_frequency=1,
+        special_tokens=[AddedToken(token, special=True) for token in SPECIAL],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([*corpus, string.printable], trainer)
+    ids = {token: tokenizer.token_to_id(token) for token in SPECIAL}
+    config = LlamaConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=128,
+        intermediate_size=352,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        initializer_range=0.05,
+        tie_word_embeddings=True,
+        bos_token_id=ids["<|im_start|>"],
+        eos_token_id=ids["<|im_end|>"],
+        pad_token_id=ids["<|im_end|>"],
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config).to(torch.bfloat16).to(torch.float32)
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        pad_token="<|im_end|>",
+        unk_token="<|endoftext|>",
+        chat_template=CHATML,
+        model_max_length=512,
+        clean_up_tokenization_spaces=False,
+    ).save_pretrained(folder)
+    return folder
+
+
 def main() -> None:
-    """Write .assets/tiny-encoder in the project's folder, where preset `tiny` looks for it."""
-    folder = make_tiny_encoder(Path(".assets/tiny-encoder"))
-    print(f"{folder}: {sum(file.stat().st_size for file in folder.iterdir()) / 1e6:.1f} MB")
+    """Write .assets/tiny-encoder and .assets/tiny-decoder in the project's folder, where preset `tiny` looks."""
+    for folder in (make_tiny_encoder(Path(".assets/tiny-encoder")), make_tiny_decoder(Path(".assets/tiny-decoder"))):
+        print(f"{folder}: {sum(file.stat().st_size for file in folder.iterdir()) / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":
