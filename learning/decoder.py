@@ -1,0 +1,170 @@
+"""A decoder (a causal language model) and its adapters on disk: load, save, and the guard between the two.
+
+    base       artifacts/base/decoder: weights in bfloat16, tokenizer, and base.json, its identity
+    whole      a fine-tuned or merged model: an ordinary transformers folder, which needs no base
+    adapter    PEFT's own layout (any tool loads it), or the bottleneck layers of learning/bottleneck.py (PEFT has none)
+
+Each folder but the base's holds `ajuste.json`, the card: method, base, parameters, validation, max_tokens, ...
+
+An adapter means something only on the very base that it was trained on, read with the very tokenizer and written in
+the very chat template. The card keeps the sha256 of all three, and `load` refuses a base that differs in one:
+
+    model, tokenizer, card = load(Path("artifacts/adapters/instruct"), base=Path("artifacts/base/decoder"))
+    model, tokenizer, card = load(Path("artifacts/merged/instruct"))
+
+An adapter that was trained on a quantised base (QLoRA) is loaded on that base quantised again, in the same way.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+
+from learning import bottleneck, quantize
+from learning.classifier import ADAPTER_CONFIG, CARD, load_tokenizer, quiet, read_card, sha256_of
+
+BASE_CARD, WEIGHTS = "base.json", "model.safetensors"
+IDENTITY = {"sha256": "weights", "tokenizer_sha256": "tokenizer", "template_sha256": "chat template"}
+
+
+# --- the base and its identity --------------------------------------------------------------------------------------
+
+
+def identity_of(base: Path) -> dict:
+    """{"id", "sha256", "tokenizer_sha256", "template_sha256"} of a base folder, as its base.json says.
+
+    Raises ValueError if base.json is missing or is not that of a decoder.
+    """
+    path = base / BASE_CARD
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+        return {key: card[key] for key in ("id", *IDENTITY)}
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing: run stage `base_decoder`") from None
+    except KeyError as error:
+        raise ValueError(f"{path} has no {error}: it is not the base of a decoder; run stage `base_decoder`") from None
+
+
+def load_base(base: Path, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+    """The base's model in eval mode, every weight in `dtype`, and its tokenizer. Raises ValueError if it is missing."""
+    _need(base / WEIGHTS, "run stage `base_decoder`")
+    return _whole(base, dtype), load_tokenizer(base)
+
+
+# --- save -----------------------------------------------------------------------------------------------------------
+
+
+def save_adapter(model: nn.Module, tokenizer: PreTrainedTokenizerBase, out: Path, card: dict) -> None:
+    """Write the adapter of a model from learning/methods.py: the same bytes for the same weights, and no path."""
+    out.mkdir(parents=True, exist_ok=True)
+    with quiet():
+        if hasattr(model, "peft_config"):
+            # "auto" would look the base up on the Hub to see whether its embeddings were resized
+            model.save_pretrained(out, save_embedding_layers=False)
+            _tidy_adapter(out, card["base"]["id"])
+        else:
+            bottleneck.save(model, out, card["base"]["id"])
+    _save_rest(tokenizer, out, card)
+
+
+def save_whole(model: nn.Module, tokenizer: PreTrainedTokenizerBase, out: Path, card: dict) -> None:
+    """Write a whole model in the dtype that it has; plain transformers loads the folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    with quiet():
+        model.save_pretrained(out, max_shard_size="100GB")
+    _save_rest(tokenizer, out, card)
+
+
+def _save_rest(tokenizer: PreTrainedTokenizerBase, out: Path, card: dict) -> None:
+    if backend := getattr(tokenizer, "backend_tokenizer", None):
+        backend.no_truncation()  # the last call's settings would be saved too
+        backend.no_padding()
+    tokenizer.save_pretrained(out)
+    (out / CARD).write_text(json.dumps(card, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _tidy_adapter(out: Path, base_id: str) -> None:
+    """Undo what makes PEFT's folder differ from run to run: set order, the base's path, a README with that path."""
+    path = out / ADAPTER_CONFIG
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = base_id
+    if "target_modules" in config:  # prefix and prompt tuning have none
+        config["target_modules"] = sorted(config["target_modules"])
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (out / "README.md").unlink(missing_ok=True)
+
+
+# --- load -----------------------------------------------------------------------------------------------------------
+
+
+def is_adapter(folder: Path) -> bool:
+    """True if a model folder holds an adapter, which needs its base."""
+    return (folder / ADAPTER_CONFIG).is_file() or (folder / bottleneck.CONFIG).is_file()
+
+
+def load(
+    folder: Path, base: Path | None = None, dtype: torch.dtype = torch.float32
+) -> tuple[nn.Module, PreTrainedTokenizerBase, dict]:
+    """A model in eval mode, its tokenizer and its card. A whole model needs no `base`, an adapter does.
+
+    dtype: of the base's weights and the arithmetic; an adapter's own weights stay float32.
+    Raises ValueError for a folder that is no model, an adapter without base, and a base that is not the adapter's,
+    naming what differs: weights, tokenizer or chat template.
+    """
+    card = read_card(folder)
+    if card.get("kind") != "decoder":
+        raise ValueError(f"{folder} holds no decoder but a {card.get('task', 'different')} model")
+    if not is_adapter(folder):
+        _need(folder / WEIGHTS, "train or merge the model again")
+        return _whole(folder, dtype), load_tokenizer(folder), card
+    if base is None:
+        raise ValueError(f"{folder} holds an adapter, which needs its base {card['base']['id']}")
+    check_base(folder, card, base)
+    quantisation = card["quantisation"]
+    model = quantize.load(base, quantisation, dtype) if quantisation else _whole(base, dtype)
+    return put_on(model, folder).eval(), load_tokenizer(folder), card
+
+
+def put_on(model: nn.Module, adapter: Path) -> nn.Module:
+    """The adapter folder on a model that is its base (`check_base` first), or on the base's dequantised form.
+
+    Its weights are float32 and frozen. Raises ValueError for weights that do not fit the model.
+    """
+    if (adapter / bottleneck.CONFIG).is_file():
+        return bottleneck.load(model, adapter)
+    import peft  # takes seconds
+
+    try:
+        with quiet():
+            return peft.PeftModel.from_pretrained(model, adapter)
+    except RuntimeError as error:
+        raise ValueError(f"adapter {adapter} does not fit its base: {str(error).splitlines()[-1].strip()}") from None
+
+
+def check_base(adapter: Path, card: dict, base: Path) -> None:
+    """Raise ValueError, naming what differs, unless `base` is the one that the adapter's card names."""
+    _need(base / WEIGHTS, "run stage `base_decoder`")
+    wanted, found = card["base"], identity_of(base)
+    found["sha256"] = sha256_of(base / WEIGHTS)  # what base.json says may be older than the file
+    different = [
+        f"its {what} (sha256 {found[key][:12]}, wanted {wanted[key][:12]})"
+        for key, what in IDENTITY.items()
+        if found[key] != wanted[key]
+    ]
+    if different:
+        raise ValueError(
+            f"adapter {adapter} was trained on base {wanted['id']}, and {base} ({found['id']}) differs in "
+            f"{' and '.join(different)}: give it the base that it was trained on"
+        )
+
+
+def _whole(folder: Path, dtype: torch.dtype) -> nn.Module:
+    with quiet():
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True).eval()
+
+
+def _need(path: Path, cure: str) -> None:
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: {cure}")
