@@ -4,7 +4,7 @@
     ids      = prompt_1, response_1 + end of turn, prompt_2, response_2 + end of turn, ...
 
 The tokenizer's own chat template writes the text. A tokenizer without one writes the lecture's tagged form,
-`<instruction>...</instruction><response>...</response>` and eos. Each piece is tokenized apart, so no token reaches over
+`<instruction>...</instruction><response>...</response>` and eos. Each piece is tokenized apart: no token reaches over
 the border of prompt and response, and a prompt has the same ids in training and in generation (`prompt_ids`).
 
 What differs from `apply_chat_template(tokenize=True)`: the border above; nothing follows the last end of turn (ChatML's
