@@ -11,6 +11,8 @@ Reads   artifacts/adapters/classify_lora, artifacts/base/encoder, artifacts/enco
 Writes  artifacts/merged/classify_lora: an ordinary model folder with no trace of PEFT, history.jsonl of the training,
         proof.json
 Run it: python -m tasks.merge classify
+
+Stage `merge_instruct` does the same for a decoder, by its method: tasks/_merge_instruct.py.
 """
 
 import json
@@ -26,7 +28,10 @@ from torch import Tensor, nn
 
 from learning import classifier, lora
 from learning.seeds import seed_everything
+from tasks._merge_instruct import InstructConfig, merge_instruct
 from tasks._stage import Compute, Config, DataError, UsageError, start, write_atomically
+
+__all__ = ["InstructConfig", "MergeConfig", "merge"]
 
 
 class MergeConfig(Config):
@@ -123,16 +128,30 @@ def logits(model: nn.Module, task: str, input_ids: Tensor, mask: Tensor) -> Tens
 
 
 def main() -> None:
-    with start("merge", MergeConfig) as stage:
-        proof = merge(
-            stage.config, stage.compute, Path("artifacts/adapters") / f"{stage.variant}_lora",
-            Path("artifacts/base/encoder"), Path("artifacts/encoded/reviews"),
-            Path("artifacts/merged") / f"{stage.variant}_lora",
-        )
-        print(
-            f"merged == adapter: largest logit difference {proof['max_logit_difference']:.2g} over {proof['rows']} "
-            f"rows, {proof['equal_predictions']:.2%} equal predictions"
-        )
+    with start("merge", {"classify": MergeConfig, "instruct": InstructConfig}) as stage:
+        artifacts = Path("artifacts")
+        if stage.variant == "instruct":
+            proof = merge_instruct(
+                stage.config, stage.compute, artifacts / "adapters/instruct", artifacts / "base/decoder",
+                artifacts / "encoded/instructions", artifacts / "merged/instruct",
+            )
+        else:
+            proof = merge(
+                stage.config, stage.compute, artifacts / "adapters/classify_lora", artifacts / "base/encoder",
+                artifacts / "encoded/reviews", artifacts / "merged/classify_lora",
+            )
+        print(said(proof))
+
+
+def said(proof: dict) -> str:
+    """The proof in one line."""
+    if not proof.get("merged", True):
+        return f"not merged: {proof['why']}"
+    equal = f"{proof['equal_predictions']:.2%} equal predictions"
+    if "equal_greedy_tokens" in proof:
+        equal += f", {proof['equal_greedy_tokens']:.2%} of {proof['greedy_tokens']} greedy tokens equal"
+    difference = f"largest logit difference {proof['max_logit_difference']:.2g} over {proof['rows']} rows"
+    return f"merged == adapter: {difference}, {equal}"
 
 
 if __name__ == "__main__":
