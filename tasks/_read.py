@@ -43,7 +43,7 @@ class RawRow:
 
 def columns_of(path: Path, form: Format) -> list[str]:
     """The columns of a file: its header, its schema, or the keys of its first thousand objects."""
-    _check_file(path, form)
+    check_file(path, form)
     if form == "parquet":
         return _parquet_columns(path)
     if form in ("csv", "tsv"):
@@ -51,7 +51,7 @@ def columns_of(path: Path, form: Format) -> list[str]:
         with lines.file:
             return _header(path, csv.reader(lines, delimiter=DELIMITERS[form], strict=True))
     keys: dict[str, None] = {}
-    for number, (_, value, _) in enumerate(_items(path, form)):
+    for number, (_, value, _) in enumerate(items(path, form)):
         if isinstance(value, dict):
             keys.update(dict.fromkeys(value))
         if number == KEY_ROWS:
@@ -82,7 +82,7 @@ def read_rows(path: Path, form: Format, columns: Columns, batch_rows: int) -> It
     if form in ("csv", "tsv"):
         rows = _delimited(path, DELIMITERS[form], columns)
     else:
-        rows = (_object(item, columns) for item in _items(path, form))
+        rows = (_object(item, columns) for item in items(path, form))
     batch: list[RawRow] = []
     any_row = False
     for row in rows:
@@ -110,13 +110,13 @@ def _escape(match: re.Match) -> str:
 # --- the file as a whole ------------------------------------------------------------------------------------------
 
 
-def _check_file(path: Path, form: Format) -> None:
+def check_file(path: Path, form: Format) -> None:
     if not path.is_file():
         raise DataError(f"{path} is missing: name a file that exists")
     with path.open("rb") as file:
         head = file.read(1 << 16)
     if not head.strip():
-        raise DataError(f"{path} is empty: it must hold rows with a text and a label")
+        raise DataError(f"{path} is empty: it must hold rows")
     if form == "parquet":
         return
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -166,12 +166,24 @@ class _Lines:
 
 
 def _delimited(path: Path, delimiter: str, columns: Columns) -> Iterator[RawRow]:
+    records = csv_records(path, delimiter)
+    _, header, _ = next(records)
+    at = {key: header.index(name) for key, name in columns.model_dump(exclude_none=True).items()}
+    for line, fields, problem in records:
+        if problem:
+            yield RawRow(line, text=delimiter.join(fields), problem=problem)
+        else:
+            yield RawRow(line, **{key: fields[i] for key, i in at.items()})
+
+
+def csv_records(path: Path, delimiter: str) -> Iterator[tuple[int, list[str], str | None]]:
+    """(line, fields, problem): first the header, then each record that is not blank."""
     csv.field_size_limit(MAX_RECORD)
     lines = _Lines(path)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     with lines.file:
         header = _header(path, reader)
-        at = {key: header.index(name) for key, name in columns.model_dump(exclude_none=True).items()}
+        yield lines.number, header, None
         while True:
             first = lines.number + 1
             lines.begin()
@@ -182,18 +194,12 @@ def _delimited(path: Path, delimiter: str, columns: Columns) -> Iterator[RawRow]
             except csv.Error as error:
                 lines.after_first()
                 reader = csv.reader(lines, delimiter=delimiter, strict=True)
-                yield RawRow(first, problem=f"the record {_reason(error)}")
+                yield first, [], f"the record {_reason(error)}"
                 continue
             if not fields:
                 continue
-            if len(fields) != len(header):
-                yield RawRow(
-                    first,
-                    text=delimiter.join(fields),
-                    problem=f"the record has {len(fields)} fields, the header {len(header)}",
-                )
-                continue
-            yield RawRow(first, **{key: fields[i] for key, i in at.items()})
+            wrong = f"the record has {len(fields)} fields, the header {len(header)}"
+            yield first, fields, wrong if len(fields) != len(header) else None
 
 
 def _header(path: Path, reader: Iterator[list[str]]) -> list[str]:
@@ -217,7 +223,7 @@ def _reason(error: csv.Error) -> str:
 # --- JSON and JSON Lines ------------------------------------------------------------------------------------------
 
 
-def _items(path: Path, form: Format) -> Iterator[Item]:
+def items(path: Path, form: Format) -> Iterator[Item]:
     return json_lines(path) if form == "jsonl" else json_array(path)
 
 
@@ -258,7 +264,7 @@ def _parquet_columns(path: Path) -> list[str]:
         with pq.ParquetFile(path) as file:
             return file.schema_arrow.names
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise _no_parquet(path, error) from None
+        raise no_parquet(path, error) from None
 
 
 def _parquet(path: Path, columns: Columns, batch_rows: int) -> Iterator[list[RawRow]]:
@@ -277,12 +283,12 @@ def _parquet(path: Path, columns: Columns, batch_rows: int) -> Iterator[list[Raw
                 ]
                 number += batch.num_rows
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise _no_parquet(path, error) from None
+        raise no_parquet(path, error) from None
     if not number:
         raise DataError(f"{path} has no rows")
 
 
-def _no_parquet(path: Path, error: Exception) -> DataError:
+def no_parquet(path: Path, error: Exception) -> DataError:
     return DataError(f"{path} is no readable Parquet file: {' '.join(str(error).split())[:200]}")
 
 
