@@ -65,7 +65,7 @@ def _answer(
     """Extend `answers[i]` for the rows of one batch until all have ended."""
     ids, mask = pad_left([prompts[i] for i in rows], pad_id)
     device = next(model.parameters()).device
-    model, inputs, mask, cache = _begin(model, ids.to(device), mask.to(device))
+    model, inputs, mask, cache = begin(model, ids.to(device), mask.to(device))
     while True:
         width = next(iter(inputs.values())).shape[1]
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -width:]
@@ -89,7 +89,7 @@ def _answer(
         inputs = {"input_ids": tokens.unsqueeze(1)}
 
 
-def _begin(model: nn.Module, ids: Tensor, mask: Tensor) -> tuple[nn.Module, dict[str, Tensor], Tensor, DynamicCache]:
+def begin(model: nn.Module, ids: Tensor, mask: Tensor) -> tuple[nn.Module, dict[str, Tensor], Tensor, DynamicCache]:
     """The module to call, its first inputs, the mask over virtual and real tokens [B, V + T], and the cache.
 
     Only prompt and prefix tuning have virtual tokens. PEFT's own forward would add them again at every step.

@@ -1,0 +1,54 @@
+"""learning/choices.py against the model's own forward on each row alone, and against closed forms."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from learning.choices import log_likelihoods
+from tests.learning.test_generate import MODELS, llama
+
+QUESTIONS = [
+    ([5, 6, 7, 8, 9], [[4], [3]]),
+    ([9], [[1, 2, 3, 4], [60], [7, 7]]),
+    (list(range(1, 13)), [[20, 21], [20, 22, 23]]),
+]
+
+
+@torch.no_grad()
+def alone(model: nn.Module, prompt: list[int], choice: list[int]) -> float:
+    """Prompt and choice through the model as one row, without padding and cache."""
+    logits = model.eval()(input_ids=torch.tensor([[*prompt, *choice]]), use_cache=False).logits[0]
+    log_p = torch.log_softmax(logits[-len(choice) - 1 : -1].double(), dim=-1)
+    return float(log_p.gather(1, torch.tensor(choice)[:, None]).sum())
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("tokens_per_batch", [1, 1000])
+def test_it_equals_each_row_alone(kind: str, tokens_per_batch: int) -> None:
+    model = MODELS[kind]()
+    found = log_likelihoods(model, QUESTIONS, pad_id=0, tokens_per_batch=tokens_per_batch)
+    wanted = [[alone(model, prompt, choice) for choice in choices] for prompt, choices in QUESTIONS]
+    for row, right in zip(found, wanted, strict=True):
+        assert row == pytest.approx(right, abs=1e-4)
+    assert len({round(value, 3) for row in wanted for value in row}) == 7  # seven different answers
+
+
+def test_a_uniform_model_gives_every_token_the_same_share() -> None:
+    model = llama()
+    nn.init.zeros_(model.lm_head.weight)
+    found = log_likelihoods(model, QUESTIONS, pad_id=0)
+    for row, (_, choices) in zip(found, QUESTIONS, strict=True):
+        assert row == pytest.approx([-len(choice) * math.log(64) for choice in choices], rel=1e-6)
+
+
+def test_the_shares_of_all_tokens_sum_to_one() -> None:
+    found = log_likelihoods(llama(), [([5, 6, 7], [[token] for token in range(64)])], pad_id=0)
+    assert sum(map(math.exp, found[0])) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("question", [([], [[1]]), ([1], []), ([1], [[2], []])])
+def test_an_empty_part_is_refused(question: tuple) -> None:
+    with pytest.raises(ValueError, match="question 0"):
+        log_likelihoods(llama(), [question], pad_id=0)
