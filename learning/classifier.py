@@ -22,6 +22,7 @@ import json
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from logging import ERROR, getLogger
 from pathlib import Path
 
 import torch
@@ -197,8 +198,6 @@ def load_adapter(base: Path, adapter: Path) -> tuple[nn.Module, PreTrainedTokeni
 
     Raises ValueError if `adapter` was trained on another base (sha256 of model.safetensors).
     """
-    import peft
-
     card = read_card(adapter)
     if not (adapter / ADAPTER_CONFIG).is_file():
         raise ValueError(f"{adapter} holds no adapter ({ADAPTER_CONFIG} is missing): use load(folder)")
@@ -210,6 +209,8 @@ def load_adapter(base: Path, adapter: Path) -> tuple[nn.Module, PreTrainedTokeni
         )
     model = build(base, card["labels"], card["task"], card["pooling"])
     with quiet():
+        import peft  # takes seconds
+
         model = peft.PeftModel.from_pretrained(model, adapter)
     return model.eval(), load_tokenizer(adapter), card
 
@@ -298,7 +299,11 @@ def predict(
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """transformers and PEFT without progress bars, load reports and warnings about each other's future versions."""
+    """transformers and PEFT without progress bars, load reports and warnings about each other's future versions.
+
+    bitsandbytes, which PEFT imports, stays quiet: what it misses on a CPU is never used.
+    """
+    getLogger("bitsandbytes").setLevel(ERROR)
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

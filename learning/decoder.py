@@ -134,10 +134,10 @@ def put_on(model: nn.Module, adapter: Path) -> nn.Module:
     """
     if (adapter / bottleneck.CONFIG).is_file():
         return bottleneck.load(model, adapter)
-    import peft  # takes seconds
-
     try:
         with quiet():
+            import peft  # takes seconds
+
             return peft.PeftModel.from_pretrained(model, adapter)
     except RuntimeError as error:
         raise ValueError(f"adapter {adapter} does not fit its base: {str(error).splitlines()[-1].strip()}") from None

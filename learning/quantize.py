@@ -20,7 +20,6 @@ Differs from the paper (Dettmers et al., 2023): no paged optimiser.
 """
 
 import importlib.util
-import logging
 from pathlib import Path
 
 import torch
@@ -52,7 +51,6 @@ def load(base: Path, kind: str, dtype: torch.dtype = torch.float32) -> nn.Module
         )
     else:
         how = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     with quiet():
         model = AutoModelForCausalLM.from_pretrained(
             base, quantization_config=how, dtype=dtype, local_files_only=True

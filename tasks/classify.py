@@ -239,7 +239,8 @@ def _train(
 
 def add_lora(model: nn.Module, config: LoraConfig, base: Path) -> nn.Module:
     """The model of learning.classifier.build as a PeftModel: A and B on `config.targets`, its new head whole."""
-    import peft  # takes seconds
+    with quiet():
+        import peft  # takes seconds
 
     heads = head_modules(model, base)
     try:
