@@ -46,6 +46,9 @@ AUTO_CLASSES = {
     "token": AutoModelForTokenClassification,
     "span": AutoModelForQuestionAnswering,
 }
+# PEFT and Trainer import it, and it would say on stderr that it misses a package that is never used here
+getLogger("bitsandbytes").setLevel(ERROR)
+
 CARD, HEAD, ADAPTER_CONFIG = "ajuste.json", "head.safetensors", "adapter_config.json"
 
 
@@ -299,11 +302,7 @@ def predict(
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """transformers and PEFT without progress bars, load reports and warnings about each other's future versions.
-
-    bitsandbytes, which PEFT imports, stays quiet: what it misses on a CPU is never used.
-    """
-    getLogger("bitsandbytes").setLevel(ERROR)
+    """transformers and PEFT without progress bars, load reports and warnings about each other's future versions."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -1,11 +1,12 @@
-"""The training loop of full fine-tuning and LoRA: transformers' Trainer, told when to evaluate, save and stop.
+"""The training loop of all supervised stages: transformers' Trainer, told when to evaluate, save and stop.
 
 What is ours around it:
     order        length-sorted batches whose order is a function of (seed, epoch): learning/batching.py
-    loss         learning/losses.py, divided by the items of the whole optimiser step, so accumulation is exact
+    loss         the stage's own, divided by the items of the whole optimiser step, so accumulation is exact
     history      one row a step and one an evaluation in <checkpoints>/history.jsonl, without a clock; always derived
                  from Trainer's own log, which is part of each checkpoint, so a resumed run ends with the same file
-    checkpoints  after each evaluation, sealed (learning/checkpoints.py); the best and the last are kept
+    checkpoints  after each evaluation, sealed (learning/checkpoints.py); the best and the last are kept. Of the weights
+                 they hold those that train: the others are the base's
     stopping     after `patience` evaluations without a better one; the best weights are restored
     interrupts   SIGINT or SIGTERM: checkpoint after the running step, then KeyboardInterrupt; a second stops at once
 
@@ -18,27 +19,32 @@ import math
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from learning.batching import LengthGroupedSampler
 from learning.checkpoints import is_complete, last_complete, seal
 from learning.classifier import quiet
-from tasks._rows import Collate, Rows
 from tasks._stage import Compute, Config, UsageError
 
+Loss = Callable[[nn.Module, dict[str, Tensor], Tensor | int | None], Tensor]  # (model, batch, items) -> scalar
+WEIGHTS = "trained.safetensors"
 NAMES = {"loss": "loss", "learning_rate": "lr", "grad_norm": "grad_norm"}  # Trainer's name -> ours
 
 
 def train(
     model: nn.Module,
-    rows: Rows,
-    collate: Collate,
-    loss: Callable[..., Tensor],
+    rows: Dataset,
+    lengths: Sequence[int],
+    collate: Callable[[list], dict[str, Tensor]],
+    compute_loss: Loss,
     evaluate: Callable[[nn.Module], dict[str, float]],
     metric: str,
     config: Config,
@@ -47,8 +53,10 @@ def train(
 ) -> list[dict]:
     """Train `model` in place and return its history; it ends with the weights of the best evaluation.
 
-    loss(outputs, labels, num_items_in_batch) -> scalar. evaluate(model) -> {"loss": ..., metric: ..., ...}; higher
-    `metric` is better, the lower loss decides between equals. config: a TrainingConfig of tasks/classify.py.
+    lengths: tokens of each row. collate(list of rows) -> batch with `labels`, of which those that are not -100 are the
+    items. compute_loss(model, batch, items) -> sum over the batch / items, the items of the whole optimiser step.
+    evaluate(model) -> {"loss": ..., metric: ..., ...}; a higher `metric` is better (a lower one if it is the loss), the
+    lower loss decides between equals. config: a TrainingConfig of tasks/classify.py or InstructConfig.
     Raises UsageError when the loss is no number any more, KeyboardInterrupt when interrupted (a checkpoint is kept).
     """
     steps_per_epoch = math.ceil(len(rows) / config.batch_rows)
@@ -59,11 +67,11 @@ def train(
             args=_arguments(config, compute, checkpoints),
             train_dataset=rows,
             data_collator=collate,
-            compute_loss_func=loss,
+            compute_loss_func=compute_loss,  # tells Trainer to count the items and to leave the scale alone
             callbacks=[follow],
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.sampler = LengthGroupedSampler(rows.lengths(), config.batch_rows, compute.seed)
+        trainer.sampler = LengthGroupedSampler(lengths, config.batch_rows, compute.seed)
         trainer.measure = evaluate
         checkpoint = _resumable(checkpoints, metric)
         if checkpoint is None or follow.unfinished(_history_of(checkpoint)):
@@ -77,9 +85,10 @@ def train(
 
 
 def best_step(history: list[dict], metric: str) -> int:
-    """The step of the best evaluation: highest `metric`, then lowest loss, then the earliest."""
+    """The step of the best evaluation: highest `metric` (lowest if it is the loss), then lowest loss, then earliest."""
     evaluations = [row for row in history if "eval_loss" in row]
-    return max(evaluations, key=lambda row: (row[f"eval_{metric}"], -row["eval_loss"], -row["step"]))["step"]
+    sign = -1 if metric == "loss" else 1
+    return max(evaluations, key=lambda row: (sign * row[f"eval_{metric}"], -row["eval_loss"], -row["step"]))["step"]
 
 
 def stale_evaluations(history: list[dict], metric: str) -> int:
@@ -89,13 +98,35 @@ def stale_evaluations(history: list[dict], metric: str) -> int:
 
 
 class _Trainer(Trainer):
-    """Trainer with our batch order and our evaluation; both are set right after it is made."""
+    """Trainer with our loss, batch order and evaluation (the last two are set right after it is made), and with
+    checkpoints of the trained weights alone."""
 
     sampler: LengthGroupedSampler
     measure: Callable[[nn.Module], dict[str, float]]
 
     def _get_train_sampler(self, train_dataset=None) -> LengthGroupedSampler:
         return self.sampler
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None) -> Tensor:
+        loss = self.compute_loss_func(model, inputs, num_items_in_batch)
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes  # the items are those of all processes, whose mean DDP takes
+        return loss
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            state = self.model.state_dict() if state_dict is None else state_dict
+            trained = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+            save_file({name: state[name].contiguous() for name in sorted(trained)}, folder / WEIGHTS)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        weights = load_file(Path(resume_from_checkpoint) / WEIGHTS)
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                if parameter.requires_grad:
+                    parameter.copy_(weights[name])
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         self.model.eval()

@@ -225,8 +225,11 @@ def _train(
     history = train(
         model.to(compute.torch_device()),
         rows,
+        rows.lengths(),
         Collate(config.task, model.config.pad_token_id),
-        objective.loss,
+        lambda current, batch, items: objective.loss(
+            current(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]), batch["labels"], items
+        ),
         lambda current: objective.evaluate(current, validation, EVALUATION_ROWS),
         objective.metric,
         config,

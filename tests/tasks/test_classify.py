@@ -256,7 +256,7 @@ def test_without_its_best_checkpoint_a_run_begins_again(encoded: Path, base: Pat
     run(config, encoded, base, tmp_path)
     before = files(tmp_path / "out")
     best = _train.best_step(history(tmp_path / "out"), "macro_f1")
-    weights = tmp_path / "checkpoints" / f"checkpoint-{best}" / "model.safetensors"
+    weights = tmp_path / "checkpoints" / f"checkpoint-{best}" / "trained.safetensors"
     assert len(list((tmp_path / "checkpoints").glob("checkpoint-*"))) == 2
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     run(config, encoded, base, tmp_path)
