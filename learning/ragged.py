@@ -3,7 +3,7 @@
     rows      [a a a]  [b b b b b]  [c c]
     input_ids  a a a    b b b b b    c c         [1, T]     T = the sum of the lengths, nothing is padded
     position   0 1 2    0 1 2 3 4    0 1         [1, T]     each row counts from 0
-    attention  each row sees itself alone, causally: one call of torch's SDPA a row, exact, without FlashAttention
+    attention  each row sees itself alone, causally: exact, without FlashAttention (attention.py)
 
     L = -(1/N) sum log p(y_t | y_<t, x)          over the N trained tokens of the whole optimiser step
 
@@ -29,6 +29,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from learning.attention import row_attention
 from learning.losses import IGNORED
 
 NAME = "rows"  # of the attention function, as model.config._attn_implementation says it
@@ -119,34 +120,12 @@ def _attention(
     """
     if attention_mask is None or attention_mask.dtype != torch.int64:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    lengths = attention_mask.flatten().tolist()
-    if query.shape[0] != 1 or sum(lengths) != query.shape[2] or key.shape[2] != query.shape[2]:
-        raise ValueError(f"rows of {sum(lengths)} tokens do not fit a batch of {list(query.shape)}")
     if kwargs.get("softcap") is not None or kwargs.get("position_bias") is not None:
-        raise ValueError("SDPA knows no soft cap and no position bias: train this architecture on padded batches")
+        raise ValueError("a ragged batch knows no soft cap and no position bias: train this model on padded batches")
+    lengths = attention_mask.flatten().tolist()
+    scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
     window = kwargs.get("sliding_window")
-    outs = []
-    for q, k, v in zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True):
-        mask = None if window is None or q.shape[2] <= window else _band(q.shape[2], window, q.device)
-        outs.append(
-            F.scaled_dot_product_attention(
-                q,
-                k,
-                v,
-                attn_mask=mask,
-                dropout_p=kwargs.get("dropout", 0.0),
-                is_causal=mask is None,
-                scale=kwargs.get("scaling"),
-                enable_gqa=k.shape[1] != q.shape[1],
-            )
-        )
-    return torch.cat(outs, dim=2).transpose(1, 2), None
-
-
-def _band(length: int, window: int, device: torch.device) -> Tensor:
-    """Causal, and no further back than `window` tokens: [T, T], True where a token is seen."""
-    distance = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)[None]
-    return (distance >= 0) & (distance < window)
+    return row_attention(query, key, value, lengths, scale, kwargs.get("dropout", 0.0), window), None
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
