@@ -100,7 +100,7 @@ def merge(model: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
 
 
 def merge_by_hand(W0: dict[str, Tensor], adapter: dict[str, Tensor], config: dict) -> dict[str, Tensor]:
-    """W = W0 + (alpha/r) B A (or DoRA's) from saved tensors, in float64, for the tensors that the adapter changes and no others.
+    """W = W0 + (alpha/r) B A (or DoRA's) in float64, for those saved tensors that the adapter changes.
 
     W0 is the base's state by name, adapter the content of adapter_model.safetensors, config adapter_config.json.
     A base saved without its task's prefix (`encoder.layer.0...` for `bert.encoder.layer.0...`) is understood.

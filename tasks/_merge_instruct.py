@@ -111,7 +111,7 @@ def prove(
     config: InstructConfig, compute: Compute, adapter: Path, base: Path, rows: list[list[int]],
     prompts: list[list[int]], merged: Path,
 ) -> dict:
-    """Compare what is on disk: base + adapter as it was trained with the merged folder. Raises ValueError if unequal."""
+    """Compare what is on disk: base and adapter as trained, with the merged folder. Raises ValueError if unequal."""
     device = compute.torch_device()
     trained, tokenizer, card = decoder.load(adapter, base, torch.float32)
     whole, _, _ = decoder.load(merged, dtype=torch.float32)
@@ -135,6 +135,7 @@ def prove(
         "tokens": found.rows,
         "equal_greedy_tokens": equal,
         "greedy_tokens": tokens,
+        "min_equal_greedy_tokens": config.min_equal_tokens,
         "prompts": len(prompts),
         "dtype": config.dtype,
         **_weights(adapter, base, card["quantisation"], whole),

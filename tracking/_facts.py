@@ -6,6 +6,8 @@ strategies share every name, and the part before the slash is the group that MLf
     validation/accuracy            of the weights that were saved (ajuste.json)
     test/accuracy, _low, _high     of the registered model, with its 95 % interval (tracking/registry.py logs these)
     accuracy/lora, _low, _high     the same on the run of `evaluate`, one line a strategy
+    loss/instruct, loss/base, loss/difference, rouge1/instruct, ...    of an instruction fine-tuning, and of its base
+    score/<set>, forgetting/<set>  of the control sets; forgetting is F = score before - score after
     cost/seconds, cost/peak_memory_mb, cost/size_mb, cost/parameters_trainable, ...
     curve/loss, curve/validation_loss, ...      one point a step of history.jsonl
     proof/max_logit_difference                  of a merge
@@ -24,6 +26,7 @@ from tasks._stage import home
 from tracking import versions
 
 JSON_FILES = ("ajuste.json", "base.json", "encoding.json", "features.json", "proof.json", "validation.json")
+RESULTS = ("instruct.json", "scores.json", "answers.jsonl", "rows.parquet", "predictions.parquet")
 INTERVALS = ("accuracy", "macro_f1", "mcc", "auc", "ece")
 MEGABYTE = 1e6  # decimal, as disks count
 
@@ -59,6 +62,10 @@ def metrics(entry: dict, measured: dict) -> dict[str, float]:
             for metric, value in evaluated(read_json(path)).items():
                 name, _, bound = metric.partition(":")
                 found[f"{name}/{path.stem}{bound and '_' + bound}"] = value
+        figures = instruct_figures(read_json(folder / "instruct.json"))
+        named = {f"{figure}/{model}": value for (figure, model), value in figures.items()}
+        named |= control_figures(read_json(folder / "scores.json"))
+        found |= {key.replace(":", "_"): value for key, value in flat_intervals(named).items()}
     found |= cost(measured)
     if size := sum(out.get("size", 0) for out in entry.get("outs", [])):
         found["cost/size_mb"] = size / MEGABYTE
@@ -75,12 +82,41 @@ def evaluated(result: dict) -> dict[str, float]:
     """evaluated/<strategy>.json as {"accuracy": v, "accuracy:low": v, "accuracy:high": v, ...}; {} for another file."""
     if "confusion" not in result:
         return {}
-    found = {}
-    for name in INTERVALS:
-        interval = result.get(name, {})
-        found |= {name if bound == "value" else f"{name}:{bound}": interval[bound]
-                  for bound in ("value", "low", "high") if is_number(interval.get(bound))}
+    return flat_intervals({name: result.get(name, {}) for name in INTERVALS})
+
+
+def instruct_figures(result: dict) -> dict[tuple[str, str], dict | float]:
+    """instruct.json as {(figure, model): interval or number}; model is base, instruct, difference or classifier."""
+    found: dict[tuple[str, str], dict | float] = {}
+    for model, held in result.get("held_out", {}).items():
+        if model == "difference":
+            found["loss", model] = held
+        else:
+            found |= {(key, model): held[key] for key in ("loss", "perplexity") if key in held}
+    for model, scores in result.get("references", {}).items():
+        found |= {(key, model): value for key, value in scores.items()}
+    for model, kept in result.get("rules", {}).items():
+        found["rules", model] = kept.get("passed", {})
+    for model, scored in result.get("reviews", {}).items():
+        if isinstance(scored, dict):
+            found["reviews_accuracy", model] = scored.get("accuracy", {})
     return found
+
+
+def control_figures(result: dict) -> dict[str, dict]:
+    """scores.json of a forgetting stage as {"score/<set>": interval, "forgetting/<set>": interval}."""
+    found = {f"score/{name}": scored for name, scored in result.get("sets", {}).items()}
+    return found | {f"forgetting/{name}": interval for name, interval in result.get("F", {}).items()}
+
+
+def flat_intervals(figures: dict[str, dict | float]) -> dict[str, float]:
+    """{"loss": {"value": v, "low": l, "high": h}} -> {"loss": v, "loss:low": l, "loss:high": h}; numbers stay."""
+    flat = {}
+    for name, figure in figures.items():
+        bounds = figure if isinstance(figure, dict) else {"value": figure}
+        flat |= {name if bound == "value" else f"{name}:{bound}": bounds[bound]
+                 for bound in ("value", "low", "high") if is_number(bounds.get(bound))}
+    return flat
 
 
 def cost(measured: dict) -> dict[str, float]:
@@ -126,8 +162,8 @@ def commit() -> dict[str, str]:
 def describe(stage: str, entry: dict, measured: dict, numbers: dict[str, float]) -> str:
     """What a person reads at the top of the run's page (Markdown)."""
     lines = [f"Stage **{stage}**: `{entry['cmd']}`", ""]
-    shown = {key: numbers[key] for key in ("validation/accuracy", "proof/max_logit_difference") if key in numbers}
-    shown |= {key: value for key, value in numbers.items() if key.startswith("accuracy/") and "_" not in key}
+    first = ("validation/accuracy", "validation/loss", "proof/max_logit_difference")
+    shown = {key: numbers[key] for key in first if key in numbers} | results(numbers)
     lines += [f"- {key}: **{value:.4g}**" for key, value in shown.items()]
     if measured:
         lines.append(f"- {measured['seconds']:.1f} s, {measured['peak_memory_mb']:.0f} MB at most, "
@@ -136,6 +172,12 @@ def describe(stage: str, entry: dict, measured: dict, numbers: dict[str, float])
     for kind, word in (("deps", "reads"), ("outs", "writes")):
         lines += [f"| {word} | `{item['path']}` | `{item.get('md5', '')[:12]}` |" for item in entry.get(kind, [])]
     return "\n".join([*lines, "", f"{code()}. The same inputs again: `git checkout` that commit, `ajuste run`."])
+
+
+def results(numbers: dict[str, float]) -> dict[str, float]:
+    """Of a run's metrics those that say how good a model is, without the bounds of their intervals."""
+    return {key: value for key, value in numbers.items()
+            if key.startswith(("accuracy/", "loss/", "forgetting/")) and not key.endswith(("_low", "_high"))}
 
 
 def code() -> str:

@@ -1,4 +1,4 @@
-"""A model folder as MLflow's logged model: a served one as pyfunc from code, an adapter as PEFT wrote it.
+"""A model folder as MLflow's logged model: a whole one as pyfunc from code, an adapter as PEFT wrote it.
 
 The weights are copied once, straight to where the store keeps them, or uploaded to a remote store.
 """
@@ -9,29 +9,52 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from tracking._families import ASSISTANT, Family
 from tracking._store import client, local_path
 
+WEIGHTS = ("model.safetensors", "adapter_model.safetensors", "bottleneck.safetensors")
+LEARNING = Path(__file__).parents[1] / "learning"
+CODE = {"classifier": ("classifier.py",), "assistant": ("chat.py", "generate.py")}  # files that import nothing of ours
 REQUIREMENTS = ("mlflow", "torch", "transformers", "peft", "safetensors", "numpy", "pandas")
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model folder of dvc.lock. `adapter` is the folder that a merged one was made from."""
+    """A model folder of dvc.lock. `trained` is the folder that a served one was merged or copied from."""
 
+    family: Family
     stage: str
     folder: Path
     md5: str
     key: str
     card: dict
-    adapter: Path | None
+    trained: Path | None
 
     @property
     def is_adapter(self) -> bool:
+        """Whether it is registered as an adapter beside what is served."""
         return self.folder.parent.name == "adapters"
 
     @property
+    def is_whole(self) -> bool:
+        """Whether it answers without a base; a served adapter that cannot be merged does not."""
+        return (self.folder / WEIGHTS[0]).is_file()
+
+    @property
+    def weights(self) -> Path:
+        """The file whose sha256 the registry keeps."""
+        return weights_of(self.folder)
+
+    @property
     def name(self) -> str:
-        return f"{self.card['set']}-classifier{'-adapter' if self.is_adapter else ''}"
+        """The registered name."""
+        served = self.family.kind if self.family is ASSISTANT else f"{self.card['set']}-{self.family.kind}"
+        return f"{served}{'-adapter' if self.is_adapter else ''}"
+
+
+def weights_of(folder: Path) -> Path:
+    """The weights of a model folder; of a whole model where there are none, so that an error names a file."""
+    return next((folder / name for name in WEIGHTS if (folder / name).is_file()), folder / WEIGHTS[0])
 
 
 
@@ -43,7 +66,7 @@ def logged_model(model: Model, run_id: str, experiment: str, params: dict[str, s
     filter_string = f"tags.`stage_key` = '{model.key}' AND tags.`registered` = '{model.name}'"
     same = opened.search_logged_models([experiment], filter_string)
     logged = same[0] if same else opened.create_logged_model(
-        experiment, f"{model.name}-{model.card['strategy']}", run_id, model_type="classifier",
+        experiment, f"{model.name}-{model.card['strategy']}", run_id, model_type=model.family.kind,
         params=params,
         tags={"stage_key": model.key, "registered": model.name, "strategy": model.card["strategy"]},
     )
@@ -60,7 +83,7 @@ def _write(model: Model, run_id: str, model_id: str, location: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         out = target or Path(folder) / "model"
         shutil.rmtree(out, ignore_errors=True)
-        if model.is_adapter:
+        if model.is_adapter or not model.is_whole:
             shutil.copytree(model.folder, out)
         else:
             _save_pyfunc(model, run_id, model_id, out)
@@ -77,22 +100,26 @@ def _save_pyfunc(model: Model, run_id: str, model_id: str, out: Path) -> None:
     from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import Array
 
-    from learning import classifier
-
-    scores = [ColSpec(DataType.string, "label"), ColSpec(DataType.double, "probability"),
-              ColSpec(Array(DataType.double), "probabilities")]
+    if model.family is ASSISTANT:
+        column, examples = "prompt", ["What is the capital of France?", "Give three tips for staying healthy."]
+        answers = [ColSpec(DataType.string, "answer"), ColSpec(DataType.long, "tokens")]
+    else:
+        column, examples = "text", ["A warm and funny film.", "Two hours that I will not get back."]
+        answers = [ColSpec(DataType.string, "label"), ColSpec(DataType.double, "probability"),
+                   ColSpec(Array(DataType.double), "probabilities")]
     with tempfile.TemporaryDirectory() as folder:
-        code = Path(folder) / "learning"  # as a package of one file: no name of a user's own can hide it
+        code = Path(folder) / "learning"  # as a package of its own: no name of a user's own can hide it
         code.mkdir()
         (code / "__init__.py").touch()
-        shutil.copy(classifier.__file__, code / "classifier.py")
+        for name in CODE[model.family.kind]:
+            shutil.copy(LEARNING / name, code / name)
         mlflow.pyfunc.save_model(
             str(out),
-            python_model=str(Path(__file__).with_name("pyfunc_classifier.py")),
+            python_model=str(Path(__file__).with_name(f"pyfunc_{model.family.kind}.py")),
             artifacts={"model": str(model.folder.resolve())},
             code_paths=[str(code)],
             mlflow_model=Description(run_id=run_id, model_id=model_id),
-            signature=ModelSignature(Schema([ColSpec(DataType.string)]), Schema(scores)),
-            input_example=pd.DataFrame({"text": ["A warm and funny film.", "Two hours that I will not get back."]}),
+            signature=ModelSignature(Schema([ColSpec(DataType.string)]), Schema(answers)),
+            input_example=pd.DataFrame({column: examples}),
             pip_requirements=[f"{name}=={metadata.version(name).partition('+')[0]}" for name in REQUIREMENTS],
         )

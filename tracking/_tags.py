@@ -3,8 +3,8 @@
 import json
 
 SHOWN = (
-    "strategy", "method", "validation.macro_f1", "test.accuracy", "adapter_version", "proof.max_logit_difference",
-    "base_id", "stage_key", "sha256", "unranked",
+    "strategy", "method", "validation.macro_f1", "test.accuracy", "validation.loss", "test.loss", "adapter_version",
+    "proof.max_logit_difference", "base_id", "stage_key", "sha256", "unranked",
 )
 RECORD = "record"
 

@@ -6,8 +6,9 @@
     NAME/3               version 3
     models:/...          the same, as MLflow writes it
 
-`<set>-classifier` holds what is served (frozen, full, merged LoRA); `<set>-classifier-adapter` the adapters in PEFT's
-own layout. Aliases stand on the served name only. `register_all` (tracking/_register.py) makes the versions.
+`<set>-classifier` and `assistant` hold what is served (whole or merged weights; an adapter that cannot be merged
+stands there itself); the same names with `-adapter` hold the adapters in PEFT's own layout. Aliases stand on the served
+name only. `register_all` (tracking/_register.py) makes the versions.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from tasks._stage import UsageError, home
+from tracking._families import headline
 from tracking._register import register_all as _register_all
 from tracking._store import client, exists, local_path, tracking_uri, without_password
 from tracking._tags import unfold
@@ -94,7 +96,7 @@ def resolve(reference: str) -> Version:
 
 
 def summary() -> dict[str, str]:
-    """One line a served name: which version each alias names, with its strategy and its test accuracy."""
+    """One line a served name: which version each alias names, with its strategy and its test figure."""
     lines = {}
     for name in names():
         if name.endswith("-adapter"):
@@ -103,8 +105,7 @@ def summary() -> dict[str, str]:
         parts = []
         for known in sorted(of, key=lambda alias: (ALIASES.index(alias) if alias in ALIASES else 9, alias)):
             tags = of[known].tags
-            accuracy = f", test accuracy {float(tags['test.accuracy']):.3f}" if "test.accuracy" in tags else ""
-            parts.append(f"{known} is version {of[known].version} ({tags.get('strategy', '?')}{accuracy})")
+            parts.append(f"{known} is version {of[known].version} ({tags.get('strategy', '?')}{headline(tags)})")
         lines[name] = "; ".join(parts) or "no alias yet"
     return lines
 

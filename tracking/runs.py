@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["begin", "fail", "finish", "follow", "is_recorded", "parent", "record", "tracking_uri"]
 
 KEY, INPUTS, RECORDED = "ajuste.stage_key", "ajuste.inputs", "ajuste.recorded"
+SUMMED = ("accuracy/", "macro_f1/", "proof/", "loss/", "forgetting/")  # metrics that the parent run repeats
 BATCH = 500  # MLflow takes 1000 entries a call, 100 of them params, 100 of them tags
 
 _logged: dict[str, set[tuple[str, int]]] = {}  # curve points that a run has, by run id: asked of MLflow once
@@ -101,12 +102,13 @@ def finish(parent: str) -> None:
              "|---|---|---|"]
     numbers: dict[str, float] = {}
     for child in children:
-        scores = {k: v for k, v in child.data.metrics.items() if k.startswith(("accuracy/", "macro_f1/", "proof/"))}
+        metrics = child.data.metrics
+        scores = {k: v for k, v in metrics.items() if k.startswith(SUMMED)}
         numbers |= scores
-        shown = {k: v for k, v in child.data.metrics.items() if k == "validation/accuracy"} | scores
-        shown = {k: v for k, v in shown.items() if k.startswith(("validation", "accuracy")) and "_" not in k}
+        first = "validation/accuracy" if "validation/accuracy" in metrics else "validation/loss"
+        shown = {k: v for k, v in metrics.items() if k == first} | _facts.results(scores)
         result = ", ".join(f"{k} {v:.3f}" for k, v in shown.items())
-        lines.append(f"| {child.info.run_name} | {result} | {child.data.metrics.get('cost/seconds', 0):.1f} |")
+        lines.append(f"| {child.info.run_name} | {result} | {metrics.get('cost/seconds', 0):.1f} |")
     numbers["cost/seconds"] = sum(child.data.metrics.get("cost/seconds", 0.0) for child in children)
     log(parent, metrics=[Metric(k, v, run.info.start_time, 0) for k, v in numbers.items()],
         tags={"mlflow.note.content": "\n".join(lines)})
@@ -238,6 +240,6 @@ def _log_files(run_id: str, entry: dict, measured: dict) -> None:
 
 def _is_result(file: Path) -> bool:
     """Small files that say how it went; never rows of the data, never weights."""
-    return file.name in (*_facts.JSON_FILES, "predictions.parquet") or file.parent.name == "metrics" or (
+    return file.name in (*_facts.JSON_FILES, *_facts.RESULTS) or file.parent.name == "metrics" or (
         file.suffix == ".json" and "confusion" in _facts.read_json(file)
     )

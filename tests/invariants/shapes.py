@@ -43,7 +43,7 @@ def base_model(family, seed=0):
 
 
 def with_adapter(model, family, r=4, alpha=8, seed=1, rslora=False, trained=True, dora=False):
-    """The same model with LoRA or DoRA; `trained` draws B (and m) too, as if training had moved them off their start."""
+    """The same model with LoRA or DoRA; `trained` draws B (and m) too, as if training had moved them."""
     torch.manual_seed(seed)
     config = LoraConfig(r=r, lora_alpha=alpha, target_modules=FAMILIES[family][1], use_rslora=rslora, use_dora=dora,
                         fan_in_fan_out=family == "gpt2", modules_to_save=["classifier"] if family in ENCODERS else None)
