@@ -87,14 +87,17 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def section(params: dict, verb: str, variant: str) -> dict:
-    """What a stage reads of params.yaml: the verb's plain keys, shared by its variants, and the variant's own."""
+    """What a stage reads of params.yaml: the verb's plain keys, shared by its variants, and the variant's own.
+
+    Where the verb has plain keys alone, they are those of every variant.
+    """
     whole = params.get(verb)
     if whole is None and not variant:
         return {}
     if not isinstance(whole, dict):
         raise UsageError(f"params.yaml: section `{verb}` is missing")
     shared = {key: value for key, value in whole.items() if not isinstance(value, dict)}
-    if not variant:
+    if not variant or shared == whole:
         return shared
     if not isinstance(whole.get(variant), dict):
         raise UsageError(f"params.yaml: section `{verb}.{variant}` is missing")
