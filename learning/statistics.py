@@ -109,6 +109,21 @@ def resamples(rows: int, number: int, seed: int) -> np.ndarray:
     return np.bincount((draws + offsets).ravel(), minlength=number * rows).reshape(number, rows).astype(np.float64)
 
 
+def weighted_mean(sums: np.ndarray, weights: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:
+    """sum(sums) / sum(weights) over the rows drawn: [B]. sums, weights: a row's total and its size, each [N].
+
+    With a row's loss and its tokens: the mean loss of a token. Rows are drawn whole, since tokens of a row go together.
+    """
+    counts = _counts(counts, len(sums))
+    return (counts @ sums) / (counts @ weights)
+
+
+def estimate(sums: np.ndarray, weights: np.ndarray, counts: np.ndarray) -> dict[str, float]:
+    """{"value", "low", "high"}: weighted_mean over all rows, and its percentile interval over resamples [B, N]."""
+    low, high = percentile_interval(weighted_mean(sums, weights, counts))
+    return {"value": float(weighted_mean(sums, weights)[0]), "low": low, "high": high}
+
+
 def percentile_interval(values: np.ndarray) -> tuple[float, float]:
     """The 2.5 % and 97.5 % percentiles of a metric over resamples [B], nan left out; (nan, nan) if there is none."""
     values = values[~np.isnan(values)]
