@@ -1,5 +1,8 @@
 """Stage `encode`: texts -> token ids, with a report on lengths and on what truncation costs.
 
+Conversations (`python -m tasks.encode instructions`) are encoded by tasks/_encode_instructions.py; what follows is
+about classification rows.
+
     input_ids = [CLS] t_1 ... t_n [SEP], cut to max_tokens by dropping the last t (the special tokens stay)
     length    = n + special tokens, before the cut
 
@@ -27,6 +30,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
+from tasks._encode_instructions import InstructionsConfig, encode_instructions
+from tasks._encoding import RowLimits, as_numbers, last_of_lowest, percentiles
 from tasks._parquet import GROUP_ROWS, ParquetRows, read_batches
 from tasks._split import SPLITS
 from tasks._stage import Compute, Config, DataError, UsageError, start
@@ -36,15 +41,6 @@ ENCODED = pa.schema(
     + [("source", pa.string()), ("length", pa.int32()), ("location", pa.string())]
 )
 CALL_ROWS = 256  # per call of the tokenizer, which holds a lot more than the ids of each text
-PERCENTILES = (50, 90, 95, 99, 100)
-
-
-class RowLimits(Config):
-    """How many rows of each split are taken; null: all."""
-
-    train: int | None = Field(ge=1)
-    validation: int | None = Field(ge=1)
-    test: int | None = Field(ge=1)
 
 
 class EncodeConfig(Config):
@@ -169,12 +165,9 @@ def _last_id(path: Path, config: EncodeConfig, rows: int | None) -> str | None:
     """The highest row id that is taken; None if all are."""
     if rows is None:
         return None
-    parts = [
-        np.array([int(row_id, 16) for row_id in batch["row_id"].to_pylist()], np.uint64)
-        for batch in _batches(path, config, ["row_id", "source"])
-    ]
+    parts = [as_numbers(batch["row_id"].to_pylist()) for batch in _batches(path, config, ["row_id", "source"])]
     ids = np.concatenate(parts) if parts else np.zeros(0, np.uint64)
-    return f"{int(np.partition(ids, rows - 1)[rows - 1]):016x}" if rows < len(ids) else None
+    return last_of_lowest(ids, rows) if rows < len(ids) else None
 
 
 def _batches(path: Path, config: EncodeConfig, columns: list[str]) -> Iterator[pa.RecordBatch]:
@@ -185,12 +178,10 @@ def _batches(path: Path, config: EncodeConfig, columns: list[str]) -> Iterator[p
 def _report(encoded: Encoded, max_tokens: int) -> dict:
     lengths = np.array(sorted(encoded.lengths))
     counts = np.array([encoded.lengths[length] for length in lengths])
-    total, reached = int(counts.sum()), counts.cumsum()
     over = lengths > max_tokens
     return {
-        "rows": total,
-        # the shortest length that this share of the rows does not exceed
-        "percentiles": {str(p): int(lengths[np.searchsorted(reached, p / 100 * total)]) for p in PERCENTILES},
+        "rows": int(counts.sum()),
+        "percentiles": percentiles(lengths, counts),
         "tokens": int((np.minimum(lengths, max_tokens) * counts).sum()),
         "rows_truncated": int(counts[over].sum()),
         "tokens_cut": int(((lengths - max_tokens) * counts)[over].sum()),
@@ -199,14 +190,12 @@ def _report(encoded: Encoded, max_tokens: int) -> dict:
 
 
 def main() -> None:
-    with start("encode", EncodeConfig) as stage:
-        report = encode(
-            stage.config,
-            stage.compute,
-            Path("artifacts/validated") / stage.variant,
-            Path("artifacts/base/encoder"),
-            Path("artifacts/encoded") / stage.variant,
-        )
+    with start("encode", {"reviews": EncodeConfig, "instructions": InstructionsConfig}) as stage:
+        validated, out = (Path("artifacts") / kind / stage.variant for kind in ("validated", "encoded"))
+        if stage.variant == "instructions":
+            report = encode_instructions(stage.config, stage.compute, validated, Path("artifacts/base/decoder"), out)
+        else:
+            report = encode(stage.config, stage.compute, validated, Path("artifacts/base/encoder"), out)
         stage.count(sum(split["tokens"] for split in report["splits"].values()))
 
 
