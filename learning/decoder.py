@@ -22,10 +22,10 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
-from learning import bottleneck, quantize
+from learning import bottleneck, chat, quantize
 from learning.classifier import ADAPTER_CONFIG, CARD, load_tokenizer, quiet, read_card, sha256_of
 
-BASE_CARD, WEIGHTS = "base.json", "model.safetensors"
+BASE_CARD, WEIGHTS, TOKENIZER = "base.json", "model.safetensors", "tokenizer.json"
 IDENTITY = {"sha256": "weights", "tokenizer_sha256": "tokenizer", "template_sha256": "chat template"}
 
 
@@ -124,7 +124,7 @@ def load(
     check_base(folder, card, base)
     quantisation = card["quantisation"]
     model = quantize.load(base, quantisation, dtype) if quantisation else _whole(base, dtype)
-    return put_on(model, folder).eval(), load_tokenizer(folder), card
+    return put_on(model, folder).eval(), load_tokenizer(base), card
 
 
 def put_on(model: nn.Module, adapter: Path) -> nn.Module:
@@ -145,9 +145,14 @@ def put_on(model: nn.Module, adapter: Path) -> nn.Module:
 
 def check_base(adapter: Path, card: dict, base: Path) -> None:
     """Raise ValueError, naming what differs, unless `base` is the one that the adapter's card names."""
-    _need(base / WEIGHTS, "run stage `base_decoder`")
-    wanted, found = card["base"], identity_of(base)
-    found["sha256"] = sha256_of(base / WEIGHTS)  # what base.json says may be older than the file
+    for needed in (WEIGHTS, TOKENIZER):
+        _need(base / needed, "run stage `base_decoder`")
+    wanted, name = card["base"], identity_of(base)["id"]
+    found = {  # of the files themselves, since base.json may be older than they are
+        "sha256": sha256_of(base / WEIGHTS),
+        "tokenizer_sha256": sha256_of(base / TOKENIZER),
+        "template_sha256": chat.template_sha256(load_tokenizer(base)),
+    }
     different = [
         f"its {what} (sha256 {found[key][:12]}, wanted {wanted[key][:12]})"
         for key, what in IDENTITY.items()
@@ -155,7 +160,7 @@ def check_base(adapter: Path, card: dict, base: Path) -> None:
     ]
     if different:
         raise ValueError(
-            f"adapter {adapter} was trained on base {wanted['id']}, and {base} ({found['id']}) differs in "
+            f"adapter {adapter} was trained on base {wanted['id']}, and {base} ({name}) differs in "
             f"{' and '.join(different)}: give it the base that it was trained on"
         )
 

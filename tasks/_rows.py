@@ -61,10 +61,10 @@ def read_rows(encoded: Path, split: str, task: str) -> Rows:
     if task == "sequence":
         labels = table["label"].to_numpy()
     elif task == "token":
-        labels = _lists(table["labels"])
+        labels = lists(table["labels"])
     else:
         labels = np.stack([table["start"].to_numpy(), table["end"].to_numpy()], axis=1)
-    return Rows(_lists(table["input_ids"]), labels, table.drop_columns(["input_ids"]))
+    return Rows(lists(table["input_ids"]), labels, table.drop_columns(["input_ids"]))
 
 
 def read_labels(encoded: Path) -> list[str]:
@@ -100,7 +100,7 @@ class Collate:
         return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
 
 
-def _lists(column: pa.ChunkedArray) -> list[np.ndarray]:
+def lists(column: pa.ChunkedArray) -> list[np.ndarray]:
     """A list column as NumPy views into one flat array."""
     array = column.combine_chunks()
     flat, offsets = array.values.to_numpy().copy(), array.offsets.to_numpy()  # torch wants writable arrays
