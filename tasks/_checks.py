@@ -21,7 +21,7 @@ ROW_COLUMNS = ["row", "problem", "damage", "text", "label"]
 RELATION_COLUMNS = ["row", "duplicate_of", "conflicts_with", "near_duplicate_of", "split", "kept_split"]
 HTML_RESIDUE = r"<[A-Za-z/!][^<>]{0,200}>|&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});"
 MOJIBAKE = "Ã[\u0080-\u00bf\u0192\u201a-\u203a\u02c6\u20ac\u2122]|â€|Â[\u00a0-\u00bf]"  # UTF-8 read as Latin-1
-WARNINGS = {"html_residue", "mojibake", "class_balance"}
+WARNINGS = {"html_residue", "mojibake", "class_balance", "pii"}
 
 
 class Judge:

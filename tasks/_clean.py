@@ -31,7 +31,7 @@ def clean(text: str) -> tuple[str, list[str]]:
             text = unescaped
     if not text.isascii() and C1.search(text):
         needed.append("windows_1252")
-        text = C1.sub(_windows_1252, text)
+        text = C1.sub(cp1252, text)
     return text.replace("\r\n", "\n").replace("\r", "\n").strip(), needed
 
 
@@ -40,5 +40,6 @@ def damage(text: str) -> int:
     return len(DAMAGE.findall(text))
 
 
-def _windows_1252(match: re.Match) -> str:
+def cp1252(match: re.Match) -> str:
+    """What Windows-1252 has in place of a C1 character; U+FFFD if nothing."""
     return match.group().encode("latin-1").decode("cp1252", errors="replace")

@@ -21,10 +21,6 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from tasks._read_records import Record
 
 LAYOUTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # needed columns, optional ones; first match wins
     "messages": (("messages",), ()),
@@ -43,6 +39,16 @@ FIELD = re.compile(r"\{(\w+)\}")
 SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant"}
 
 Message = dict[str, str]  # role, content
+
+
+@dataclass(slots=True)
+class Record:
+    """A row as it stands in the file: its columns, or the text of one that cannot be read and why."""
+
+    line: int
+    values: dict[str, object] | None = None
+    text: str = ""
+    problem: str | None = None
 
 
 @dataclass(slots=True)
@@ -92,9 +98,9 @@ def template_fields(templates: list[dict]) -> list[str]:
     return list(dict.fromkeys(name for text in texts for name in FIELD.findall(text)))
 
 
-def to_row(record: "Record", layout: str, columns: dict[str, str], templates: list[dict] | None = None,
+def to_row(record: Record, layout: str, columns: dict[str, str], templates: list[dict] | None = None,
            label_names: dict[str, str] | None = None) -> Row:  # fmt: skip
-    """The record as a Row. `templates`: [{prompt, response}], `label_names`: value of `label` -> name, for templates."""
+    """The record as a Row. For templates: [{prompt, response}], and `label_names`: value of column `label` -> name."""
     if record.problem:
         return Row(record.line, raw=record.text, problem=record.problem)
     values = {key: record.values.get(columns.get(key, key)) for key in columns_known(layout, templates)}

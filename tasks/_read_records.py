@@ -13,9 +13,9 @@ Bytes that are no UTF-8 become lone surrogates. Memory: one batch. Private to th
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from tasks._formats import Record
 from tasks._params import DataError
 from tasks._read import DELIMITERS, MAX_RECORD, check_file, columns_of, csv_records, items, no_parquet
 
@@ -23,16 +23,6 @@ PIECE_CHARS = 2000
 PIECE_LEAST = 200  # a line end before this is no place to cut: a heading would stand alone
 SENTENCE_END = re.compile(r"[.!?][\"')\]]*\s")
 TAG_BEGIN = "<instruction>"
-
-
-@dataclass(slots=True)
-class Record:
-    """A row as it stands in the file: its columns, or the text of one that cannot be read and why."""
-
-    line: int
-    values: dict[str, object] | None = None
-    text: str = ""
-    problem: str | None = None
 
 
 def record_columns(path: Path, form: str) -> list[str]:

@@ -13,10 +13,11 @@ A check of severity `error` passes while its failing rows, which are all in quar
 `max_quarantine_share` of the rows read. Above that share for all checks together the stage stops; what it found then
 stands in <out>.failed/. Memory is a batch and some 60 bytes a row.
 
-Run it: `python -m tasks.validate reviews`, or `dvc repro validate_reviews`.
+`instructions` is validated the same way, with checks of its own: tasks/_validate_instructions.py.
+
+Run it: `python -m tasks.validate reviews|instructions`, or `dvc repro validate_reviews`.
 """
 
-import json
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -37,12 +38,13 @@ from tasks._checks import (
 )
 from tasks._clean import clean, damage
 from tasks._duplicates import Duplicates
-from tasks._parquet import GROUP_ROWS, ParquetRows, read_batches
+from tasks._parquet import ParquetRows, read_batches
 from tasks._read import RawRow, check_columns, columns_of, printable, read_rows
-from tasks._sets import DataSet, SourceFile, read_set
+from tasks._sets import ClassificationSet, SourceFile, read_set
 from tasks._split import SPLITS, in_sample, row_id, split_of, split_text, text_digest
 from tasks._stage import Compute, Config, DataError, start
-from tasks._validation import stop_message, validation_report
+from tasks._validate_instructions import InstructionsConfig, validate_instructions
+from tasks._validation import places_of, stop_message, validation_report, write_json
 
 STAGED = pa.schema(
     [(name, pa.string()) for name in ("row_id", "text", "source", "location", "detail")]
@@ -75,7 +77,7 @@ def validate(config: ValidateConfig, compute: Compute, data: Path, out: Path) ->
 
     Raises DataError: a file that cannot be read, no row left, or too many rows in quarantine.
     """
-    data_set = read_set(data)
+    data_set = read_set(data, "classification")
     scratch, failed = out.with_name(f".{out.name}.scratch"), out.with_name(f"{out.name}.failed")
     for folder in (scratch, failed, out):
         shutil.rmtree(folder, ignore_errors=True)
@@ -92,8 +94,8 @@ def validate(config: ValidateConfig, compute: Compute, data: Path, out: Path) ->
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     report = validation_report(config.set, data_set.labels, _rules(config), judge, counts)
-    _write_json(out / "labels.json", data_set.labels)
-    _write_json(out / "validation.json", report)
+    write_json(out / "labels.json", data_set.labels)
+    write_json(out / "validation.json", report)
     if not report["rows"]["kept"] or not report["checks"][-1]["passed"]:  # the last one: quarantine_share
         out.rename(failed)
         raise DataError(stop_message(config.set, config.max_quarantine_share, counts, failed))
@@ -103,7 +105,7 @@ def validate(config: ValidateConfig, compute: Compute, data: Path, out: Path) ->
 # --- 1. read --------------------------------------------------------------------------------------------------------
 
 
-def _read_all(config: ValidateConfig, data: Path, data_set: DataSet, judge: Judge, duplicates: Duplicates,
+def _read_all(config: ValidateConfig, data: Path, data_set: ClassificationSet, judge: Judge, duplicates: Duplicates,
               counts: Counter, staged: Path) -> None:  # fmt: skip
     checks = row_checks(data_set.labels, config.max_chars)
     with ParquetRows(staged, STAGED) as sink:
@@ -123,7 +125,7 @@ def _check_schema(path: Path, file: SourceFile, judge: Judge) -> None:
         check_columns(path, found, file.columns)
 
 
-def _row(config: ValidateConfig, data_set: DataSet, file: SourceFile, raw: RawRow) -> dict:
+def _row(config: ValidateConfig, data_set: ClassificationSet, file: SourceFile, raw: RawRow) -> dict:
     """A raw row with its names, cleaned; the row id is of what stands in the file."""
     source = Path(file.path).stem if raw.source is None else raw.source
     text, cleaned = clean(raw.text)
@@ -141,7 +143,7 @@ def _row(config: ValidateConfig, data_set: DataSet, file: SourceFile, raw: RawRo
     }
 
 
-def _judge_batch(rows: list[dict], data_set: DataSet, judge: Judge, checks: list, duplicates: Duplicates,
+def _judge_batch(rows: list[dict], data_set: ClassificationSet, judge: Judge, checks: list, duplicates: Duplicates,
                  counts: Counter, sink: ParquetRows) -> None:  # fmt: skip
     first = counts["read"]
     frame = pd.DataFrame({"row": range(first, first + len(rows))})
@@ -185,9 +187,9 @@ def _detail(row: dict, reasons: list[str]) -> str:
 # --- 3. judge and write ---------------------------------------------------------------------------------------------
 
 
-def _write_all(config: ValidateConfig, data_set: DataSet, judge: Judge, relations: tuple[np.ndarray, ...],
+def _write_all(config: ValidateConfig, data_set: ClassificationSet, judge: Judge, relations: tuple[np.ndarray, ...],
                counts: Counter, staged: Path, out: Path) -> None:  # fmt: skip
-    places = _places(staged, relations)
+    places = places_of(staged, relations)
     sinks = {split: ParquetRows(out / f"{split}.parquet", KEPT) for split in SPLITS}
     first = 0
     with sinks["train"], sinks["validation"], sinks["test"], ParquetRows(out / "quarantine.parquet", QUARANTINE) as bad:
@@ -209,17 +211,6 @@ def _write_all(config: ValidateConfig, data_set: DataSet, judge: Judge, relation
             first += batch.num_rows
     counts["quarantined"] = bad.rows
     counts.update({f"kept:{split}": sinks[split].rows for split in SPLITS})
-
-
-def _places(staged: Path, relations: tuple[np.ndarray, ...]) -> dict[int, tuple[str, int]]:
-    """Location and split of the rows that others are duplicates of."""
-    wanted = np.unique(np.concatenate([found[found >= 0] for found in relations]))
-    places, first = {}, 0
-    for batch in read_batches(staged, GROUP_ROWS, ["location", "split"]):
-        for row in wanted[np.searchsorted(wanted, first) : np.searchsorted(wanted, first + batch.num_rows)]:
-            places[int(row)] = (batch["location"][int(row) - first].as_py(), batch["split"][int(row) - first].as_py())
-        first += batch.num_rows
-    return places
 
 
 def _relate(rows: dict, first: int, relations: list[np.ndarray], places: dict, judge: Judge) -> None:
@@ -256,15 +247,10 @@ def _rules(config: ValidateConfig) -> dict[str, dict]:
     }  # fmt: skip
 
 
-def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
 def main() -> None:
-    with start("validate", ValidateConfig) as stage:
-        validate(
-            stage.config, stage.compute, Path("data") / stage.config.set, Path("artifacts/validated") / stage.variant
-        )
+    with start("validate", {"reviews": ValidateConfig, "instructions": InstructionsConfig}) as stage:
+        work = validate_instructions if stage.variant == "instructions" else validate
+        work(stage.config, stage.compute, Path("data") / stage.config.set, Path("artifacts/validated") / stage.variant)
 
 
 if __name__ == "__main__":
