@@ -1,35 +1,34 @@
-"""The HTTP server: text in, label with probability out, and in every answer the version that gave it.
+"""The HTTP server: text in, a label or more text out, and in every answer the version that gave it.
 
     POST /classify   {"text": "..."} or {"texts": ["...", ...]}, and "model" for another than the default
+    /v1/...          OpenAI's chat and completions: serving/completions.py
     GET  /models     what this server answers for, and what is loaded
-    GET  /health     whether it answers
+    GET  /health     whether it answers, and how much it is doing
 
     curl -s localhost:8000/classify -H 'content-type: application/json' -d '{"text": "A warm, funny film."}'
 
-Run it: `ajuste serve`. Every error is JSON, {"error": "what is wrong and what to do"}; no answer or log holds a text.
+Run it: `ajuste serve`. Every error is one JSON object (serving/errors.py); no error or log holds a text that was sent.
 """
 
 import asyncio
-import logging
+import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
-from fastapi import FastAPI, HTTPException, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
-from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from serving.batches import Batcher, Busy
+from serving import completions, errors
+from serving.batches import Batcher
+from serving.generation import Generation
 from serving.limits import BodyLimit, KnownHosts
-from serving.models import Models, RefusedModel, Served, UnknownModel
+from serving.models import Models, Served, UnknownModel
 
 MAX_TEXTS = 256
 MAX_CHARS = 20_000
 MAX_BODY_BYTES = 4 * 2**20
 
-log = logging.getLogger("ajuste.serving")
 Text = Annotated[str, StringConstraints(max_length=MAX_CHARS)]
 
 
@@ -77,6 +76,14 @@ def identity(served: Served) -> dict[str, Any]:
     return {"model": served.name, "version": served.version, "alias": served.alias, "strategy": served.strategy}
 
 
+def described(served: Served) -> dict[str, Any]:
+    """A loaded model, as /models says it."""
+    card = served.card
+    labels = {"labels": card["labels"]} if served.kind == "classifier" else {}
+    return identity(served) | {"kind": served.kind, **labels, "max_tokens": card["max_tokens"],
+                               "base": card["base"]["id"]}
+
+
 def answers(labels: Sequence[str], probabilities: Sequence[Sequence[float]]) -> list[Answer]:
     """Probabilities [N, C] as labelled answers; of equal probabilities the first label wins, as argmax does."""
     results = []
@@ -92,10 +99,11 @@ def make_app(models: Models, hosts: Sequence[str] = ("127.0.0.1", "localhost")) 
     name of its own at this machine is refused)."""
 
     def work(reference: str, texts: list[str]) -> tuple[Served, list[list[float]]]:
-        served = models.get(reference)
+        served = models.get(reference or models.default("classifier"))
         return served, served.probabilities(texts).tolist()
 
-    batcher = Batcher(work)
+    generation = Generation(models)
+    batcher = Batcher(work, generation=generation)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -103,28 +111,29 @@ def make_app(models: Models, hosts: Sequence[str] = ("127.0.0.1", "localhost")) 
         batcher.close()
 
     app = FastAPI(title="Ajuste", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.generation = generation
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
     app.add_middleware(KnownHosts, hosts=hosts)
-    _json_errors(app)
+    errors.install(app)
+    app.include_router(completions.routes(models, batcher.generate))
 
     @app.post("/classify")
     async def classify(question: Question) -> Answers:
-        reference = question.model or models.default
-        served, rows = await _asked(lambda: batcher.submit(reference, question.all_texts()))
+        served, rows = await _asked(lambda: batcher.submit(question.model or "", question.all_texts()))
         return Answers(**identity(served), results=answers(served.card["labels"], rows))
 
     @app.get("/models")
     def list_models() -> dict[str, Any]:
-        loaded = [
-            identity(served) | {"labels": served.card["labels"], "max_tokens": served.card["max_tokens"],
-                                "base": served.card["base"]["id"]}
-            for served in models.loaded()
-        ]
-        return {"default": models.default, "names": models.names, "loaded": loaded}
+        default = {}
+        for kind in ("classifier", "decoder"):
+            with contextlib.suppress(UnknownModel):
+                default[kind] = models.default(kind)
+        return {"default": default, "names": models.names, "loaded": [described(one) for one in models.loaded()]}
 
     @app.get("/health")
     def health() -> dict[str, Any]:
-        return {"status": "ok", "loaded": [f"{served.name}/{served.version}" for served in models.loaded()]}
+        return {"status": "ok", "loaded": [f"{served.name}/{served.version}" for served in models.loaded()],
+                **generation.load()}
 
     return app
 
@@ -133,38 +142,5 @@ async def _asked(submit: Callable[[], Any]) -> Any:
     """Wait for the inference thread without blocking the server; its refusals become HTTP errors."""
     try:
         return await asyncio.wrap_future(submit())
-    except UnknownModel as error:
-        raise HTTPException(404, str(error)) from None
-    except RefusedModel as error:
-        raise HTTPException(503, str(error)) from None
-    except Busy as error:
-        raise HTTPException(503, str(error), headers={"Retry-After": "1"}) from None
-
-
-def _json_errors(app: FastAPI) -> None:
-    """Every error as {"error": ...}; a fault of the request names the field, never the text."""
-
-    @app.exception_handler(StarletteHTTPException)
-    async def http_error(_: Request, error: StarletteHTTPException) -> JSONResponse:
-        what = "no such page: there is POST /classify, GET /models and GET /health"
-        message = what if error.detail == "Not Found" else str(error.detail)
-        return JSONResponse({"error": message}, error.status_code, headers=error.headers)
-
-    @app.exception_handler(RequestValidationError)
-    async def bad_request(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        kind = request.headers.get("content-type", "missing")
-        if not kind.startswith("application/json"):
-            return JSONResponse({"error": f"the content-type is {kind[:80]}: send JSON as application/json"}, 415)
-        if first["type"] == "json_invalid":
-            return JSONResponse({"error": f"the body is no valid JSON: {first['ctx']['error']} at character "
-                                          f"{first['loc'][-1]}"}, 400)
-        where = ".".join(str(part) for part in first["loc"] if part != "body")
-        what = first["msg"].removeprefix("Value error, ")
-        usage = '{"text": "..."} or {"texts": ["...", ...]}, optional "model"'
-        return JSONResponse({"error": f"{where + ': ' if where else ''}{what}; the body is {usage}"}, 422)
-
-    @app.exception_handler(Exception)
-    async def our_fault(_: Request, error: Exception) -> JSONResponse:
-        log.error("%s while answering", type(error).__name__)
-        return JSONResponse({"error": f"the server failed ({type(error).__name__}); its log says more"}, 500)
+    except Exception as error:
+        raise errors.refusal(error) from None

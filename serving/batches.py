@@ -1,22 +1,26 @@
-"""One inference thread and its queue: requests that wait for the same model are answered in one batch.
+"""One inference thread and its queue: texts that wait for the same classifier are answered in one batch.
 
 While a batch is computed, new requests queue up; the next batch takes all of those that name the same model as the
 oldest, up to `max_rows` texts. Nothing ever waits for a batch to fill, so a lone request pays no delay. One thread does
-all the computing: torch uses the cores inside a batch, and the models need no locks.
+all the computing: torch uses the cores inside a batch, and the models need no locks. Where texts are generated too
+(serving/generation.py), the thread takes turns: one batch of texts, then one token of every generation.
 """
 
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from serving.generation import Generation, Job
 
 
 class Busy(RuntimeError):
     """Too many requests are waiting."""
 
 
-class Job(NamedTuple):
+class Texts(NamedTuple):
     reference: str
     texts: Sequence[str]
     future: Future
@@ -26,10 +30,12 @@ class Batcher:
     """Runs `work(reference, texts) -> (who, rows)` in one thread; `rows` has one entry a text, in their order."""
 
     def __init__(
-        self, work: Callable[[str, list[str]], tuple[Any, Sequence]], max_rows: int = 64, max_waiting: int = 128
+        self, work: Callable[[str, list[str]], tuple[Any, Sequence]], max_rows: int = 64, max_waiting: int = 128,
+        generation: "Generation | None" = None,
     ) -> None:
+        self._generation = generation
         self._work, self._max_rows, self._max_waiting = work, max_rows, max_waiting
-        self._jobs: deque[Job] = deque()
+        self._jobs: deque[Texts] = deque()
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
@@ -41,27 +47,42 @@ class Batcher:
         with self._changed:
             if self._closed or len(self._jobs) >= self._max_waiting:
                 raise Busy(f"{len(self._jobs)} requests are waiting: try again in a moment")
-            self._jobs.append(Job(reference, texts, future))
+            self._jobs.append(Texts(reference, texts, future))
             self._changed.notify()
         return future
 
+    def generate(self, job: "Job") -> None:
+        """Queue a generation. Raises Busy when too many requests wait."""
+        with self._changed:
+            if self._closed:
+                raise Busy("the server is ending: ask again when it is back")
+            self._generation.submit(job)
+            self._changed.notify()
+
     def close(self) -> None:
-        """Answer what is queued, then end the thread."""
+        """Answer the texts that are queued, end the generations, then the thread."""
         with self._changed:
             self._closed = True
             self._changed.notify()
         self._thread.join()
 
     def _run(self) -> None:
-        while batch := self._next():
+        while (batch := self._next()) is not None:
             self._answer([job for job in batch if job.future.set_running_or_notify_cancel()])
+            if self._generating():
+                self._generation.step()
+        if self._generation:
+            self._generation.close()
 
-    def _next(self) -> list[Job]:
-        """The oldest job and those that go with it; an empty list at the end."""
+    def _generating(self) -> bool:
+        return self._generation is not None and self._generation.active()
+
+    def _next(self) -> list[Texts] | None:
+        """The oldest job and those that go with it; an empty list if only generations wait; None at the end."""
         with self._changed:
-            self._changed.wait_for(lambda: self._jobs or self._closed)
+            self._changed.wait_for(lambda: self._jobs or self._closed or self._generating())
             if not self._jobs:
-                return []
+                return None if self._closed else []
             batch, others, rows = [self._jobs.popleft()], deque(), 0
             rows = len(batch[0].texts)
             while self._jobs:
@@ -74,7 +95,7 @@ class Batcher:
             self._jobs = others
             return batch
 
-    def _answer(self, batch: list[Job]) -> None:
+    def _answer(self, batch: list[Texts]) -> None:
         if not batch:
             return
         try:

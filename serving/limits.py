@@ -6,6 +6,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving import errors
+
 
 class KnownHosts:
     """Answers 400 when the Host header is none of `hosts` ("*" allows all).
@@ -23,7 +25,7 @@ class KnownHosts:
             name, _, port = asked.rpartition(":")
             if (name if port.isdigit() else asked) not in self.hosts:
                 message = f"this server does not answer for host `{asked[:80]}`: call it {' or '.join(self.hosts)}"
-                await JSONResponse({"error": message}, 400)(scope, receive, send)
+                await JSONResponse(errors.body(scope["path"], 400, message), 400)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
@@ -38,10 +40,10 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        message = f"the body is larger than {self.max_bytes} bytes: send the texts in several requests"
+        message = f"the body is larger than {self.max_bytes} bytes: send less at once, or in several requests"
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > self.max_bytes:
-            await JSONResponse({"error": message}, 413)(scope, receive, send)
+            await JSONResponse(errors.body(scope["path"], 413, message), 413)(scope, receive, send)
             return
         size = 0
 

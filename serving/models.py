@@ -8,13 +8,15 @@
 Adapters share their base. A LoRA model is W0 and a small A and B: `TensorPool` gives all loaded models one and the same
 tensor wherever theirs are equal byte for byte. So ten adapters of one base cost one base and ten times A and B, and a
 merged model costs only the matrices that the merge changed. Every model keeps its own modules, so there is no active
-adapter to switch, and no request can be answered by another one's.
+adapter to switch, and no request can be answered by another one's. Classifiers label texts, decoders generate them; the
+card (ajuste.json) says which it is, and adapters of each kind have their own base.
 
 A reference is looked up again after `FRESH_SECONDS`: when an alias moves, the server follows without a restart. If the
 registry does not answer then, the last answer stands. At most `MAX_LOADED` models are kept, the least used goes first.
 Not thread-safe: `Models.get` belongs to the one inference thread (see serving/batches.py).
 """
 
+import contextlib
 import hashlib
 import logging
 import re
@@ -29,7 +31,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from learning import classifier
+from learning import bottleneck, classifier, decoder
 
 FRESH_SECONDS = 10.0
 MAX_LOADED = 8
@@ -68,8 +70,22 @@ class Served:
     tokenizer: Any
     card: dict
 
+    @property
+    def kind(self) -> str:
+        """`classifier` or `decoder`."""
+        return self.card.get("kind", "classifier")
+
+    @property
+    def context(self) -> int:
+        """How many tokens a decoder can look back on, those of a learned prefix not counted."""
+        adapter = getattr(self.model, "active_peft_config", None)
+        prefix = adapter.num_virtual_tokens if adapter and adapter.is_prompt_learning else 0
+        return self.model.config.max_position_embeddings - prefix
+
     def probabilities(self, texts: Sequence[str]) -> Tensor:
-        """Probabilities [N, C] of the texts, in their order; C follows card["labels"]."""
+        """Probabilities [N, C] of the texts, in their order; C follows card["labels"]. Raises UnknownModel."""
+        if self.kind != "classifier":
+            raise UnknownModel(f"`{self.name}` generates text and labels none: ask POST /v1/chat/completions")
         return classifier.predict(self.model, self.tokenizer, self.card, list(texts))
 
 
@@ -80,10 +96,13 @@ class TensorPool:
         self._tensors: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
 
     def share(self, model: nn.Module) -> None:
-        """Replace the model's parameters by those of the pool where they are equal; add the others to the pool."""
+        """Replace the model's parameters by those of the pool where they are equal; add the others to the pool.
+
+        Quantised ones stay alone: their codes are equal for W and 2 W, the scale stands elsewhere.
+        """
         for module in model.modules():
             for name, parameter in module._parameters.items():
-                if parameter is not None:
+                if type(parameter) is nn.Parameter and parameter.is_floating_point():
                     module._parameters[name] = self._tensors.setdefault(_content(parameter), parameter)
 
 
@@ -95,7 +114,10 @@ def _content(tensor: Tensor) -> tuple:
 
 def check_digest(version: Version) -> None:
     """Raise RefusedModel unless the weights on disk are the ones that were registered."""
-    recorded = {"adapter_model.safetensors" if is_adapter(version) else "model.safetensors": version.tags["sha256"]}
+    weights = "adapter_model.safetensors" if is_adapter(version) else "model.safetensors"
+    if (version.path / bottleneck.CONFIG).is_file():
+        weights = bottleneck.WEIGHTS
+    recorded = {weights: version.tags["sha256"]}
     if "head_sha256" in version.tags:       # mean pooling: the head is a file of its own
         recorded[classifier.HEAD] = version.tags["head_sha256"]
     label = f"{version.name}/{version.version}"
@@ -110,20 +132,25 @@ def check_digest(version: Version) -> None:
 
 
 def is_adapter(version: Version) -> bool:
-    """Whether the version holds A and B alone, in PEFT's layout."""
-    return (version.path / "adapter_config.json").is_file()
+    """Whether the version needs its base: A and B in PEFT's layout, or another kind of adapter."""
+    return decoder.is_adapter(version.path)
 
 
 class Models:
     """What a reference to one of `names` stands for, loaded.
 
-    `resolve` is tracking.registry.resolve or a test's stand-in; `base` is the folder of the adapters' base.
+    `resolve` is tracking.registry.resolve or a test's stand-in; `base` is the folder of the classifiers' base, and
+    `decoder_base` that of the decoders', which only adapters need. `defaults` are the references that answer requests
+    that name no model, the first of each kind; absent: the names.
     """
 
-    def __init__(self, resolve: Callable[[str], Version], names: Sequence[str], base: Path, default: str = "") -> None:
-        self.names = list(names)
-        self.default = default or "".join(self.names[:1])     # what answers a request that names no model
-        self._resolve, self._base = resolve, base
+    def __init__(
+        self, resolve: Callable[[str], Version], names: Sequence[str], base: Path, decoder_base: Path | None = None,
+        defaults: Sequence[str] = (),
+    ) -> None:
+        self.names, self._defaults = list(names), list(defaults or names)
+        self._resolve, self._base, self._decoder_base = resolve, base, decoder_base
+        self._kinds: dict[str, str] = {}
         self._pool = TensorPool()
         self._found: dict[str, tuple[float, tuple[str, str], str | None]] = {}
         self._loaded: OrderedDict[tuple[str, str], Served] = OrderedDict()
@@ -159,6 +186,24 @@ class Models:
         except Exception as error:          # the registry's own errors are as many as its back ends
             raise UnknownModel(f"no model `{reference}`: {error}") from error
 
+    def of_kind(self, kind: str) -> list[str]:
+        """The names that hold classifiers, or decoders. From any thread."""
+        for name in self.names:
+            for reference in (name, f"{name}/1"):       # aliases stand on served names alone, not on adapters
+                if name not in self._kinds:
+                    with contextlib.suppress(UnknownModel, ValueError):
+                        card = classifier.read_card(self.find(reference).path)
+                        self._kinds[name] = card.get("kind", "classifier")
+        return [name for name in self.names if self._kinds.get(name) == kind]
+
+    def default(self, kind: str) -> str:
+        """What answers a request of that kind that names no model. Raises UnknownModel, saying what to do."""
+        names = self.of_kind(kind)
+        for reference in self._defaults:
+            if REFERENCE.fullmatch(reference)["name"] in names:
+                return reference
+        raise UnknownModel(f"no {kind} is served here: `ajuste run` trains and registers one")
+
     def _check(self, reference: str) -> None:
         if not self.names:
             raise UnknownModel(f"no model `{reference[:80]}`: nothing is registered yet, `ajuste run` does it")
@@ -178,15 +223,19 @@ class Models:
 
     def _load(self, version: Version) -> Served:
         check_digest(version)
+        label = f"{version.name}/{version.version}"
         try:
-            if is_adapter(version):
+            card = classifier.read_card(version.path)
+            if card.get("kind") == "decoder":
+                model, tokenizer, card = decoder.load(version.path, self._decoder_base)
+            elif is_adapter(version):
                 model, tokenizer, card = classifier.load_adapter(self._base, version.path)
             else:
                 model, tokenizer, card = classifier.load(version.path)
         except (ValueError, OSError) as error:
-            raise RefusedModel(f"{version.name}/{version.version} does not load: {error}") from None
-        if card["task"] != "sequence":
-            raise RefusedModel(f"{version.name}/{version.version} is a model for task `{card['task']}`: "
+            raise RefusedModel(f"{label} does not load: {error}") from None
+        if card.get("kind") != "decoder" and card["task"] != "sequence":
+            raise RefusedModel(f"{label} is a model for task `{card['task']}`: "
                                "/classify answers with one label a text, task `sequence`")
         model.eval().requires_grad_(False)
         self._pool.share(model)

@@ -1,13 +1,22 @@
 """A registry of tiny models on disk that needs no MLflow: names, versions and aliases in a dict."""
 
+import contextlib
+import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import torch
+import uvicorn
 
-from learning import classifier
+from learning import bottleneck, classifier, decoder
+from serving.app import make_app
 from serving.models import Models
+from tests import tiny_decoders
 from tests.tiny_classifiers import tiny_adapter, tiny_base, tiny_full, tiny_merged
+
+torch.set_num_threads(1)
 
 
 @dataclass
@@ -28,8 +37,8 @@ class FakeRegistry:
 
     @staticmethod
     def digest(path):
-        adapter = path / "adapter_model.safetensors"
-        return classifier.sha256_of(adapter if adapter.exists() else path / "model.safetensors")
+        names = ("adapter_model.safetensors", bottleneck.WEIGHTS, "model.safetensors")
+        return classifier.sha256_of(next(path / name for name in names if (path / name).exists()))
 
     def resolve(self, reference):
         self.calls += 1
@@ -71,3 +80,52 @@ def registry(folders):
 @pytest.fixture
 def models(registry, folders):
     return Models(registry.resolve, list(registry.folders), folders["base"])
+
+
+@pytest.fixture(scope="session")
+def speakers(tmp_path_factory):
+    """Decoders: base, lora (an adapter), merged (of it), full."""
+    root = tmp_path_factory.mktemp("decoders")
+    base = tiny_decoders.tiny_base(root / "base")
+    lora = tiny_decoders.tiny_adapter(base, root / "lora")
+    model, tokenizer, card = decoder.load(lora, base)
+    decoder.save_whole(model.merge_and_unload(), tokenizer, root / "merged", card)
+    return {"base": base, "lora": lora, "merged": root / "merged", "full": tiny_decoders.tiny_full(base, root / "full")}
+
+
+@pytest.fixture
+def both(folders, speakers):
+    """Models of a classifier and an assistant, with adapters of each."""
+    registry = FakeRegistry(
+        {"assistant": [speakers["full"], speakers["merged"]], "assistant-adapter": [speakers["lora"]],
+         "reviews-classifier": [folders["merged"]], "reviews-classifier-adapter": [folders["adapter"]]},
+        {"assistant": {"challenger": 1, "champion": 2}, "reviews-classifier": {"champion": 1}},
+    )
+    return Models(registry.resolve, list(registry.folders), folders["base"], speakers["base"])
+
+
+@pytest.fixture
+def server(both):
+    """A real server on a free port, in a thread: its address and its Generation."""
+    app = make_app(both)
+    with running(app) as address:
+        yield address, app.state.generation
+
+
+@contextlib.contextmanager
+def running(app):
+    """The app under uvicorn on a free loopback port; gives its address."""
+    running = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", access_log=False,
+                                            timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=running.run, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 20
+    while not running.started:
+        assert thread.is_alive() and time.monotonic() < deadline, "the server did not start"
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{running.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        running.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()

@@ -1,0 +1,124 @@
+"""Rows that join and leave a batch are computed as if each were alone; what is drawn follows the distribution."""
+
+import random
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers.generation import TemperatureLogitsWarper, TopPLogitsWarper
+
+from learning import decoder
+from serving import decoding
+from serving.decoding import Batch, pick
+from tests import tiny_decoders
+
+SMALL = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
+         "initializer_range": 0.4}
+
+
+def model_of(family):
+    torch.manual_seed(0)
+    if family == "llama":
+        model = LlamaForCausalLM(LlamaConfig(**SMALL, num_key_value_heads=2))
+    elif family == "gpt2":
+        model = GPT2LMHeadModel(GPT2Config(vocab_size=97, n_embd=32, n_layer=3, n_head=4, n_positions=256,
+                                           initializer_range=0.4))
+    else:
+        model = MistralForCausalLM(MistralConfig(**SMALL, num_key_value_heads=2, sliding_window=6))
+    return model.eval()
+
+
+def prompts_of(*lengths, vocabulary=97):
+    draw = random.Random(1)
+    return [[draw.randrange(3, vocabulary) for _ in range(n)] for n in lengths]
+
+
+@torch.no_grad()
+def alone(model, ids):
+    """The logits after these ids, by one plain forward without any cache."""
+    return model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].float()
+
+
+def follow(model, prompts, arrivals, lengths):
+    """Join as `arrivals` {step: rows} says, leave after lengths[row] tokens; every step's logits are checked."""
+    batch, live, told, step, widths = Batch(model), [], {i: list(p) for i, p in enumerate(prompts)}, 0, set()
+    while live or step <= max(arrivals):
+        if step in arrivals:
+            batch.join([prompts[i] for i in arrivals[step]])
+            live += arrivals[step]
+        if live:
+            logits = batch.step()
+            widths.add(len(live))
+            for place, row in enumerate(live):
+                torch.testing.assert_close(logits[place], alone(model, told[row]), atol=2e-4, rtol=1e-4)
+                batch.tokens[place] = int(logits[place].argmax())
+                told[row].append(batch.tokens[place])
+            stay = [k for k, row in enumerate(live) if len(told[row]) < len(prompts[row]) + lengths[row]]
+            batch.keep(stay)
+            live = [live[k] for k in stay]
+        step += 1
+    assert len(batch) == 0
+    return [told[i][len(prompts[i]):] for i in range(len(prompts))], widths
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "sliding"])
+def test_a_row_among_others_has_the_logits_of_a_row_alone(family):
+    model, prompts = model_of(family), prompts_of(1, 9, 30, 2, 17, 1)
+    answers, widths = follow(model, prompts, {0: [0, 1], 2: [2], 3: [3, 4], 25: [5]}, [12, 8, 20, 9, 1, 4])
+    assert len({token for answer in answers for token in answer}) > 15, "too monotonous to tell rows apart"
+    assert max(widths) == 5 and [len(answer) for answer in answers] == [12, 8, 20, 9, 1, 4]
+
+
+def test_the_order_of_the_batch_is_free_and_a_long_row_may_leave():
+    model, prompts = model_of("llama"), prompts_of(40, 3, 8)
+    batch = Batch(model)
+    batch.join(prompts)
+    batch.step()
+    batch.tokens, told = [5, 6, 7], [[*prompt, token] for prompt, token in zip(prompts, (5, 6, 7), strict=True)]
+    batch.keep([2, 1])
+    assert batch._cache.layers[0].keys.shape[2] == 8        # as narrow as the longest that is left
+    logits = batch.step()
+    for place, row in enumerate((2, 1)):
+        torch.testing.assert_close(logits[place], alone(model, told[row]), atol=2e-4, rtol=1e-4)
+
+
+def test_a_row_outgrows_the_spare_columns():
+    model, prompts = model_of("llama"), prompts_of(3, 5)
+    length = 2 * decoding.SPARE + 7
+    answers, _ = follow(model, prompts, {0: [0], 70: [1]}, [length, 5])
+    assert len(answers[0]) == length
+
+
+@pytest.mark.parametrize("method", ["prefix", "prompt"])
+def test_a_learned_prefix_stands_before_every_row(method, tmp_path):
+    """Against PEFT's own forward over the whole row."""
+    base = tiny_decoders.tiny_base(tmp_path / "base")
+    model, _, _ = decoder.load(tiny_decoders.tiny_adapter(base, tmp_path / method, method), base)
+    prompts = prompts_of(1, 7, 12, vocabulary=1500)
+    answers, _ = follow(model, prompts, {0: [1], 2: [0, 2]}, [4, 5, 3])
+    plain = decoder.load_base(base)[0]
+    assert any(not torch.allclose(alone(model, p), alone(plain, p), atol=1e-2) for p in prompts), "no effect"
+    assert [len(answer) for answer in answers] == [4, 5, 3]
+
+
+def test_drawn_tokens_follow_the_distribution():
+    torch.manual_seed(3)
+    logits, temperature, top_p = torch.randn(60), 0.8, 0.7
+    warped = TopPLogitsWarper(top_p)(None, TemperatureLogitsWarper(temperature)(None, logits[None]))
+    p = torch.softmax(warped, -1)[0].double()
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.tensor([pick(logits, temperature, top_p, generator) for _ in range(4000)])
+    counts = torch.bincount(drawn, minlength=60).double()
+    assert counts[p == 0].sum() == 0 and 3 < (p > 0).sum() < 40
+    chi = ((counts - 4000 * p)[p > 0] ** 2 / (4000 * p[p > 0])).sum()
+    assert chi < 2.5 * (p > 0).sum()                            # the mean of chi^2 is its degrees of freedom
+
+
+def test_nothing_is_cut_unasked_and_temperature_0_is_greedy():
+    flat = torch.zeros(200)
+    generator = torch.Generator().manual_seed(0)
+    assert len({pick(flat, 1.0, 1.0, generator) for _ in range(3000)}) == 200          # top_k=50 would leave 50
+    peak = torch.tensor([0.1, 3.0, 2.9])
+    assert {pick(peak, 0, 1.0, generator) for _ in range(20)} == {1}
+    assert {pick(peak, 1.0, 1e-9, generator) for _ in range(20)} == {1}                # the most probable always stays
+    assert {pick(peak, 1e-4, 1.0, generator) for _ in range(20)} == {1}
