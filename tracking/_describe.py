@@ -65,7 +65,7 @@ def describe_version(name: str, tags: dict[str, str]) -> str:
                      f"{_number(tags, 'proof.max_logit_difference_requantised', '.2g')}")
     lines.append(f"- base `{tags['base_id']}`, sha256 `{tags['base_sha256'][:12]}`")
     if assistant:
-        lines.append(f"- its tokenizer `{tags['tokenizer_sha256'][:12]}`, its template `{tags['template_sha256'][:12]}`; "
+        lines.append(f"- tokenizer `{tags['tokenizer_sha256'][:12]}`, template `{tags['template_sha256'][:12]}`; "
                      f"rows are cut at {tags['max_tokens']} tokens")
     else:
         lines.append(f"- labels: {', '.join(json.loads(tags['labels']))}; texts are cut at {tags['max_tokens']} tokens")
