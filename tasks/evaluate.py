@@ -8,8 +8,9 @@
 Values are scikit-learn's. Intervals are 95 % percentile bootstrap intervals over rows, from one fixed set of resamples
 for all strategies (learning/statistics.py, the same formulas on many resamples at once); slices have Wilson intervals.
 Writes <strategy>.json and predictions.parquet. Nothing is chosen by these numbers: that is what validation is for.
+Variant `instruct`, a decoder beside its base: tasks/_evaluate_instruct.py.
 
-Run it: `dvc repro evaluate_classify`.
+Run it: `dvc repro evaluate_classify`, `dvc repro evaluate_instruct`.
 """
 
 import json
@@ -29,8 +30,9 @@ from learning import statistics
 from learning.classifier import load, logits_of
 from learning.seeds import seed_everything
 from tasks import _span, _token
+from tasks._evaluate_instruct import InstructConfig, Reviews, evaluate_instruct
 from tasks._rows import Rows, autocast, read_labels, read_rows
-from tasks._stage import Compute, Config, UsageError, start
+from tasks._stage import Compute, Config, Stage, UsageError, start
 
 LENGTHS = (16, 32, 64, 128, 256, 512)  # upper bounds of the length slices, in tokens before truncation
 
@@ -200,13 +202,34 @@ def _number(value: float) -> float | None:
 
 
 def main() -> None:
-    with start("evaluate", EvaluateConfig) as stage:
-        merged = Path("artifacts/merged")
-        models = {name: merged / f"{stage.variant}_{name}" for name in ("frozen", "full", "lora")}
-        out = Path("artifacts/evaluated") / stage.variant
-        with stage.phase("evaluate"):
-            reports = evaluate(stage.config, stage.compute, models, Path("artifacts/encoded/reviews"), out)
-        stage.count(tokens=reports["tokens"])
+    with start("evaluate", {"classify": EvaluateConfig, "instruct": InstructConfig}) as stage:
+        (_main_instruct if stage.variant == "instruct" else _main_classify)(stage)
+
+
+def _main_classify(stage: Stage) -> None:
+    merged = Path("artifacts/merged")
+    models = {name: merged / f"{stage.variant}_{name}" for name in ("frozen", "full", "lora")}
+    out = Path("artifacts/evaluated") / stage.variant
+    with stage.phase("evaluate"):
+        reports = evaluate(stage.config, stage.compute, models, Path("artifacts/encoded/reviews"), out)
+    stage.count(tokens=reports["tokens"])
+
+
+def _main_instruct(stage: Stage) -> None:
+    artifacts = Path("artifacts")
+    reviews = Reviews(artifacts / "merged/classify_full", *(artifacts / f"{x}/reviews" for x in ("validated", "encoded")))
+    report = evaluate_instruct(
+        stage.config, stage.compute, artifacts / "merged/instruct", artifacts / "base/decoder",
+        artifacts / "encoded/instructions", Path("sources/prompts"), reviews, artifacts / "evaluated/instruct",
+        stage.phase,
+    )  # fmt: skip
+    stage.count(tokens=report["tokens"])
+    losses = {name: report["held_out"][name]["loss"]["value"] for name in ("base", "instruct")}
+    gap = report["held_out"]["difference"]
+    print(
+        f"held-out loss {losses['base']:.4f} -> {losses['instruct']:.4f}, "
+        f"difference {gap['value']:.4f} ({gap['low']:.4f} to {gap['high']:.4f})"
+    )
 
 
 if __name__ == "__main__":
