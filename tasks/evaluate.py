@@ -217,7 +217,9 @@ def _main_classify(stage: Stage) -> None:
 
 def _main_instruct(stage: Stage) -> None:
     artifacts = Path("artifacts")
-    reviews = Reviews(artifacts / "merged/classify_full", *(artifacts / f"{x}/reviews" for x in ("validated", "encoded")))
+    reviews = Reviews(
+        artifacts / "merged/classify_full", artifacts / "validated/reviews", artifacts / "encoded/reviews"
+    )  # fmt: skip
     report = evaluate_instruct(
         stage.config, stage.compute, artifacts / "merged/instruct", artifacts / "base/decoder",
         artifacts / "encoded/instructions", Path("sources/prompts"), reviews, artifacts / "evaluated/instruct",
