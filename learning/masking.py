@@ -9,7 +9,8 @@ term for it, and the number of labels that are not -100 is the number of terms.
 A row of more than `max_tokens` is cut at its text, so that the chat template still writes every turn that is left:
 
     1. whole exchanges, a question and its answer, the oldest first; the system message and the last exchange stay
-    2. the beginning of the last question, then the beginning of the system message, as much as needed
+    2. the beginning of the last question, then the beginning of the system message, as much as needed, while the
+       prompt is longer than a quarter of max_tokens: a response without its question would teach to ignore questions
     3. the end of the last response, which then has no end of turn; nothing left of it: the row is dropped
 
 A text row loses its end. What was cut is counted in tokens and never silently.
@@ -25,6 +26,9 @@ from learning.losses import IGNORED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase as Tokenizer
+
+
+KEPT = 4  # a prompt is not cut below max_tokens // KEPT
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,11 @@ def fit(tokenizer: "Tokenizer", messages: list[Message], max_tokens: int) -> Row
 
 
 def _shorten(tokenizer: "Tokenizer", messages: list[Message], found: list[Segment], most: int) -> list[Segment]:
-    """Segments of the conversation with its prompt cut until it fits, or until there is no more to cut."""
+    """Segments of the conversation with its prompt cut until it fits, or until no more of it may be cut."""
+
+    def excess() -> int:
+        return min(_size(found) - most, _size(found[:-1]) - most // KEPT)
+
     system = messages[:1] if messages[0]["role"] == "system" else []
     turns = messages[len(system) :]
     while _size(found) > most and len(turns) > 2:
@@ -75,8 +83,8 @@ def _shorten(tokenizer: "Tokenizer", messages: list[Message], found: list[Segmen
         found = segments(tokenizer, [*system, *turns])
     kept = [*system, *turns]
     for place in [len(kept) - 2, *range(len(system))]:
-        while _size(found) > most and kept[place]["content"]:
-            shorter = _without(tokenizer, kept[place]["content"], _size(found) - most)
+        while excess() > 0 and kept[place]["content"]:
+            shorter = _without(tokenizer, kept[place]["content"], excess())
             kept = [*kept[:place], {**kept[place], "content": shorter}, *kept[place + 1 :]]
             found = segments(tokenizer, kept)
     return found
