@@ -1,7 +1,7 @@
 """LoRA's linear layer with its backward pass by hand: the same numbers, fewer passes over memory.
 
-    y = x W0^T + (alpha/r) (x A^T) B^T              u = x A^T                      x [T, k], W0 [d, k], A [r, k], B [d, r]
-    dx = g W0 + v A       dA = v^T x       dB = (alpha/r) g^T u       v = (alpha/r) g B                        g = dL/dy
+    y = x W0^T + (alpha/r) (x A^T) B^T              u = x A^T                      x [T, k], W0 [d, k], A [r, k]
+    dx = g W0 + v A       dA = v^T x       dB = (alpha/r) g^T u       v = (alpha/r) g B        B [d, r], g = dL/dy
 
 PEFT turns x into float32 for A and B when W0 is bfloat16: with r = 8 that is 2 % of the arithmetic and a third of the
 time of a step. Here A and B are rounded to W0's type as autocast would do it, their float32 originals stay what the
