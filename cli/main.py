@@ -5,7 +5,23 @@ import sys
 
 import typer
 
-from cli import compare, data, doctor, export, memory, predict, preset, report, reproduce, run, serve, status, study, ui
+from cli import (
+    chat,
+    compare,
+    data,
+    doctor,
+    export,
+    memory,
+    predict,
+    preset,
+    report,
+    reproduce,
+    run,
+    serve,
+    status,
+    study,
+    ui,
+)
 from tasks._params import DataError, UsageError
 
 QUIET = {
@@ -32,6 +48,7 @@ app.command("preset")(preset.command)
 app.command("compare")(compare.command)
 app.command("predict")(predict.command)
 app.command("serve")(serve.command)
+app.command("chat")(chat.command)
 app.command("export")(export.command)
 app.command("report")(report.command)
 app.command("ui")(ui.command)

@@ -15,11 +15,13 @@ def command(
     host: Annotated[str, typer.Option(help="Address to listen on; all but loopback is open to others.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
 ) -> None:
-    """Serve registered models: text in, label with probability out.
+    """Serve registered models: classifiers label texts, assistants answer as OpenAI's API does.
 
     Examples:  ajuste serve   |   ajuste serve reviews-classifier@challenger --port 9000
 
     curl -s localhost:8000/classify -H 'content-type: application/json' -d '{"text": "A warm, funny film."}'
+
+    ajuste chat --url http://127.0.0.1:8000
     """
     from tasks._stage import DataError, UsageError, home
 
@@ -43,19 +45,22 @@ def command(
         unknown = [name for name in allowed if name not in registered]
         if unknown:
             raise UsageError(f"no model `{unknown[0]}` is registered: there is {', '.join(registered)}")
-        models = Models(registry.resolve, allowed, home() / "artifacts" / "base" / "encoder", default=asked[0])
+        bases = home() / "artifacts" / "base"
+        models = Models(registry.resolve, allowed, bases / "encoder", bases / "decoder", defaults=asked)
         for name in asked:
             try:
                 typer.echo(f"{name}: {described(models.get(name), name)}")
-            except UnknownModel as error:
-                raise UsageError(str(error)) from None
-            except RefusedModel as error:
-                raise DataError(str(error)) from None
+            except (UnknownModel, RefusedModel) as error:
+                if names or (name == asked[-1] and not models.loaded()):
+                    raise (DataError if isinstance(error, RefusedModel) else UsageError)(str(error)) from None
+                typer.echo(f"warning: {name} is not served: {error}", err=True)
+        pages = {"classifier": "POST /classify, ", "decoder": "POST /v1/chat/completions, "}
+        there = "".join(page for kind, page in pages.items() if models.of_kind(kind))
     address, number = listening.getsockname()[:2]
     loopback = address.startswith("127.") or address == "::1"
     if not loopback:
         typer.echo(f"warning: {address} is no loopback address: whoever reaches this machine can ask", err=True)
-    typer.echo(f"listening on http://{address}:{number}  (POST /classify, GET /models, GET /health; Ctrl-C ends it)")
+    typer.echo(f"listening on http://{address}:{number}  ({there}GET /models, GET /health; Ctrl-C ends it)")
     app = make_app(models, ["127.0.0.1", "localhost", "[::1]"] if loopback else ["*"])
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5))
     try:
