@@ -59,6 +59,7 @@ class _ByHand(torch.autograd.Function):
     """Row after row; `_stacked` gives the views that the products work on."""
 
     @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)  # one dtype under autocast, which ends here
     def forward(ctx, query: Tensor, key: Tensor, value: Tensor, lengths: list[int], scale: float) -> Tensor:
         _, H, T, d = query.shape
         future = torch.full((max(lengths), max(lengths)), -torch.inf, dtype=query.dtype).triu_(1)
@@ -77,6 +78,7 @@ class _ByHand(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @torch.amp.custom_bwd(device_type="cpu")
     def backward(ctx, upstream: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, *kept = ctx.saved_tensors
         # laid out as the projections want them, [1, T, H, d], and seen as [1, H, T, d]
