@@ -15,11 +15,11 @@ from pathlib import Path
 
 from tasks._params import DataError, UsageError
 from tasks._read import printable, read_rows
-from tasks._sets import Columns, DataSet, SourceFile, check_set, dump_set, read_set
+from tasks._sets import ClassificationSet, Columns, DataSet, SourceFile, check_set, dump_set, read_set
 
 DATA = Path("data")
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl",
-           ".parquet": "parquet", ".pq": "parquet"}  # fmt: skip
+           ".parquet": "parquet", ".pq": "parquet", ".txt": "txt"}  # fmt: skip
 PARTS = {"train", "test", "dev", "val", "valid", "validation"}  # folders between a set and its labels, as in aclImdb
 UNLABELLED = {"unsup"}  # aclImdb's reviews without a label
 MIN_CLASS_SHARE, MIN_CLASS_ROWS = 0.1, 2  # a rarer value is taken for a slip, not for a class, unless it is named
@@ -93,15 +93,21 @@ def _shown(values: list[str]) -> str:
     return ", ".join(value[:40] or "(empty)" for value in values[:10]) + (", ..." if len(values) > 10 else "") or "none"
 
 
-def columns_from(mapping: list[str]) -> Columns:
-    """["text=review", "label=sentiment"] as Columns; text and label are their own names if left out."""
-    values = {"text": "text", "label": "label"}
-    for part in mapping:
-        key, equals, column = part.partition("=")
-        if key not in ("text", "label", "source") or not equals or not column:
-            raise UsageError(f"--map {part}: write text=COLUMN, label=COLUMN or source=COLUMN")
-        values[key] = column
-    return Columns(**values)
+def mapping_from(parts: list[str]) -> dict[str, str]:
+    """["text=review", "label=sentiment"] as a dictionary, whatever the keys."""
+    pairs = [part.partition("=") for part in parts]
+    for part, (key, _, column) in zip(parts, pairs, strict=True):
+        if not key or not column:
+            raise UsageError(f"--map {part}: write text=COLUMN and label=COLUMN, or of instructions instruction=COLUMN")
+    return {key: column for key, _, column in pairs}
+
+
+def columns_from(mapping: dict[str, str]) -> Columns:
+    """The mapping as Columns; text and label are their own names if left out."""
+    for key, column in mapping.items():
+        if key not in ("text", "label", "source"):
+            raise UsageError(f"--map {key}={column}: write text=COLUMN, label=COLUMN or source=COLUMN")
+    return Columns(**{"text": "text", "label": "label", **mapping})
 
 
 def format_of(path: Path) -> str:
@@ -158,7 +164,7 @@ def same_bytes(one: Path, other: Path) -> bool:
     return other.is_file() and filecmp.cmp(one, other, shallow=False)
 
 
-def extend(old: DataSet | None, file: SourceFile, labels: list[str], licence: str) -> DataSet:
+def extend(old: ClassificationSet | None, file: SourceFile, labels: list[str], licence: str) -> ClassificationSet:
     """The set with one more file."""
     values = {
         "kind": "classification",
@@ -218,4 +224,7 @@ def existing(name: str, replace: bool) -> DataSet | None:
     """The set that is extended, or None for a new one. Raises UsageError for a bad name."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,63}", name):
         raise UsageError(f"`{name}` is no name for a set: use small letters, digits, - and _")
-    return read_set(DATA / name) if (DATA / name / "set.yaml").exists() and not replace else None
+    old = read_set(DATA / name) if (DATA / name / "set.yaml").exists() and not replace else None
+    if old and old.kind == "control":
+        raise UsageError(f"data/{name} judges models and no stage trains on it: choose another set name for your rows")
+    return old

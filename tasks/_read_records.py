@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tasks._formats import Record
 from tasks._params import DataError
-from tasks._read import DELIMITERS, MAX_RECORD, check_file, columns_of, csv_records, items, no_parquet
+from tasks._read import DELIMITERS, MAX_RECORD, check_file, columns_of, csv_records, items, no_parquet, printable
 
 PIECE_CHARS = 2000
 PIECE_LEAST = 200  # a line end before this is no place to cut: a heading would stand alone
@@ -31,6 +31,19 @@ def record_columns(path: Path, form: str) -> list[str]:
         return columns_of(path, form)
     check_file(path, form)
     return ["text"]
+
+
+def check_needed(path: Path, found: list[str], needed: list[str], layout: str) -> None:
+    """Raise DataError for the first of the needed columns that the file lacks or has twice, naming what there is."""
+    for name in needed:
+        if name not in found:
+            shown = ", ".join(printable(column)[:60] for column in found[:30]) + (", ..." if len(found) > 30 else "")
+            raise DataError(
+                f"{path} has no column `{name}`, which layout {layout} needs here: its columns are {shown or 'none'}; "
+                "name the right one under `columns` in set.yaml, or with --map when the file is added"
+            )
+        if found.count(name) > 1:
+            raise DataError(f"{path} has {found.count(name)} columns named `{name}`: give them different names")
 
 
 def read_records(path: Path, form: str, batch_rows: int, tagged: bool = False) -> Iterator[list[Record]]:

@@ -33,7 +33,7 @@ from tasks._formats import Row, columns_needed, to_row
 from tasks._instruction_checks import CLEANED, COLUMNS, PII, TEXTS, clean, measure, pair_checks, pii, row_checks
 from tasks._parquet import ParquetRows, read_batches
 from tasks._read import printable
-from tasks._read_records import read_records, record_columns
+from tasks._read_records import check_needed, read_records, record_columns
 from tasks._sets import InstructionFile, InstructionSet, read_set
 from tasks._split import SPLITS, in_sample, row_id, split_of, split_text, text_digest
 from tasks._stage import Compute, Config, DataError
@@ -109,7 +109,7 @@ def _read_all(config: InstructionsConfig, data: Path, data_set: InstructionSet, 
     with ParquetRows(staged, STAGED) as sink:
         for file in data_set.files:
             path, phrasings = data / file.path, file.phrasings()
-            check_layout(path, file, judge)
+            _check_schema(path, file, judge)
             for batch in read_records(path, file.format, config.batch_rows, file.layout == "tagged"):
                 rows = [to_row(record, file.layout, file.columns, phrasings, file.label_names) for record in batch]
                 typed = [_typed(config.set, file, row) for row in rows]
@@ -118,21 +118,12 @@ def _read_all(config: InstructionsConfig, data: Path, data_set: InstructionSet, 
                     _judge_batch(typed, judge, checks, ngrams, duplicates, counts, sink)
 
 
-def check_layout(path: Path, file: InstructionFile, judge: Judge) -> None:
-    """Raises DataError if the file lacks a column that its layout needs, naming what there is."""
+def _check_schema(path: Path, file: InstructionFile, judge: Judge) -> None:
     found = record_columns(path, file.format)
     needed = columns_needed(file.layout, file.columns, file.phrasings())
     frame = pd.DataFrame(columns=dict.fromkeys(found))
-    if judge.judge(frame, schema_checks(needed))["schema"]:
-        absent = next(name for name in needed if name not in found)
-        shown = ", ".join(printable(name)[:60] for name in found[:30]) or "none"
-        raise DataError(
-            f"{path} has no column `{absent}`, which layout {file.layout} needs: its columns are {shown}; "
-            f"name the right one under `columns` in set.yaml, or with --map when you add the file"
-        )
-    twice = [name for name in needed if found.count(name) > 1]
-    if twice:
-        raise DataError(f"{path} has {found.count(twice[0])} columns named `{twice[0]}`: give them different names")
+    if judge.judge(frame, schema_checks(needed))["schema"] or len(frame.columns) < len(found):
+        check_needed(path, found, needed, file.layout)
 
 
 def _typed(set_name: str, file: InstructionFile, row: Row) -> dict:
