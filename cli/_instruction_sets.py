@@ -17,9 +17,9 @@ from tasks._formats import (
     to_row,
 )
 from tasks._params import DataError, UsageError
-from tasks._read import printable
+from tasks._read import check_columns, columns_of, printable
 from tasks._read_records import TAG_BEGIN, check_needed, read_records, record_columns
-from tasks._sets import InstructionFile, InstructionSet, check_set
+from tasks._sets import Columns, InstructionFile, InstructionSet, check_set
 
 TEMPLATES = Path("sources/templates")
 SAMPLE_ROWS = 100
@@ -39,13 +39,22 @@ class Seen:
 
 def is_for_instructions(path: Path, form: str, mapping: dict[str, str]) -> bool:
     """Whether a file that makes a new set holds instructions: by its columns, unless it has a label."""
-    if form == "txt":
+    own = {key for layout in LAYOUTS for key in columns_known(layout)} - {"text", "source"}
+    if form == "txt" or mapping.keys() & own:
         return True
     found = record_columns(path, form)
     if "label" in mapping or {"text", "label"} <= set(found):
         return False
     layout = recognise(found, mapping, _is_tagged(path, form, found, mapping))
     return layout not in (None, "text")  # general text is named: it may as well be texts whose labels were forgotten
+
+
+def check_labelled(path: Path, form: str, columns: Columns) -> None:
+    """Raises DataError for a file that makes a new set and is neither labelled text nor instructions."""
+    try:
+        check_columns(path, columns_of(path, form), columns)
+    except DataError as error:
+        raise DataError(f"{error}. Of instructions a layout needs: {needs_of_layouts()}; --format names one") from None
 
 
 def layout_of(path: Path, form: str, mapping: dict[str, str], given: str, templates: str) -> str:

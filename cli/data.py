@@ -160,6 +160,8 @@ def add(
             path, columns = packed, Columns(text="text", label="label", file="file")
         elif not instructs:
             columns = _sets.columns_from(mapping)
+            if old is None:
+                _instruction_sets.check_labelled(path, form, columns)
         own = _sets.free_name(path, folder, [part.path for part in old.files] if old else [])
         mapped = None
         if instructs:
@@ -178,7 +180,7 @@ def add(
         with _sets.published(folder, new, copy, workspace):
             versions.add_data()
     if instructs:
-        recognised = "" if named else ", recognised by its columns"
+        recognised = "" if named else ", recognised"
         typer.echo(f"data/{name}/{own}: {seen.rows:,} rows, layout {layout}{recognised}; data.dvc names it now")
         typer.echo(f"categories: {_instruction_sets.categories(seen)}")
         _tell_unreadable(seen)
