@@ -125,7 +125,8 @@ def config_type_of(name: str) -> type[Config]:
     """The config class of a stage: `<Variant>Config` of its module, else `<Verb>Config`."""
     verb, variant = split_name(name)
     module = importlib.import_module(f"tasks.{verb}")
-    return getattr(module, f"{variant.capitalize()}Config", None) or getattr(module, f"{verb.capitalize()}Config")
+    own = getattr(module, f"{variant.capitalize()}Config", None) if variant else None
+    return own or getattr(module, f"{verb.capitalize()}Config")
 
 
 def check_params() -> None:

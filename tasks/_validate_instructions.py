@@ -61,7 +61,7 @@ class InstructionsConfig(Config):
     max_chars: int = Field(gt=0, description="A row whose messages are longer together goes to quarantine.")
     max_repeats: int = Field(ge=1, description="How often the same sentence may stand in a response.")
     near_duplicate_jaccard: float = Field(gt=0, le=1, description="Rows at least this similar count as one.")
-    decontaminate: list[str] = Field(description="Sets that judge the model: no row of train may share n-grams with.")
+    decontaminate: str = Field(description="Set that judges the model: no row of train may share n-grams with it.")
     ngram: int = Field(ge=2, description="Words in a row that a row of train may not share with those sets.")
     max_quarantine_share: float = Field(ge=0, le=1, description="Above this share of bad rows the stage stops.")
     batch_rows: int = Field(gt=0, description="Rows in memory at a time; changes no result.")
@@ -74,7 +74,7 @@ def validate_instructions(config: InstructionsConfig, compute: Compute, data: Pa
     row left, or too many rows in quarantine.
     """
     data_set = read_set(data, "instructions")
-    ngrams = ngrams_of(data.parent, config.decontaminate, config.ngram)
+    ngrams = ngrams_of(data.parent, [config.decontaminate], config.ngram)
     scratch, failed = out.with_name(f".{out.name}.scratch"), out.with_name(f"{out.name}.failed")
     for folder in (scratch, failed, out):
         shutil.rmtree(folder, ignore_errors=True)
@@ -268,7 +268,7 @@ def _rules(config: InstructionsConfig) -> dict[str, dict]:
         "schema": {}, **{check: limit for check in alone},
         "over_long": {"max_chars": config.max_chars, **limit},
         "repeated_response": {"max_repeats": config.max_repeats, **limit}, "template_characters": limit,
-        "contaminated": {"sets": config.decontaminate, "ngram": config.ngram, **limit}, "exact_duplicate": limit,
+        "contaminated": {"set": config.decontaminate, "ngram": config.ngram, **limit}, "exact_duplicate": limit,
         "near_duplicate": {"jaccard": config.near_duplicate_jaccard, **limit}, "leakage": limit, "mojibake": {},
         "pii": {}, "quarantine_share": limit,
     }  # fmt: skip
