@@ -16,7 +16,7 @@ class Format(StrEnum):
 
 
 def command(
-    name: Annotated[str, typer.Argument(help="A registered name, for example reviews-classifier.")],
+    name: Annotated[str, typer.Argument(help="A registered name, for example reviews-classifier or assistant.")],
     versions: Annotated[
         list[str] | None,
         typer.Argument(help="Numbers or aliases. Default: those with an alias, and the newest of each strategy."),
@@ -26,7 +26,11 @@ def command(
 ) -> None:
     """Compare registered versions: metrics with intervals, the parameters that differ, where they come from.
 
+    Of assistants also what each version, and the base, answered to the same prompts.
+
     Examples:  ajuste compare reviews-classifier   |   ajuste compare reviews-classifier champion 7
+
+    ajuste compare assistant   |   ajuste compare assistant challenger 3
 
     ajuste compare reviews-classifier --format markdown --output reports/compare.md
     """

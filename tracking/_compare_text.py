@@ -1,12 +1,22 @@
-"""What `compare` found, as a table for a terminal or as Markdown: one column a version, one row a fact."""
+"""What `compare` found, for a terminal or as Markdown: one column a version, one row a fact; answers side by side."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from io import StringIO
 
-COLUMN = 20  # characters that a version needs
+COLUMN = 22  # characters that a version needs
+LONGEST = 600  # characters of an answer on a terminal; Markdown and JSON have all
 FIRST = 22  # characters of the first column
-METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1", "mcc": "MCC", "auc": "AUC", "ece": "calibration error"}
+METRICS = {  # of the test rows
+    "accuracy": "test accuracy", "macro_f1": "test macro-F1", "mcc": "test MCC", "auc": "test AUC",
+    "ece": "test calibration error", "loss": "held-out loss", "base_loss": "  of the base",
+    "difference": "  tuned - base", "perplexity": "held-out perplexity", "rules": "rules kept",
+    "base_rules": "  by the base", "exact_match": "exact match", "base_exact_match": "  of the base",
+    "rouge1": "ROUGE-1", "base_rouge1": "  of the base", "rougeL": "ROUGE-L", "base_rougeL": "  of the base",
+    "reviews_accuracy": "accuracy on reviews",
+}  # fmt: skip
+VALIDATION = {"accuracy": ".3f", "macro_f1": ".3f", "loss": ".4f", "perplexity": ".3f"}
 
 
 def rows(found: dict) -> list[tuple[str, list[str]]]:
@@ -18,9 +28,15 @@ def rows(found: dict) -> list[tuple[str, list[str]]]:
         ("", []),
     ]
     for key, title in METRICS.items():
-        table.append((f"test {title}", [_interval(v["test"].get(key)) for v in versions]))
-    for key, title in (("accuracy", "accuracy"), ("macro_f1", "macro-F1")):
-        table.append((f"validation {title}", [_number(v["validation"].get(key), ".3f") for v in versions]))
+        table.append((title, [_interval(v["test"].get(key)) for v in versions]))
+    judged = any("accuracy" in v["validation"] for v in versions)
+    for key, form in VALIDATION.items():
+        if judged == (key in ("accuracy", "macro_f1")):  # of a classifier the loss says little
+            title = f"validation {key.replace('macro_f1', 'macro-F1')}"
+            table.append((title, [_number(v["validation"].get(key), form) for v in versions]))
+    table.append(("", []))
+    for name in sorted({name for v in versions for name in v["forgetting"]}):
+        table.append((f"forgetting {name}", [_interval(v["forgetting"].get(name)) for v in versions]))
     table += [
         ("", []),
         ("trained parameters", [_trained(v["trained_parameters"]) for v in versions]),
@@ -53,10 +69,13 @@ def notes(found: dict) -> list[str]:
     lines = []
     for pair in found["paired"]:
         lines.append(
-            f"version {pair['version']} against {pair['against']}: {pair['verdict']} (accuracy "
+            f"version {pair['version']} against {pair['against']}: {pair['verdict']} ({pair['metric']} "
             f"{pair['difference']:+.4f}, 95 % interval {pair['low']:+.4f} to {pair['high']:+.4f}, paired on "
             f"{pair['rows']} test rows)"
         )
+    if any(version["forgetting"] for version in found["versions"]):
+        lines.append("forgetting is F = score before - score after, so above 0 is lost: log p a token of a text set, "
+                     "accuracy of a choice set")
     if not found["same_test_rows"]:
         lines.append("these versions were tested on different rows: only the paired lines compare them fairly")
     for version in found["versions"]:
@@ -90,13 +109,38 @@ def to_terminal(found: dict, width: int = 100, colour: bool = False) -> str:
         console.print(table)
     for line in notes(found):
         console.print(Text(line))
+    if found["answers"]:
+        console.print()
+        columns = answer_columns(found)
+        table = Table(title="Answers to the same prompts", title_justify="left", title_style="bold", show_lines=True)
+        table.add_column("prompt", ratio=2, overflow="fold")
+        for heading, _ in columns:
+            table.add_column(Text(heading), ratio=3, overflow="fold")
+        for answer in found["answers"]:
+            texts = [answer["prompt"], *(of(answer) for _, of in columns)]
+            table.add_row(*(Text(_printable(text)) for text in texts))
+        console.print(table)
     return out.getvalue()
+
+
+def answer_columns(found: dict) -> list[tuple[str, Callable[[dict], str]]]:
+    """(heading, text of an answer) of the base, where all versions have the same, and of each version that answered."""
+    columns = [("base", lambda answer: answer["base"])] if all(a["base"] is not None for a in found["answers"]) else []
+    for version in found["answers"][0]["versions"]:
+        columns.append((f"version {version}", lambda answer, version=version: answer["versions"][version]))
+    return columns
+
+
+def _printable(text: str) -> str:
+    """Without control characters, which a model may write and a terminal obeys, and not too long."""
+    clean = "".join(c for c in text if c == "\n" or c.isprintable())
+    return clean if len(clean) <= LONGEST else clean[: LONGEST - 1] + "…"
 
 
 def to_markdown(found: dict) -> str:
     """A GitHub table, and the notes as a list."""
     def escaped(text: str) -> str:
-        return text.replace("|", "\\|").replace("<", "&lt;")
+        return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("\n", "<br>")
 
     versions = [v["version"] for v in found["versions"]]
     lines = [f"## {escaped(found['name'])}", "", f"| version | {' | '.join(versions)} |",
@@ -104,7 +148,16 @@ def to_markdown(found: dict) -> str:
     for fact, cells in rows(found):
         if fact:
             lines.append(f"| {escaped(fact.strip())} | {' | '.join(escaped(cell) for cell in cells)} |")
-    return "\n".join([*lines, "", *(f"- {escaped(line)}" for line in notes(found)), ""])
+    lines += ["", *(f"- {escaped(line)}" for line in notes(found)), ""]
+    if found["answers"]:
+        columns = answer_columns(found)
+        headings = ["prompt", *(heading for heading, _ in columns)]
+        lines += ["### Answers to the same prompts", "", f"| {' | '.join(headings)} |", f"|{'---|' * len(headings)}"]
+        for answer in found["answers"]:
+            cells = [answer["prompt"], *(of(answer) for _, of in columns)]
+            lines.append(f"| {' | '.join(escaped(cell) for cell in cells)} |")
+        lines.append("")
+    return "\n".join(lines)
 
 
 def _interval(value: dict | None) -> str:
@@ -129,7 +182,7 @@ def _trained(parameters: dict) -> str:
 def _proof(proof: dict | None) -> str:
     if not proof:
         return ""
-    equal = proof["equal_predictions"]
+    equal = proof.get("equal_greedy_tokens", proof["equal_predictions"])
     return f"{proof['max_logit_difference']:.1e}" + ("" if equal is None else f", {equal:.2%} equal")
 
 

@@ -97,9 +97,9 @@ def instruct_figures(result: dict) -> dict[tuple[str, str], dict | float]:
         found |= {(key, model): value for key, value in scores.items()}
     for model, kept in result.get("rules", {}).items():
         found["rules", model] = kept.get("passed", {})
-    for model, scored in result.get("reviews", {}).items():
+    for model, scored in (result.get("reviews") or {}).items():  # None: that classifier labels no whole texts
         if isinstance(scored, dict):
-            found["reviews_accuracy", model] = scored.get("accuracy", {})
+            found["reviews_accuracy", model] = scored.get("accuracy", scored)
     return found
 
 

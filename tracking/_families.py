@@ -13,6 +13,10 @@ from pathlib import Path
 from tracking import _facts, versions
 
 EVALUATED = Path("artifacts/evaluated")
+FIGURES = (  # of a version's test rows, each with its interval where it has one
+    *_facts.INTERVALS, "loss", "base_loss", "difference", "perplexity", "base_perplexity", "rules", "base_rules",
+    "exact_match", "base_exact_match", "rouge1", "base_rouge1", "rougeL", "base_rougeL", "reviews_accuracy",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -80,18 +84,16 @@ def scores(family: Family, folder: Path, md5: str, strategy: str) -> tuple[dict[
 
 
 def assistant_scores(result: dict) -> dict[str, dict | float]:
-    """instruct.json as one level of figures: of the tuned model by their own names, of its base behind `base_`."""
-    found: dict[str, dict | float] = {}
-    for model, prefix in (("instruct", ""), ("base", "base_")):
-        held = result.get("held_out", {}).get(model, {})
-        found |= {f"{prefix}{key}": held[key] for key in ("loss", "perplexity") if key in held}
-        found |= {f"{prefix}{key}": value for key, value in result.get("references", {}).get(model, {}).items()}
-        if passed := result.get("rules", {}).get(model, {}).get("passed"):
-            found[f"{prefix}rules"] = passed
-    if difference := result.get("held_out", {}).get("difference"):
-        found["difference"] = difference
-    if reviews := result.get("reviews", {}).get("instruct", {}).get("accuracy"):
-        found["reviews_accuracy"] = reviews
+    """instruct.json as one level of figures: of the tuned model by their own names, of its base behind `base_`.
+
+    `difference` is that of the held-out losses, tuned - base.
+    """
+    found = {}
+    for (figure, model), value in _facts.instruct_figures(result).items():
+        if model in ("instruct", "base"):
+            found[figure if model == "instruct" else f"base_{figure}"] = value
+        elif (figure, model) == ("loss", "difference"):
+            found["difference"] = value
     return found
 
 

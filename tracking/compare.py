@@ -1,32 +1,32 @@
 """Registered versions side by side: which is better, is the difference real, and what was done differently?
 
-    metrics        of the test rows, each with its 95 % bootstrap interval; validation beside them
+    metrics        of the test rows, each with its 95 % bootstrap interval; validation beside them; forgetting
     paired         the difference in accuracy of two versions on the test rows that both were judged on:
                    d_i = 1[a right on row i] - 1[b right on row i],  mean(d) with the 2.5 % and 97.5 % percentiles of
                    its mean over 1000 resamples of rows. It is far sharper than two intervals that overlap or not.
+                   Of assistants the difference in held-out loss, sum(d) / sum(tokens) with d_i that of row i's -log p
+    answers        of assistants: what each version, and the base, said to the same prompts
     parameters     only those that differ, over everything that led to the version (its run and the runs that made
                    what that one read, found by DVC hash)
     from           data digest, DVC hash, git commit, base
     cost           seconds, peak memory, size; for features and head, and for adapter and merge, the sum
 
-`compare` returns plain data; tracking/_compare_text.py makes tables of it.
+`compare` returns plain data; tracking/_compare_text.py makes tables of it, tracking/_compare_rows.py reads the rows.
 """
 
 from __future__ import annotations
 
-import tempfile
 from functools import cache
-from pathlib import Path
 
 from tasks._params import split_name
 from tasks._stage import UsageError
-from tracking import registry
-from tracking._facts import INTERVALS
+from tracking import _compare_rows, registry
+from tracking._families import FAMILIES, FIGURES
 from tracking._store import client, experiment_id
-from tracking.registry import ALIASES, Version
+from tracking.registry import Version
 
-RESAMPLES = 1000
-TRAINING = ("features", "classify", "merge")  # the verbs whose time and memory a version costs
+TRAINED = tuple(family.trains for family in FAMILIES)
+TRAINING = ("features", *TRAINED, "merge")  # the verbs whose time and memory a version costs
 
 
 def compare(name: str, wanted: list[str] | None = None) -> dict:
@@ -51,7 +51,8 @@ def compare(name: str, wanted: list[str] | None = None) -> dict:
         "left_out": [] if wanted else [version.version for version in everything if version not in chosen],
         "differing_parameters": differing,
         "same_test_rows": len(tested) <= 1,
-        "paired": _paired(chosen),
+        "paired": _compare_rows.paired(chosen),
+        "answers": _compare_rows.answers(chosen),
     }
 
 
@@ -75,14 +76,10 @@ def _choose(name: str, everything: list[Version], wanted: list[str]) -> list[Ver
 def _row(version: Version) -> dict:
     """Everything of one version; a number that nobody recorded is None."""
     tags, chain = version.tags, _chain(version.run_id)
-    test = {}
-    if "test.accuracy" in tags:
-        test = {
-            metric: {bound: _float(tags.get(f"test.{metric}{dot}")) for bound, dot in
-                     (("value", ""), ("low", ".low"), ("high", ".high"))}
-            for metric in INTERVALS if f"test.{metric}" in tags
-        }
+    test: dict = {figure: _interval(tags, f"test.{figure}") for figure in FIGURES if f"test.{figure}" in tags}
+    if test:
         test |= {"rows": _int(tags.get("test.rows")), "rows_digest": tags.get("test_rows")}
+    control = [key for key in sorted(tags) if key.startswith("forgetting.") and not key.endswith((".low", ".high"))]
     runs = {split_name(run.data.tags["ajuste.stage"])[0]: run.data.metrics for run in chain}
     measured = [runs[verb] for verb in TRAINING if "cost/seconds" in runs.get(verb, {})]
     complete = bool(measured) and len(measured) == sum(verb in runs for verb in TRAINING)
@@ -95,6 +92,7 @@ def _row(version: Version) -> dict:
         "method": tags.get("method"),
         "test": test,
         "validation": _group(tags, "validation."),
+        "forgetting": {key.removeprefix("forgetting."): _interval(tags, key) for key in control},
         "trained_parameters": {key: _float(value) for key, value in _group(tags, "parameters.").items()},
         "seconds": sum(numbers["cost/seconds"] for numbers in measured) if complete else None,
         "feature_seconds": runs.get("features", {}).get("cost/seconds"),
@@ -151,64 +149,25 @@ def _parameters(chain: list) -> dict[str, str]:
     for run in chain:
         verb = split_name(run.data.tags["ajuste.stage"])[0]
         for key, value in run.data.params.items():
-            found[key if verb == "classify" or key.startswith("compute.") else f"{verb}.{key}"] = value
+            found[key if verb in TRAINED or key.startswith("compute.") else f"{verb}.{key}"] = value
     return found
 
 
-# --- the difference on the same rows --------------------------------------------------------------------------------
-
-
-def _paired(chosen: list[Version]) -> list[dict]:
-    """Each version against the reference (champion, else challenger, else the first), on the rows that both share."""
-    import numpy as np
-
-    from learning import statistics
-
-    if len(chosen) < 2:
-        return []
-    reference = next((v for alias in ALIASES[:2] for v in chosen if alias in v.aliases), chosen[0])
-    right = {version.version: _right(version) for version in chosen}
-    found = []
-    for version in chosen:
-        a, b = right[version.version], right[reference.version]
-        shared = sorted(a.keys() & b.keys())
-        if version is reference or not shared:
-            continue
-        d = np.array([float(a[row]) - float(b[row]) for row in shared])
-        means = statistics.resamples(len(d), RESAMPLES, seed=0) @ d / len(d)
-        low, high = statistics.percentile_interval(means)
-        found.append({
-            "version": version.version, "against": reference.version, "metric": "accuracy",
-            "difference": float(d.mean()), "low": low, "high": high, "rows": len(d),
-            "verdict": "better" if low > 0 else "worse" if high < 0 else "no clear difference",
-        })
-    return found
-
-
-def _right(version: Version) -> dict[str, bool]:
-    """Whether the version was right, by test row; {} if its evaluation left no predictions."""
-    import pyarrow.parquet as pq
-    from mlflow.exceptions import MlflowException
-
-    run_id = version.tags.get("evaluate_run")
-    if not run_id:
-        return {}
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            path = client().download_artifacts(run_id, "results/predictions.parquet", folder)
-        except (MlflowException, OSError):
-            return {}
-        table = pq.read_table(Path(path), columns=["row_id", "label", "strategy", "prediction"]).to_pylist()
-    return {row["row_id"]: row["label"] == row["prediction"] for row in table
-            if row["strategy"] == version.tags.get("strategy")}
+# --- numbers out of tags --------------------------------------------------------------------------------------------
 
 
 def _proof(tags: dict[str, str]) -> dict | None:
     if "proof.max_logit_difference" not in tags:
         return None
-    numbers = ("max_logit_difference", "tolerance", "equal_predictions")
+    numbers = ["max_logit_difference", "tolerance", "equal_predictions"]
+    numbers += ["equal_greedy_tokens"] if "proof.equal_greedy_tokens" in tags else []
     return {key: _float(tags.get(f"proof.{key}")) for key in numbers} | {
         "rows": _int(tags.get("proof.rows")), "dtype": tags.get("proof.dtype")}
+
+
+def _interval(tags: dict[str, str], key: str) -> dict[str, float | None]:
+    bounds = (("value", key), ("low", f"{key}.low"), ("high", f"{key}.high"))
+    return {bound: _float(tags.get(name)) for bound, name in bounds}
 
 
 def _group(tags: dict[str, str], prefix: str) -> dict[str, float | None]:

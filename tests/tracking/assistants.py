@@ -65,12 +65,14 @@ def evaluate(folder: Path, seed: int = 0, hostile: str = "") -> None:
     (folder / "instruct.json").write_text(json.dumps({
         "held_out": {model: {"loss": interval(loss), "perplexity": float(np.exp(loss)), "rows": TEST_ROWS,
                              "tokens": 500} for model, loss in models.items()}
-        | {"difference": interval(0.4, 0.05)},
+        | {"difference": interval(-0.4, 0.05)},
         "references": {model: {"exact_match": interval(0.1), "rouge1": interval(0.3), "rougeL": interval(loss / 10)}
                        for model, loss in models.items()},
-        "rules": {model: {"passed": interval(0.5 - loss / 10), "kinds": {f"length{hostile}": 0.5, "language": 1.0}}
+        "rules": {model: {"passed": interval(0.5 - loss / 10), "prompts": 10,
+                          "kinds": {f"length{hostile}": {"kept": 3, "asked": 4}, "language": {"kept": 1, "asked": 1}}}
                   for model, loss in models.items()},
-        "reviews": {"instruct": {"accuracy": interval(0.7)}, "classifier": {"accuracy": interval(0.8)}, "rows": 50},
+        "reviews": {"instruct": {"accuracy": interval(0.7)}, "classifier": {"accuracy": interval(0.8)},
+                    "difference": interval(-0.1), "rows": 50},
     }))
     answers = [{"id": f"p{i}", "prompt": prompt + hostile, "base": f"base {i}{hostile}",
                 "instruct": f"answer {i} of {seed}{hostile}"} for i, prompt in enumerate(PROMPTS)]

@@ -1,11 +1,13 @@
 """The registry holds assistants as it holds classifiers: a version a model and stage key, with its evidence."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from learning import chat, decoder
@@ -14,7 +16,8 @@ from learning.generate import generate
 from tasks._stage import DataError, home
 from tests.tracking import assistants
 from tests.tracking.test_runs import history_of, run_of
-from tracking import _store, registry, runs, versions
+from tracking import _compare_text as text
+from tracking import _store, compare, registry, runs, versions
 
 NAME, ADAPTER = "assistant", "assistant-adapter"
 
@@ -32,6 +35,7 @@ def store(tmp_path_factory):
         home.cache_clear()
         for root in roots.values():
             patch.chdir(root)
+            shutil.copytree(root / ".state", folder / ".state", dirs_exist_ok=True)
             parent = runs.parent(root.name * 8)
             for stage in versions.lock():
                 runs.record(stage, parent)
@@ -105,9 +109,9 @@ def test_pages_say_what_was_found(project) -> None:
     client = _store.client()
     page = client.get_model_version(NAME, by_strategy()["lora"].version).description
     assert page.startswith("lora, held-out loss 2.000\n")
-    for text in ("merged into its base", "held-out (40 rows): loss 2.0000 [1.9000, 2.1000], of the base 2.4000",
+    for said in ("merged into its base", "held-out (40 rows): loss 2.0000 [1.9000, 2.1000], of the base 2.4000",
                  "general 0.1000 [0.0800, 0.1200]", "100.00% equal greedy tokens", "template `"):
-        assert text in page, text
+        assert said in page, said
     assert len(client.get_model_version(NAME, by_strategy()["lora"].version).tags) <= 12
     about = client.get_registered_model(NAME).description
     assert "follow instructions" in about and "ajuste chat" in about
@@ -120,7 +124,7 @@ def test_runs_hold_curves_figures_and_datasets(project) -> None:
     assert history_of(run.info.run_id, "curve/loss") == [(step, 1 / step) for step in range(1, 7)]
     assert run.data.metrics["validation/loss"] == 1.9 and run.data.metrics["test/loss_low"] == 1.9
     (run,) = run_of("evaluate_instruct")
-    figures = {"loss/instruct": 2.0, "loss/instruct_low": 1.9, "loss/base": 2.4, "loss/difference": 0.4,
+    figures = {"loss/instruct": 2.0, "loss/instruct_low": 1.9, "loss/base": 2.4, "loss/difference": -0.4,
                "perplexity/instruct": float(np.exp(2.0)), "rougeL/base": 0.24, "rules/instruct": 0.3,
                "reviews_accuracy/classifier": 0.8}
     assert {key: run.data.metrics[key] for key in figures} == figures
@@ -208,3 +212,45 @@ def test_a_model_that_nobody_evaluated_is_registered_without_test_figures(projec
     tags = new[NAME].tags
     assert not [key for key in tags if key.startswith(("test.", "forgetting."))] and tags["served_as"] == "adapter"
     assert tags["weights"] == "bottleneck.safetensors" and by_strategy()["lora"].aliases == ("challenger",)
+
+
+def test_compare_puts_figures_and_answers_side_by_side(project) -> None:
+    found = compare.compare(NAME, [version.version for version in map(by_strategy().get, ("lora", "full"))])
+    lora, full = found["versions"]
+    assert json.loads(json.dumps(found)) == found and lora["strategy"] == "lora"
+    assert lora["test"]["loss"] == assistants.interval(2.0) and lora["test"]["base_loss"] == assistants.interval(2.4)
+    assert lora["test"]["rows"] == assistants.TEST_ROWS and lora["test"]["base_rules"] == assistants.interval(0.26)
+    assert lora["forgetting"] == {"boolq": assistants.interval(0.1, 0.2 + 0.01),
+                                  "general": assistants.interval(0.1, 0.02)}
+    assert lora["proof"]["equal_greedy_tokens"] == 1.0 and full["proof"] is None
+    assert lora["seconds"] == 2.5 * 3 + 2.5 * 4  # the training and its merge
+    assert found["differing_parameters"]["method"] == {lora["version"]: "lora", full["version"]: "full"}
+    (pair,) = found["paired"]
+    rows = {name: pq.read_table(project[name] / "artifacts/evaluated/instruct/rows.parquet").to_pydict()
+            for name in ("lora", "full")}
+    shared = [i for i, tokens in enumerate(rows["lora"]["tokens"]) if rows["full"]["tokens"][i] == tokens]
+    total = sum(rows["lora"]["tokens"][i] for i in shared)
+    expected = sum(rows["full"]["instruct"][i] - rows["lora"]["instruct"][i] for i in shared) / total
+    assert (pair["version"], pair["against"]) == (full["version"], lora["version"])
+    assert pair["metric"] == "held-out loss" and pair["rows"] == len(shared) > 0
+    assert pair["difference"] == pytest.approx(expected) and pair["low"] <= expected <= pair["high"]
+    assert found["answers"][0] == {
+        "id": "p0", "prompt": assistants.PROMPTS[0], "base": "base 0",
+        "versions": {lora["version"]: "answer 0 of 10", full["version"]: "answer 0 of 12"}}
+
+
+def test_answers_are_shown_as_text_whatever_they_hold(project) -> None:
+    found = compare.compare(NAME)
+    version = found["versions"][0]["version"]
+    found["answers"][1]["versions"][version] = "[bold]a|b[/]\n<script>\x1b[31m\x07"
+    shown = text.to_terminal(found, 110)
+    assert "Answers to the same prompts" in shown and "[bold]a|b[/]" in shown
+    assert "\x1b" not in shown and "\x07" not in shown and max(map(len, shown.splitlines())) <= 110
+    for fact in ("held-out loss", "of the base", "forgetting boolq", "validation perplexity", "answer 0 of 10"):
+        assert fact in shown, fact
+    assert "test accuracy" not in shown
+    table = [line for line in text.to_markdown(found).splitlines() if line.startswith("|")]
+    assert any("[bold]a\\|b[/]<br>&lt;script>" in line for line in table)
+    assert "Name a &lt;b>warm&lt;/b> film." in "\n".join(table)
+    start = next(i for i, line in enumerate(table) if line.startswith("| prompt | base | version 1 |"))
+    assert len({line.replace("\\|", "").count("|") for line in table[start:]}) == 1

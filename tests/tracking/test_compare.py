@@ -11,13 +11,13 @@ from typer.testing import CliRunner
 
 from tasks._stage import UsageError
 from tests.tracking import projects
+from tracking import _compare_rows, compare, registry
 from tracking import _compare_text as text
-from tracking import compare, registry
 
 NAME = "reviews-classifier"
 SCHEMA = {
     "version": str, "aliases": list, "alias_history": dict, "created": int, "strategy": str, "method": str,
-    "test": dict, "validation": dict, "trained_parameters": dict, "seconds": float,
+    "test": dict, "validation": dict, "forgetting": dict, "trained_parameters": dict, "seconds": float,
     "feature_seconds": (float, type(None)),
     "peak_memory_mb": float, "size_bytes": int, "proof": (dict, type(None)), "adapter_version": (str, type(None)),
     "base": dict, "sha256": str, "data": str, "dvc": str, "git_commit": str, "dirty": (bool, type(None)), "run_id": str,
@@ -31,7 +31,8 @@ def found(project: Path) -> dict:
 
 def test_every_figure_is_the_one_that_was_measured(found: dict) -> None:
     assert json.loads(json.dumps(found)) == found
-    assert set(found) == {"name", "versions", "left_out", "differing_parameters", "same_test_rows", "paired"}
+    assert set(found) == {"name", "versions", "left_out", "differing_parameters", "same_test_rows", "paired", "answers"}
+    assert found["answers"] == []
     assert [row["strategy"] for row in found["versions"]] == ["frozen", "full", "lora"]
     for row in found["versions"]:
         assert set(row) == set(SCHEMA)
@@ -62,6 +63,7 @@ def test_the_paired_difference_is_that_of_a_plain_bootstrap(found: dict) -> None
     assert [(pair["version"], pair["against"]) for pair in found["paired"]] == [("1", "3"), ("2", "3")]
     for pair, strategy in zip(found["paired"], ("frozen", "full"), strict=True):
         rows = sorted(right["lora"])
+        assert pair["metric"] == "accuracy"
         d = np.array([int(right[strategy][row]) - int(right["lora"][row]) for row in rows])
         assert pair["difference"] == pytest.approx(d.mean()) and pair["rows"] == projects.TEST_ROWS
         rng = np.random.default_rng(5)  # another generator and loop: the interval agrees within its own noise
@@ -72,9 +74,9 @@ def test_the_paired_difference_is_that_of_a_plain_bootstrap(found: dict) -> None
 
 
 def test_a_real_difference_is_called_so(project: Path, monkeypatch) -> None:
-    rights = {"1": {f"{i}": i % 4 == 0 for i in range(200)}, "2": {f"{i}": i % 4 != 0 for i in range(200)},
-              "3": {f"{i}": i % 4 == 0 for i in range(50, 250)}}
-    monkeypatch.setattr(compare, "_right", lambda version: rights[version.version])
+    rights = {"1": {f"{i}": (i % 4 == 0, 1) for i in range(200)}, "2": {f"{i}": (i % 4 != 0, 1) for i in range(200)},
+              "3": {f"{i}": (i % 4 == 0, 1) for i in range(50, 250)}}
+    monkeypatch.setattr(_compare_rows, "right", lambda version: rights[version.version])
     first, second = compare.compare(NAME)["paired"]
     assert first["rows"] == 150 and first["difference"] == 0 and first["verdict"] == "no clear difference"
     assert second["verdict"] == "better" and second["low"] > 0.2
