@@ -16,8 +16,8 @@ Trainable weights: r (d + k) a matrix for LoRA, d more for DoRA; n * layers * 2 
     model = load_base(Path("artifacts/base/decoder"), "lora", torch.bfloat16)
     model = attach(model, Settings(method="lora", r=8, alpha=16, ...))
 
-Adapters are float32 whatever the base is, since small steps would vanish in bfloat16, and so are their products: that
-is also the fastest on a CPU. Full fine-tuning keeps float32 weights; under autocast its products are in bfloat16.
+What learns is float32 whatever the base is, since small steps would vanish in bfloat16. So full fine-tuning has a
+float32 model; in bfloat16 arithmetic it runs under autocast.
 
 Differs from the papers: prefix tuning starts from keys and values of random tokens of the vocabulary and not through an
 MLP (Li and Liang, 2021, find real words a good start), prompt tuning from their embeddings (Lester et al., 2021).

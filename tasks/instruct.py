@@ -28,7 +28,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from learning import decoder, methods, ragged
+from learning import allocator, decoder, fused, methods, ragged
 from learning.classifier import load_tokenizer
 from learning.losses import IGNORED
 from learning.seeds import seed_everything
@@ -97,6 +97,7 @@ def instruct(
         model = methods.load_base(base, config.method, dtype)
         check_fits({"train": rows, "validation": validation}, encoded, model.config, _virtual_tokens(config))
         model = methods.attach(model, config.settings())
+        fused.fuse(model)
     except ValueError as error:
         raise UsageError(f"instruct: {error}") from None
     collate = partial(ragged.padded, pad_id=load_tokenizer(base).pad_token_id)
@@ -170,6 +171,7 @@ def _held_out(model: nn.Module, rows: list, precision: Compute) -> dict[str, flo
 
 def main() -> None:
     with start("instruct", InstructConfig) as stage:
+        allocator.keep_memory()
         done = instruct(
             stage.config,
             stage.compute,

@@ -144,7 +144,7 @@ def test_every_method_learns_saves_reloads_evaluates_and_answers(
     # what was saved is what was trained
     assert decoder.is_adapter(out) == (method != "full")
     model, tokenizer, saved = decoder.load(out, base)
-    assert torch.equal(logits(model, rows), logits(trained[0], rows))
+    assert torch.allclose(logits(model, rows), logits(trained[0], rows), atol=1e-5)
     assert saved == {key: value for key, value in card.items() if key not in ("tokens", "train_seconds")}
     assert saved["mergeable"] == (method in methods.MERGEABLE) and saved["quantisation"] == methods.QUANTISATION.get(method)
 
