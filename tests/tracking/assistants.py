@@ -77,7 +77,7 @@ def evaluate(folder: Path, seed: int = 0, hostile: str = "") -> None:
     answers = [{"id": f"p{i}", "prompt": prompt + hostile, "base": f"base {i}{hostile}",
                 "instruct": f"answer {i} of {seed}{hostile}"} for i, prompt in enumerate(PROMPTS)]
     (folder / "answers.jsonl").write_text("".join(json.dumps(answer) + "\n" for answer in answers))
-    tokens = rng.integers(5, 30, TEST_ROWS)
+    tokens = np.random.default_rng(0).integers(5, 30, TEST_ROWS)  # every version has the same rows
     pq.write_table(pa.table({"row_id": [f"te{i:014x}" for i in range(TEST_ROWS)], "tokens": tokens,
                              "base": tokens * 2.4, "instruct": tokens * (2.0 + rng.normal(0, 0.2, TEST_ROWS))}),
                    folder / "rows.parquet")
