@@ -15,7 +15,6 @@ holds a control token of the tokenizer is refused, since a role or an end of tur
 """
 
 import hashlib
-from datetime import date
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,7 +27,8 @@ INSTRUCTION = "<instruction>{}</instruction><response>"
 RESPONSE = "{}</response>"
 CLOSING = RESPONSE.format("")
 TAGS = ["<instruction>", "</instruction>", "<response>", CLOSING]
-NO_CLOCK = date(2024, 7, 26)  # what Llama 3's template writes where it has no clock
+CLOCK = "strftime_now"  # what a template asks for today's date; Llama 3's writes this one where there is no clock
+NO_CLOCK = "{% macro strftime_now(form) %}26 Jul 2024{% endmacro %}"
 
 
 def segments(tokenizer: "Tokenizer", messages: list[Message]) -> list[Segment]:
@@ -165,9 +165,11 @@ def _end_token(tokenizer: "Tokenizer") -> int | None:
 def _render(tokenizer: "Tokenizer", messages: list[Message], opening: bool) -> str:
     from jinja2 import TemplateError
 
+    template = tokenizer.get_chat_template()
+    template = NO_CLOCK + template if CLOCK in template else template
     try:
         return tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=opening, strftime_now=NO_CLOCK.strftime
+            messages, chat_template=template, tokenize=False, add_generation_prompt=opening
         )
     except TemplateError as error:
         raise ValueError(f"the chat template of this base refuses the conversation: {error}") from None

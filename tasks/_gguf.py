@@ -24,6 +24,12 @@ IN_TRANSFORMERS = {"llama3", "llama-v3", "llama-bpe", "falcon3", "tekken", "qwen
 
 def load_gguf(path: Path, source: str) -> tuple:
     """(model in float32 without any mark of quantisation, tokenizer). Raises UsageError for a file that will not do."""
+    tokenizer = gguf_tokenizer(path, source)  # first: it reads little, and refuses what is not usable
+    return _clean_model(path), tokenizer
+
+
+def gguf_tokenizer(path: Path, source: str):
+    """The tokenizer alone, cutting text as the model's own. Raises UsageError as `load_gguf`."""
     try:
         from gguf import GGUFReader
     except ImportError:
@@ -49,7 +55,7 @@ def load_gguf(path: Path, source: str) -> tuple:
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )
-    return _clean_model(path), tokenizer
+    return tokenizer
 
 
 def _clean_model(path: Path):
