@@ -144,9 +144,7 @@ def test_length_sorted_batches_are_the_plain_ones_in_another_order():
         model = ragged.attach(decoder())
         loss = 0.0
         for start in range(0, len(rows), 3):
-            piece = ragged.response_loss(
-                model, ragged.collate([rows[i] for i in numbers[start : start + 3]]), items
-            )
+            piece = ragged.response_loss(model, ragged.collate([rows[i] for i in numbers[start : start + 3]]), items)
             piece.backward()
             loss += piece.item()
         results.append((loss, gradients(model)))
