@@ -43,7 +43,8 @@ class ForgettingConfig(Config):
 
     dtype: Literal["float32", "bfloat16"] = Field(description="Arithmetic of the scores, whatever the model's own.")
     bootstrap: int = Field(ge=100, description="Resamples of the items behind each interval.")
-    rows: dict[str, int | None] = Field(description="Items of each control set, the lowest row ids; null: all.")
+    text_rows: int | None = Field(ge=1, description="Items of each set of texts, the lowest row ids; null: all.")
+    choice_rows: int | None = Field(ge=1, description="Items of each set of questions; null: all.")
     max_tokens: int = Field(ge=16, description="Of an item. A text loses its end, a question its beginning.")
     batch_tokens: int = Field(ge=1, description="Tokens that pass through a model at once.")
 
@@ -58,7 +59,7 @@ def forgetting(
     base, a set that is not there, and a `before` of other items.
     """
     seed_everything(compute.seed, compute.threads)
-    chosen = choose(read_control(control), config.rows, control)
+    chosen = choose(read_control(control), config)
     dtype = getattr(torch, config.dtype)
     try:
         if model == base:
@@ -76,14 +77,10 @@ def forgetting(
     return {**report, "tokens": tokens}
 
 
-def choose(sets: dict[str, list[Item]], rows: dict[str, int | None], control: Path) -> dict[str, list[Item]]:
-    """The first items of each set, by row id. Raises UsageError for a name that is no set."""
-    unknown = sorted(rows.keys() - sets.keys())
-    if unknown:
-        raise UsageError(
-            f"params.yaml: `forgetting.rows` names `{unknown[0]}`, and {control} has the sets {', '.join(sets)}"
-        )
-    return {name: items[: rows.get(name)] for name, items in sets.items()}
+def choose(sets: dict[str, list[Item]], config: ForgettingConfig) -> dict[str, list[Item]]:
+    """The first items of each set, by row id."""
+    limits = {"text": config.text_rows, "choice": config.choice_rows}
+    return {name: items[: limits[items[0].task]] for name, items in sets.items()}
 
 
 def score(
