@@ -1,4 +1,10 @@
-"""`ajuste export`: copy a registered model into a folder that plain transformers or PEFT loads."""
+"""`ajuste export`: copy a registered model into a folder that plain transformers or PEFT loads.
+
+What vLLM asks of an adapter's folder is PEFT's own layout: adapter_config.json (peft_type LORA, r, lora_alpha,
+target_modules, use_rslora) and adapter_model.safetensors with A and B alone; it takes no DoRA, no bias and no layers
+that were trained whole. Its folder resolver finds an adapter only where base_model_name_or_path is the base's served
+name, which is therefore printed.
+"""
 
 import json
 import shutil
@@ -24,6 +30,36 @@ from learning.classifier import {load}, predict     # mean pooling: the head is 
 predict(*{load}({arguments}Path("{folder}")), ["A warm, funny film."])"""
 
 
+CHAT = """\
+from transformers import pipeline
+chat = pipeline("text-generation", model="{folder}")
+turns = [{{"role": "user", "content": "Name three uses of salt."}}]
+chat(turns, max_new_tokens=64, return_full_text=False, do_sample=False)[0]["generated_text"]"""
+TAGGED = """\
+from transformers import pipeline
+chat = pipeline("text-generation", model="{folder}")
+prompt = "<instruction>Name three uses of salt.</instruction><response>"      # its base has no chat template
+chat(prompt, max_new_tokens=64, return_full_text=False, do_sample=False)[0]["generated_text"]"""
+DECODER_ADAPTER = """\
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer{imported}
+base = AutoModelForCausalLM.from_pretrained("BASE"{how})
+model = PeftModel.from_pretrained(base, "{folder}")
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
+# BASE is a folder with {base_id}, model.safetensors of sha256 {base_sha256}; here it is {base}"""
+HOW = {  # quantisation -> the base as it was trained on
+    None: "",
+    "nf4": ", quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=\"nf4\",\n"
+           "    bnb_4bit_use_double_quant=True)",
+    "int8": ", quantization_config=BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)",
+}  # fmt: skip
+VLLM = """\
+# vLLM: vllm serve BASE --served-model-name "{base_id}" --enable-lora --max-lora-rank {rank} \\
+#           --lora-modules {name}="{folder}"{caution}"""
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM's --max-lora-rank takes
+NO_VLLM = {"dora": "DoRA", "prefix": "prefix tuning", "prompt": "prompt tuning"}
+
+
 def command(
     reference: Annotated[str, typer.Argument(metavar="NAME@ALIAS", help="NAME, NAME@ALIAS or NAME/VERSION.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or an empty folder.")],
@@ -31,6 +67,8 @@ def command(
     """Copy a registered model, verified, into DIR, and say how to load it without this project.
 
     Examples:  ajuste export reviews-classifier@champion model   |   ajuste export reviews-classifier-adapter/1 adapter
+
+    ajuste export assistant@challenger chat   |   ajuste export assistant-adapter/1 lora
     """
     from tasks._stage import DataError, UsageError, home
 
@@ -42,6 +80,7 @@ def command(
     try:
         version = Models(registry.resolve, registry.names(), Path()).find(reference)
         check_digest(version)
+        refuse_bottleneck(version.path, f"{version.name}/{version.version}")
         shutil.copytree(version.path, folder, dirs_exist_ok=True)
         check_digest(replace(version, path=folder))
     except UnknownModel as error:
@@ -55,7 +94,38 @@ def command(
 
     alias = f", {version.alias}" if version.alias else ""
     typer.echo(f"{version.name} version {version.version} ({card['strategy']}{alias}) is in {folder}\n")
-    typer.echo(how_to_load(folder, card, is_adapter(version), home() / "artifacts" / "base" / "encoder"))
+    if card.get("kind") == "decoder":
+        typer.echo(how_to_load_decoder(folder, card, is_adapter(version), home() / "artifacts" / "base" / "decoder"))
+    else:
+        typer.echo(how_to_load(folder, card, is_adapter(version), home() / "artifacts" / "base" / "encoder"))
+
+
+def refuse_bottleneck(path: Path, name: str) -> None:
+    """Raise UsageError for bottleneck layers: PEFT has none, so an exported folder would be of no use."""
+    from tasks._stage import UsageError
+
+    if (path / "bottleneck.json").is_file():
+        raise UsageError(f"{name} holds bottleneck layers, which PEFT and vLLM cannot load: `ajuste serve` and `ajuste "
+                         "chat` answer with it; fine-tune with `instruct.method: lora` for a model to export")
+
+
+def how_to_load_decoder(folder: Path, card: dict, adapter: bool, base: Path) -> str:
+    """The lines of Python that load what was exported, and those that give a LoRA to vLLM."""
+    if not adapter:
+        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        has_template = (folder / "chat_template.jinja").is_file() or bool(settings.get("chat_template"))
+        return (CHAT if has_template else TAGGED).format(folder=folder)
+    quantisation, identity = card["quantisation"], card["base"]
+    text = DECODER_ADAPTER.format(
+        folder=folder, base=base, base_id=identity["id"], base_sha256=identity["sha256"][:16], how=HOW[quantisation],
+        imported=", BitsAndBytesConfig" if quantisation else "",
+    )
+    if card["method"] in NO_VLLM:
+        return f"{text}\n# vLLM loads no {NO_VLLM[card['method']]}"
+    r = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["r"]
+    caution = "\n# its base was quantised: on another one than that the answers differ a little" if quantisation else ""
+    rank = next((known for known in RANKS if known >= r), r)
+    return text + "\n" + VLLM.format(base_id=identity["id"], rank=rank, name="mine", folder=folder, caution=caution)
 
 
 def how_to_load(folder: Path, card: dict, adapter: bool, base: Path) -> str:
