@@ -18,6 +18,7 @@ from cli import (
     reproduce,
     run,
     serve,
+    show_mask,
     status,
     study,
     ui,
@@ -45,6 +46,7 @@ app.command("run")(run.command)
 app.command("status")(status.command)
 app.add_typer(data.app, name="data")
 app.command("preset")(preset.command)
+app.command("show-mask")(show_mask.command)
 app.command("compare")(compare.command)
 app.command("predict")(predict.command)
 app.command("serve")(serve.command)
