@@ -122,7 +122,9 @@ def target_layers(model: nn.Module, names: tuple[str, ...]) -> list[str]:
         return sorted(linear)
     unknown = sorted(set(names) - linear)
     if unknown:
-        raise ValueError(f"no linear layer of the base is named {', '.join(unknown)}: it has {', '.join(sorted(linear))}")
+        raise ValueError(
+            f"no linear layer of the base is named {', '.join(unknown)}: it has {', '.join(sorted(linear))}"
+        )
     return sorted(names)
 
 
@@ -138,5 +140,7 @@ def _prefix_of_random_tokens(model: nn.Module, n: int) -> torch.Tensor:
     """Keys and values of n tokens of the vocabulary in every layer, as PEFT keeps them: [n, layers * 2 * kv width]."""
     ids = torch.randint(model.config.vocab_size, (1, n))
     cache = model(input_ids=ids.to(model.device), use_cache=True).past_key_values
-    pairs = [tensor[0].transpose(0, 1).reshape(n, -1) for layer in cache.layers for tensor in (layer.keys, layer.values)]
+    pairs = [
+        tensor[0].transpose(0, 1).reshape(n, -1) for layer in cache.layers for tensor in (layer.keys, layer.values)
+    ]
     return torch.cat(pairs, dim=1).float()

@@ -7,8 +7,8 @@
 Embeddings, output layer and norms stay as they are. Quantising is a function of the base alone: the codes are the
 same whatever the dtype that the base is loaded in, so nothing quantised is ever stored.
 
-Merging: what was trained is W + (alpha/r) B A with W the *quantised* base, so the update belongs into `dequantised_base`
-and not into the base that it came from. In float32 arithmetic the merged model then equals the trained one.
+Merging: what was trained is W + (alpha/r) B A with W the *quantised* base, so the update belongs into
+`dequantised_base` and not into the base that it came from. In float32 the merged model then equals the trained one.
 
 Two habits of bitsandbytes on a CPU are switched off, because a model must compute one function:
     nf4    where the processor has AVX512_BF16, an evaluation repacks each layer in place, and gradients afterwards are
@@ -52,9 +52,7 @@ def load(base: Path, kind: str, dtype: torch.dtype = torch.float32) -> nn.Module
     else:
         how = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)
     with quiet():
-        model = AutoModelForCausalLM.from_pretrained(
-            base, quantization_config=how, dtype=dtype, local_files_only=True
-        )
+        model = AutoModelForCausalLM.from_pretrained(base, quantization_config=how, dtype=dtype, local_files_only=True)
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False

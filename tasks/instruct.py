@@ -69,7 +69,9 @@ class InstructConfig(Config):
         if self.batch_rows % self.accumulation:
             raise ValueError(f"batch_rows {self.batch_rows} cannot be cut into accumulation {self.accumulation} pieces")
         if self.l2_to_w0 and self.method != "full":
-            raise ValueError(f"l2_to_w0 draws all weights to W0, but method `{self.method}` leaves them there: set it to 0")
+            raise ValueError(
+                f"l2_to_w0 draws all weights to W0, but method `{self.method}` leaves them there: set it to 0"
+            )
         return self
 
     def settings(self) -> methods.Settings:
@@ -81,9 +83,7 @@ class InstructConfig(Config):
 EVALUATION_TOKENS = 4096  # tokens of one batch on validation
 
 
-def instruct(
-    config: InstructConfig, compute: Compute, encoded: Path, base: Path, out: Path, checkpoints: Path
-) -> dict:
+def instruct(config: InstructConfig, compute: Compute, encoded: Path, base: Path, out: Path, checkpoints: Path) -> dict:
     """Fine-tune the decoder at `base` on the encoded conversations and write the adapter or model folder `out`.
 
     checkpoints: an existing folder for history.jsonl and checkpoints; a run that finds whole ones there goes on from
@@ -154,7 +154,9 @@ def _loss(model: nn.Module, config: InstructConfig, precision: Compute):
         if W0:
             # each piece of a step brings its share of the one penalty
             share = (batch["labels"][:, 1:] != IGNORED).sum() / items
-            distance = sum((W - start.to(W.device)).pow(2).sum() for W, start in zip(model.parameters(), W0, strict=True))
+            distance = sum(
+                (W - start.to(W.device)).pow(2).sum() for W, start in zip(model.parameters(), W0, strict=True)
+            )
             value = value + config.l2_to_w0 / 2 * share * distance
         return value
 

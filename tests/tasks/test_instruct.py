@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from pydantic import ValidationError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from learning import bottleneck, chat, decoder, lora, methods, quantize, ragged
 from learning.generate import generate
@@ -43,6 +43,7 @@ CONFIG = InstructConfig(
     evaluations=2,
     patience=3,
 )
+RATES = {"full": 3e-3, "prefix": 0.1, "prompt": 0.1, "bottleneck": 3e-2}
 SUBJECTS = ["film", "plot", "scene", "actor", "story", "cast", "script", "ending"]
 JUDGED = [("good", "bad"), ("warm", "cold"), ("slow", "fast"), ("dull", "funny")]
 
@@ -130,9 +131,13 @@ def test_every_method_learns_saves_reloads_evaluates_and_answers(
     method: str, encoded: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = []
-    monkeypatch.setattr("tasks.instruct.train", lambda model, *rest: (trained.append(model), _train.train(model, *rest))[1])
-    config = of(method, epochs=4, lr={"full": 3e-3, "prefix": 0.1, "prompt": 0.1, "bottleneck": 3e-2}.get(method, 1e-2), patience=20)
-    card = run(config, encoded, base, tmp_path)
+
+    def watched(model, *rest) -> list[dict]:
+        trained.append(model)
+        return _train.train(model, *rest)
+
+    monkeypatch.setattr("tasks.instruct.train", watched)
+    card = run(of(method, epochs=4, lr=RATES.get(method, 1e-2), patience=20), encoded, base, tmp_path)
     rows, out = pairs(encoded), tmp_path / "out"
 
     # it learns: the held-out loss falls below that of where it started
@@ -146,7 +151,8 @@ def test_every_method_learns_saves_reloads_evaluates_and_answers(
     model, tokenizer, saved = decoder.load(out, base)
     assert torch.allclose(logits(model, rows), logits(trained[0], rows), atol=1e-5)
     assert saved == {key: value for key, value in card.items() if key not in ("tokens", "train_seconds")}
-    assert saved["mergeable"] == (method in methods.MERGEABLE) and saved["quantisation"] == methods.QUANTISATION.get(method)
+    assert saved["mergeable"] == (method in methods.MERGEABLE)
+    assert saved["quantisation"] == methods.QUANTISATION.get(method)
 
     # it evaluates as it did while it trained, also on batches without padding
     for current in (model, model if method in methods.VIRTUAL else ragged.attach(model)):
@@ -154,7 +160,7 @@ def test_every_method_learns_saves_reloads_evaluates_and_answers(
         assert nll / tokens == pytest.approx(card["validation"]["loss"], rel=1e-5)
 
     # and it answers: greedily, as the argmax of its own logits says
-    prompts = [ids[:length] for (ids, _), length in zip(rows, read_conversations(encoded, "validation").table["prompt_tokens"].to_pylist(), strict=True)][:4]
+    prompts = [[int(token) for token in ids[labels == -100]] for ids, labels in rows[:4]]
     answers = generate(model, prompts, 6, chat.end_of_turn(tokenizer), tokenizer.pad_token_id)
     for prompt, answer in zip(prompts, answers, strict=True):
         whole = [*prompt, *answer]
@@ -162,7 +168,8 @@ def test_every_method_learns_saves_reloads_evaluates_and_answers(
         assert best[len(prompt) - 1 : -1] == answer and answer
 
     if method in methods.MERGEABLE:  # into the base that it was trained on
-        start = quantize.dequantised_base(base, saved["quantisation"]) if saved["quantisation"] else decoder.load_base(base)[0]
+        kind = saved["quantisation"]
+        start = quantize.dequantised_base(base, kind) if kind else decoder.load_base(base)[0]
         merged = lora.merge(decoder.put_on(start, out))
         assert (logits(merged, rows) - logits(model, rows)).abs().max() < 1e-4
 
@@ -287,7 +294,7 @@ def test_gradients_after_an_evaluation_equal_those_before_one(method: str, dtype
     torch.manual_seed(0)
     model = methods.attach(methods.load_base(base, method, dtype), of(method).settings())
     with torch.no_grad():
-        for name, p in model.named_parameters():
+        for p in model.parameters():
             if p.requires_grad:
                 p.normal_(std=0.05)  # B is no longer zero, so that A learns too
     ragged.attach(model)
@@ -317,11 +324,11 @@ def test_the_dequantised_base_is_what_the_quantised_one_computes(
     assert (logits(quantised, rows) - logits(plain, rows)).abs().max() < 1e-5
     assert (logits(decoder.load_base(base)[0], rows) - logits(plain, rows)).abs().max() > 1e-3  # another model
     # the codes do not depend on the dtype that the base is loaded in
-    codes = [
-        {n: p.data for n, p in quantize.load(base, kind, dtype).named_parameters() if p.dtype in (torch.uint8, torch.int8)}
-        for dtype in (torch.float32, torch.bfloat16)
-    ]
-    assert len(codes[0]) == 28 and all(torch.equal(codes[0][name], codes[1][name]) for name in codes[0])
+    codes = []
+    for dtype in (torch.float32, torch.bfloat16):
+        parameters = quantize.load(base, kind, dtype).parameters()
+        codes.append([p.data for p in parameters if p.dtype in (torch.uint8, torch.int8)])
+    assert len(codes[0]) == 28 and all(torch.equal(a, b) for a, b in zip(*codes, strict=True))
     decoder.save_whole(plain, decoder.load_base(base)[1], tmp_path, {"kind": "decoder"})
     assert "quantization_config" not in json.loads((tmp_path / "config.json").read_text())
     assert torch.equal(logits(decoder.load(tmp_path)[0], rows), logits(plain, rows))
@@ -477,9 +484,8 @@ def test_what_is_no_decoder_is_refused_in_one_line(adapter: Path, base: Path, tm
         decoder.load(tmp_path)
     shutil.copytree(adapter, tmp_path / "torn")
     weights = load_file(adapter / "adapter_model.safetensors")
-    from safetensors.torch import save_file
-
-    save_file({name: tensor[:, :-1].contiguous() for name, tensor in weights.items()}, tmp_path / "torn" / "adapter_model.safetensors")
+    cut = {name: tensor[:, :-1].contiguous() for name, tensor in weights.items()}
+    save_file(cut, tmp_path / "torn" / "adapter_model.safetensors")
     with pytest.raises(ValueError, match="does not fit its base"):
         decoder.load(tmp_path / "torn", base)
 
