@@ -10,10 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-if TYPE_CHECKING:
-    from serving.generation import Generation, Job
+from typing import Any, NamedTuple, Protocol
 
 
 class Busy(RuntimeError):
@@ -26,12 +23,21 @@ class Texts(NamedTuple):
     future: Future
 
 
+class Stepwise(Protocol):
+    """Work that the thread does a step at a time, between its batches: serving.generation.Generation."""
+
+    def submit(self, job: Any) -> None: ...
+    def active(self) -> bool: ...
+    def step(self) -> None: ...
+    def close(self) -> None: ...
+
+
 class Batcher:
     """Runs `work(reference, texts) -> (who, rows)` in one thread; `rows` has one entry a text, in their order."""
 
     def __init__(
         self, work: Callable[[str, list[str]], tuple[Any, Sequence]], max_rows: int = 64, max_waiting: int = 128,
-        generation: "Generation | None" = None,
+        generation: Stepwise | None = None,
     ) -> None:
         self._generation = generation
         self._work, self._max_rows, self._max_waiting = work, max_rows, max_waiting
@@ -51,7 +57,7 @@ class Batcher:
             self._changed.notify()
         return future
 
-    def generate(self, job: "Job") -> None:
+    def generate(self, job: Any) -> None:
         """Queue a generation. Raises Busy when too many requests wait."""
         with self._changed:
             if self._closed:

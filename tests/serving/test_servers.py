@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import io
 import json
 import os
 import select
@@ -14,10 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from cli import serve
-from tasks._stage import UsageError, home
-from tests.cli.registered import run
+from cli import chat, serve
+from tasks._stage import DataError, UsageError, home
+from tests.cli.registered import install, run
+from tests.serving.conftest import FakeRegistry
 from tests.tiny_classifiers import TEXTS
+from tests.tracking import assistants, projects
 from tests.tracking.conftest import project, recorded  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
@@ -103,6 +106,64 @@ def test_ajuste_serve_and_mlflow_serve_give_the_same_answers(recorded):  # noqa:
                                  "end what uses it or choose another with --port\n")
         server.send_signal(signal.SIGINT)
         assert server.wait(20) == 0 and server.stdout.read().endswith(b"stopped\n")
+
+
+@pytest.fixture(scope="module")
+def both_registered(tmp_path_factory):
+    """A project with an assistant and, in the same store, a classifier."""
+    from tracking import registry, runs, versions
+
+    root = assistants.make(tmp_path_factory.mktemp("both"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AJUSTE_HOME", str(root))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        home.cache_clear()
+        for run_of in (projects.make(tmp_path_factory.mktemp("classifier")), root):
+            patch.chdir(run_of)
+            parent = runs.parent(run_of.name[:8] * 8)
+            for stage in versions.lock():
+                runs.record(stage, parent)
+            registry.register_all(parent)
+            runs.finish(parent)
+        yield root
+    home.cache_clear()
+
+
+def test_classifier_and_assistant_from_one_server_and_the_same_words_without_it(both_registered, monkeypatch, capsys):
+    monkeypatch.chdir(both_registered)
+    with process([sys.executable, "-m", "cli.main", "serve", "--port", "0"], both_registered) as server:
+        said = lines_until(server, "listening")
+        assert any(line.startswith("assistant: version 1 (lora), challenger") for line in said), said
+        assert "POST /classify, POST /v1/chat/completions, GET /models" in said[-1]
+        url = said[-1].split("listening on ")[1].split()[0]
+        port = int(url.rpartition(":")[2])
+        assert ask(port, "POST", "/classify", {"text": TEXTS[0]})[0] == 200
+        names = [model["id"] for model in ask(port, "GET", "/v1/models")[1]["data"]]
+        assert names == ["assistant", "assistant-adapter"]
+        words = []
+        for arguments in ([], ["assistant-adapter/1"], ["--url", url], ["assistant-adapter/1", "--url", url]):
+            monkeypatch.setattr(sys, "stdin", io.StringIO("A warm film.\nAnd the plot?\n"))
+            assert not run(chat.command, *arguments, "--temperature", 0, "--max-tokens", 12)
+            words.append(capsys.readouterr().out)
+        assert words[0].count("\n") >= 2 and words[0].strip() and len(set(words)) == 1, words
+        server.send_signal(signal.SIGINT)
+        assert server.wait(20) == 0
+
+
+def test_one_damaged_model_does_not_keep_the_others_from_being_served(folders, speakers, tmp_path, monkeypatch, capsys):
+    registry = FakeRegistry({"assistant": [speakers["merged"]], "reviews-classifier": [folders["merged"]]},
+                            {"assistant": {"challenger": 1}, "reviews-classifier": {"champion": 1}})
+    install(monkeypatch, registry, tmp_path)
+    monkeypatch.setattr("uvicorn.Server.run", lambda self, sockets: sockets[0].close())
+    registry.sha256[speakers["merged"]] = "0" * 64
+    run(serve.command, "--port", 0)
+    out, err = capsys.readouterr()
+    assert "reviews-classifier: version 1" in out and "warning: assistant is not served: assistant/1: " in err
+    with pytest.raises(DataError, match="changed or damaged"):
+        run(serve.command, "--port", 0, "assistant")
+    registry.sha256[folders["merged"]] = "0" * 64
+    with pytest.raises(DataError, match="changed or damaged"):
+        run(serve.command, "--port", 0)
 
 
 @pytest.mark.parametrize("arguments, message", [
