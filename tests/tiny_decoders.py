@@ -81,13 +81,13 @@ def tiny_full(base: Path, folder: Path, seed: int = 3) -> Path:
     return folder
 
 
-def encoded(base: Path, folder: Path, splits: tuple[str, ...] = ("test",)) -> Path:
-    """Encoded rows of ASKED and ANSWERED, the same in every split but for their ids."""
+def encoded(base: Path, folder: Path, splits: tuple[str, ...] = ("test",), asked: list[str] = ASKED) -> Path:
+    """Encoded rows of `asked` and ANSWERED, the same in every split but for their ids."""
     tokenizer = decoder.load_base(base)[1]
     folder.mkdir(parents=True, exist_ok=True)
     for split in splits:
         rows = []
-        for number, (question, answer) in enumerate(zip(ASKED, ANSWERED, strict=True)):
+        for number, (question, answer) in enumerate(zip(asked, ANSWERED, strict=True)):
             turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
             (prompt, _), (response, _) = chat.segments(tokenizer, turns)
             rows.append({"row_id": f"{split[:2]}{number:014x}", "input_ids": prompt + response,

@@ -121,16 +121,16 @@ def stages() -> list[dict]:
     return rows
 
 
-def validated() -> Path:
+def validated(kind: str = "reviews") -> Path:
     """The folder of the last validation; where it stopped the run, the one that says why."""
-    folder = ARTIFACTS / "validated/reviews"
-    failed = folder.with_name("reviews.failed")
+    folder = ARTIFACTS / "validated" / kind
+    failed = folder.with_name(f"{kind}.failed")
     return failed if failed.is_dir() and not folder.is_dir() else folder
 
 
-def quarantine(examples: int = 3) -> dict:
+def quarantine(examples: int = 3, folder: Path | None = None) -> dict:
     """Rows in quarantine by reason, each with the first few places; never their text."""
-    path = validated() / "quarantine.parquet"
+    path = (folder or validated()) / "quarantine.parquet"
     if not path.is_file():
         return {}
     count: Counter[str] = Counter()
@@ -192,10 +192,11 @@ def lineage() -> tuple[list[tuple[str, str, str]], list[tuple[str, str]]]:
     lock = versions.lock()
     made = {out["path"]: name for name, entry in lock.items() for out in entry.get("outs", [])}
     nodes, edges = [], []
-    base = read_json(ARTIFACTS / "base/encoder/base.json")
-    if base and "base_encoder" in lock:
-        nodes.append((base["source"], base["source"].rpartition("/")[2] or base["source"], base["sha256"][:10]))
-        edges.append((base["source"], "base_encoder"))
+    for kind in ("encoder", "decoder"):
+        base = read_json(ARTIFACTS / f"base/{kind}/base.json")
+        if base and f"base_{kind}" in lock:
+            nodes.append((base["source"], base["source"].rpartition("/")[2] or base["source"], base["sha256"][:10]))
+            edges.append((base["source"], f"base_{kind}"))
     for name, entry in lock.items():
         hashes = [out.get("md5", "")[:10] for out in entry.get("outs", [])]
         nodes.append((name, name, hashes[0] if len(hashes) == 1 else f"{len(hashes)} files"))

@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from tasks._params import stage_names
 from tasks._stage import UsageError, write_atomically
 from tracking import _report_data as data
+from tracking import _report_instruct as instruct
 from tracking import _report_svg as svg
 from tracking import _report_trust as trust
 from tracking import registry, versions
@@ -52,12 +53,15 @@ def page() -> dict:
     provenance = _provenance()
     registered, registry_problem = _registered()
     best = trust.verdict(rows, predictions)
+    assistant = instruct.section()
     return {
         "made": datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
         "set": encoding.get("set") or validation.get("set") or "",
         "provenance": provenance,
         "verdict": best,
-        "findings": trust.findings(best, validation, encoding, quarantine, proof, provenance),
+        "findings": trust.findings(best, validation, encoding, quarantine, proof, provenance)
+        + instruct.findings(assistant),
+        "assistant": assistant,
         "intervals": _intervals(rows, best),
         "strategies": rows,
         "metrics": METRICS,
@@ -66,7 +70,8 @@ def page() -> dict:
         "quarantine": quarantine,
         "curves": [(row["name"], *_curves(row)) for row in rows if row["history"]],
         "reliability": _reliability(rows, predictions),
-        "proof": proof,
+        "proofs": {name: found for name, found in (("classifier", proof), ("assistant", assistant.get("proof")))
+                   if found},
         "registered": registered,
         "registry_problem": registry_problem,
         "stages": data.stages(),

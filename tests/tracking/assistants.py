@@ -97,6 +97,33 @@ def control(evaluated: Path, seed: int = 0) -> None:
         (folder / "scores.json").write_text(json.dumps(report))
 
 
+def figures(root: Path, hostile: str = "") -> Path:
+    """What the report reads of the run, without its models; `hostile` stands in every text that a user can choose."""
+    artifacts = root / "artifacts"
+    base = tiny.tiny_base(artifacts / "base/decoder")
+    asked = [question + hostile for question in tiny.ASKED]
+    encoded = tiny.encoded(base, artifacts / "encoded/instructions", ("train",), asked)
+    (encoded / "encoding.json").write_text(json.dumps({"set": "instructions", "max_tokens": 64, "splits": {
+        split: {"rows": 6, "tokens": 1234, "trained_tokens": 40, "rows_prompt_cut": 3, "rows_response_cut": 2}
+        for split in ("train", "validation", "test")}}))
+    folder = artifacts / "adapters/instruct"
+    projects.write_history(folder / "history.jsonl", 6)
+    (folder / "ajuste.json").write_text(json.dumps(tiny.card(base, "lora")))
+    proof = artifacts / "merged/instruct/proof.json"
+    proof.parent.mkdir(parents=True)
+    proof.write_text(json.dumps({"merged": True, "method": "lora", "max_logit_difference": 3.1e-5, "tolerance": 1e-3,
+                                 "equal_predictions": 1.0, "equal_greedy_tokens": 1.0, "rows": 16}))
+    evaluate(artifacts / "evaluated/instruct", hostile=hostile)
+    control(artifacts / "evaluated")
+    validated = artifacts / "validated/instructions"
+    validated.mkdir(parents=True)
+    (validated / "validation.json").write_text(json.dumps({"set": f"mine{hostile}", "checks": [
+        {"name": f"role_order{hostile}", "severity": "error", "rows_failed": 2, "passed": True, "rule": {}}]}))
+    pq.write_table(pa.table({"location": [f"data/mine{hostile}.jsonl:7"], "reasons": [[f"contaminated{hostile}"]],
+                             "text": ["secret"]}), validated / "quarantine.parquet")
+    return root
+
+
 def lock(root: Path, method: str) -> None:
     """dvc.lock of the run."""
     params = {name: {} for name in STAGES} | {
