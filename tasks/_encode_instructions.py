@@ -188,12 +188,22 @@ def _encode_split(path: Path, out: Path, config: InstructionsConfig, split: str,
                     columns[name] += [value] * times
                 _count(counts, fitted, row["source"], times)
             sink.write(columns)
-    if counts.dropped:
-        print(f"encode: {sum(counts.dropped.values())} rows of {split} dropped; first: {counts.first}", file=sys.stderr)
+    _tell(counts, split, config.max_tokens)
     if not sink.rows:
         why = f"; dropped: {counts.first}" if counts.first else ": add data, or leave out fewer sources"
         raise DataError(f"{path} has no rows to encode{why}")
     return _report(counts)
+
+
+def _tell(counts: Counts, split: str, max_tokens: int) -> None:
+    """Nothing is cut without a word."""
+    if counts.sums["tokens_cut"]:
+        sums = counts.sums
+        print(f"encode: {split}: cut to {max_tokens} tokens, {sums['rows_prompt_cut']:,} prompts lost their beginning "
+              f"and {sums['rows_response_cut']:,} responses their end, of {counts.lengths.total():,} rows; "
+              f"{sums['tokens_cut']:,} tokens in all", file=sys.stderr)  # fmt: skip
+    if counts.dropped:
+        print(f"encode: {counts.dropped.total()} rows of {split} dropped; first: {counts.first}", file=sys.stderr)
 
 
 def _count(counts: Counts, fitted, source: str, times: int) -> None:

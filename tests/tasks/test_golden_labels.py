@@ -12,6 +12,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from learning.masking import fit
+from learning.ragged import padded
 from tasks._formats import Record, to_row
 
 # layout, the row in its file, tokens, labels
@@ -148,8 +149,13 @@ def check(tokenizer, case: str, record: dict, tokens: str, labels: str) -> None:
     names = tokenizer.convert_ids_to_tokens
     assert names(made.input_ids) == tokens.split(), case
     assert ["-100" if label == -100 else names(label) for label in made.labels] == labels.split(), case
-    # what a label of the padding would be: padding is the end of turn here, and only those of the turns are trained
-    assert made.labels.count(tokenizer.eos_token_id) == sum(m["role"] == "assistant" for m in row.messages)
+    # padding is the end of turn here, and none of it is trained, on either side
+    for left in (False, True):
+        longer = (made.input_ids * 2, made.labels * 2)
+        batch = padded([(made.input_ids, made.labels), longer], tokenizer.pad_token_id, left)
+        held = batch["attention_mask"][0].bool()
+        assert int((~held).sum()) == len(made.input_ids) and batch["labels"][0][held].tolist() == made.labels
+        assert set(batch["labels"][0][~held].tolist()) == {-100}
 
 
 @pytest.mark.parametrize("case", TINY)
