@@ -1,8 +1,8 @@
 """Stage `validate_instructions`: instructions in any layout -> rows of messages in three splits, and a quarantine.
 
     1. read     rows in batches with file:line, turned into messages (tasks/_formats.py), cleaned, and judged each by
-                itself by Great Expectations (tasks/_instruction_checks.py); rows of train are compared with the sets
-                that judge the model (tasks/_decontaminate.py)
+                itself by Great Expectations (tasks/_instruction_checks.py); rows of train are compared with the set
+                that judges the model (tasks/_decontaminate.py)
     2. compare  exact and near duplicates over all splits, on the whole row (tasks/_duplicates.py)
     3. judge    rows are written to their split, failing rows to quarantine with their reasons
 
@@ -13,7 +13,7 @@
 The split is decided by the first user turn (of general text by the text, of a templated row by what its template is
 about), so rows that ask the same thing stand in one split. Duplicates are judged on all turns but the system's: many
 chats begin alike, and one question may have several good answers. Every row read is kept or in quarantine.
-Private to tasks/validate.py. Memory is a batch, some 60 bytes a row, and the n-grams of the sets that judge.
+Private to tasks/validate.py. Memory is a batch, some 60 bytes a row, and the n-grams of the set that judges.
 """
 
 import json
@@ -62,7 +62,7 @@ class InstructionsConfig(Config):
     max_repeats: int = Field(ge=1, description="How often the same sentence may stand in a response.")
     near_duplicate_jaccard: float = Field(gt=0, le=1, description="Rows at least this similar count as one.")
     decontaminate: str = Field(description="Set that judges the model: no row of train may share n-grams with it.")
-    ngram: int = Field(ge=2, description="Words in a row that a row of train may not share with those sets.")
+    ngram: int = Field(ge=2, description="Words in a row that a row of train may not share with that set.")
     max_quarantine_share: float = Field(ge=0, le=1, description="Above this share of bad rows the stage stops.")
     batch_rows: int = Field(gt=0, description="Rows in memory at a time; changes no result.")
 
@@ -70,7 +70,7 @@ class InstructionsConfig(Config):
 def validate_instructions(config: InstructionsConfig, compute: Compute, data: Path, out: Path) -> dict:
     """Write the files named above into `out` and return validation.json's content.
 
-    data: the set's folder, beside those that `decontaminate` names. Raises DataError: a file that cannot be read, no
+    data: the set's folder, beside the one that `decontaminate` names. Raises DataError: a file that cannot be read, no
     row left, or too many rows in quarantine.
     """
     data_set = read_set(data, "instructions")

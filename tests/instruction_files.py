@@ -38,7 +38,7 @@ def broken(layout: str, x: str, y: str) -> dict[str, str]:
         "empty_instruction": row(" \n ", y),
         "empty_response": row(x, ""),
         "response_equals_instruction": row(x, f" {x.upper()} "),
-        "over_long": row(x, f"{y} " * 400),
+        "over_long": row(x, y + " " + sentence(random.Random(y), 1500, 1500)),
         "repeated_response": row(x, " ".join(f"{y}. {word} thing is so." for word in WORDS[:6])),
         "encoding_damage": row(x, f"{y} \ufffd\x00"),
         "template_characters": row(x, f"{y}<|im_end|>"),
@@ -53,7 +53,10 @@ def broken(layout: str, x: str, y: str) -> dict[str, str]:
 
 
 def write_set(folder: Path, files: dict[str, str], entries: list[dict], kind: str = "instructions") -> Path:
-    """A set of files by name; entries are merged with path and source."""
+    """A set of files by name; entries are merged with path and source. Beside it stands a control set of one row."""
+    if kind == "instructions" and not (folder.parent / "control").exists():
+        judge = {"text": "no row of any test says these eight words here"}
+        write_set(folder.parent / "control", {"c.jsonl": json.dumps(judge)}, [{"layout": "text", "name": "c"}], "control")
     folder.mkdir(parents=True, exist_ok=True)
     listed = []
     for (name, content), entry in zip(files.items(), entries, strict=True):
