@@ -47,9 +47,12 @@ def command(
         from serving.models import Models, RefusedModel, UnknownModel
         from tracking import registry
 
-        models = Models(registry.resolve, registry.names(), home() / "artifacts" / "base" / "encoder")
+        bases = home() / "artifacts" / "base"
+        models = Models(registry.resolve, registry.names(), bases / "encoder", bases / "decoder")
         try:
             served = models.get(name)
+            if served.kind != "classifier":
+                raise UsageError(f"`{name}` labels no texts, it writes them: `ajuste chat {name}` talks with it")
         except UnknownModel as error:
             raise UsageError(str(error)) from None
         except RefusedModel as error:

@@ -10,14 +10,14 @@ from learning import decoder
 from serving import generation as engine
 from tasks._stage import DataError, UsageError
 from tests.cli.registered import install, run
-from tests.serving.conftest import FakeRegistry, both, folders, server, speakers  # noqa: F401
+from tests.serving.conftest import FakeRegistry
 from tests.serving.test_generation import right, user
 
 GREEDY = ("--temperature", 0, "--max-tokens", 12)
 
 
 @pytest.fixture
-def registry(speakers, folders, tmp_path, monkeypatch):  # noqa: F811
+def registry(speakers, folders, tmp_path, monkeypatch):
     (tmp_path / "artifacts/base").mkdir(parents=True)
     (tmp_path / "artifacts/base/decoder").symlink_to(speakers["base"])
     registry = FakeRegistry({"assistant": [speakers["full"], speakers["merged"]],
@@ -40,7 +40,7 @@ def turns(*texts):
 @pytest.mark.parametrize("name, which", [
     ((), "merged"), (("assistant-adapter/1",), "lora"), (("assistant/1",), "full"),
 ])
-def test_a_pipe_gets_answers_and_nothing_else(registry, speakers, monkeypatch, capsys, name, which):  # noqa: F811
+def test_a_pipe_gets_answers_and_nothing_else(registry, speakers, monkeypatch, capsys, name, which):
     model = decoder.load(speakers[which], speakers["base"])[:2]
     first = right(*model, user("A warm film."), 12)[0]
     second = right(*model, turns("A warm film.", first, "And the plot?"), 12)[0]
@@ -51,7 +51,7 @@ def test_a_pipe_gets_answers_and_nothing_else(registry, speakers, monkeypatch, c
     assert second != alone, "the conversation is not kept, or it does not matter here"
 
 
-def test_a_server_gives_the_same_words(registry, server, monkeypatch, capsys):  # noqa: F811
+def test_a_server_gives_the_same_words(registry, server, monkeypatch, capsys):
     lines = "A warm film.\nAnd the plot?\n"
     talk(monkeypatch, lines, *GREEDY, "--system", "Be brief.")
     mine = capsys.readouterr()
@@ -113,7 +113,7 @@ def test_what_cannot_be_asked_is_one_line(registry, monkeypatch, arguments, erro
         talk(monkeypatch, "a\n", *arguments)
 
 
-def test_a_damaged_model_and_a_silent_server_are_one_line(registry, speakers, monkeypatch, capsys):  # noqa: F811
+def test_a_damaged_model_and_a_silent_server_are_one_line(registry, speakers, monkeypatch, capsys):
     assert talk(monkeypatch, "a\n", "--url", "http://127.0.0.1:9") == 1
     assert "is `ajuste serve` running?" in capsys.readouterr().err
     registry.sha256[speakers["merged"]] = "0" * 64
@@ -121,7 +121,7 @@ def test_a_damaged_model_and_a_silent_server_are_one_line(registry, speakers, mo
         talk(monkeypatch, "a\n")
 
 
-def test_a_servers_refusal_is_shown(registry, server, monkeypatch, capsys):  # noqa: F811
+def test_a_servers_refusal_is_shown(registry, server, monkeypatch, capsys):
     assert talk(monkeypatch, "a\n", "nobody", "--url", server[0]) == 1
     assert "no model `nobody` here" in capsys.readouterr().err
 

@@ -102,3 +102,12 @@ def test_an_unknown_model_names_those_that_exist(expected, tmp_path):
         run(predict.command, "revews-classifier", tmp_path / "t.txt")
     with pytest.raises(UsageError, match="no version 9"):
         run(predict.command, "reviews-classifier/9", tmp_path / "t.txt")
+
+
+def test_an_assistant_is_for_talking(expected, tmp_path, registry, speakers):
+    registry.folders["assistant"] = [speakers["merged"]]
+    registry.sha256[speakers["merged"]] = registry.digest(speakers["merged"])
+    registry.aliases["assistant"] = {"champion": 1}
+    (tmp_path / "one.txt").write_text("A warm film.\n")
+    with pytest.raises(UsageError, match="`ajuste chat assistant` talks with it"):
+        run(predict.command, "assistant", tmp_path / "one.txt")
