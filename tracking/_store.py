@@ -34,7 +34,8 @@ EXPERIMENT_TAGS = {
     "mlflow.note.content": (
         "One parent run a set of inputs, one child a stage. To choose a strategy: open a parent, select "
         "`classify_frozen`, `classify_full` and `classify_lora`, and press *Compare*: they share the names of their "
-        "parameters and metrics (`test/...` with its interval, `validation/...`, `cost/...`, `curve/...`)."
+        "parameters and metrics (`test/...` with its interval, `validation/...`, `cost/...`, `curve/...`). Runs "
+        "`instruct` compare in the same way; `forgetting/...` is what a fine-tuning cost on control sets."
     ),
 }
 HTTP_TRIES = "3"  # MLflow's default of 7 with growing pauses would be minutes of silence for a wrong address
