@@ -200,7 +200,7 @@ def _tell(counts: Counts, split: str, max_tokens: int) -> None:
     if counts.sums["tokens_cut"]:
         sums = counts.sums
         print(f"encode: {split}: cut to {max_tokens} tokens, {sums['rows_prompt_cut']:,} prompts lost their beginning "
-              f"and {sums['rows_response_cut']:,} responses their end, of {counts.lengths.total():,} rows; "
+              f"and {sums['rows_response_cut']:,} responses or texts their end, of {counts.lengths.total():,} rows; "
               f"{sums['tokens_cut']:,} tokens in all", file=sys.stderr)  # fmt: skip
     if counts.dropped:
         print(f"encode: {counts.dropped.total()} rows of {split} dropped; first: {counts.first}", file=sys.stderr)
