@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
 from learning import chat
@@ -69,6 +70,45 @@ def test_a_prompt_has_the_same_ids_in_training_and_in_generation(tokenizer, temp
     assert chat.prompt_ids(tokenizer, talk[:-3]) == flat(found[:1])
     for ids, trained in found:
         assert (ids[-1] == chat.end_of_turn(tokenizer)[0]) == trained
+
+
+LLAMA3 = (
+    "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n\n' "
+    "+ m['content'] | trim + '<|eot_id|>' }}{% endfor %}{% if add_generation_prompt %}"
+    "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
+GEMMA = (
+    "{{ bos_token }}{% for m in messages %}{% set role = 'model' if m['role'] == 'assistant' else m['role'] %}"
+    "{{ '<start_of_turn>' + role + '\n' + m['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+THINKS = (  # an empty thought before the last answer alone, as Qwen3 writes it
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
+    "{% if loop.last and m['role'] == 'assistant' %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+    "{{ m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize(("template", "end"), [(LLAMA3, "<|eot_id|>"), (GEMMA, "<end_of_turn>")])
+def test_templates_of_other_families(tokenizer, template: str, end: str) -> None:
+    marks = ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<start_of_turn>", "<end_of_turn>"]
+    tokenizer.add_tokens([AddedToken(mark, special=True) for mark in marks], special_tokens=True)
+    tokenizer.chat_template = template
+    ends = chat.end_of_turn(tokenizer)
+    assert ends == [tokenizer.convert_tokens_to_ids(end), tokenizer.eos_token_id]
+    found = chat.segments(tokenizer, TALK[1:])
+    assert [tokenizer.decode(ids) for ids, trained in found if trained] == [f"Red, green, blue.{end}", f"☃ ok{end}"]
+    assert found[0][0].count(tokenizer.bos_token_id) == 1
+    assert chat.prompt_ids(tokenizer, TALK[1:-1]) == flat(found[:-1])
+
+
+def test_a_thought_before_the_last_answer_is_learnt_and_in_many_turns_refused(tokenizer) -> None:
+    tokenizer.chat_template = THINKS
+    found = chat.segments(tokenizer, [*user("Hi"), *assistant("Hello!")])
+    assert tokenizer.decode(found[1][0]) == "<think>\n\n</think>\n\nHello!<|im_end|>"
+    with pytest.raises(ValueError, match="writes what is before message 4 differently"):
+        chat.segments(tokenizer, TALK[1:])
 
 
 @pytest.mark.parametrize("template", ["own", None, LLAMA2, NO_END])
