@@ -56,11 +56,12 @@ def write_set(folder: Path, files: dict[str, str], entries: list[dict], kind: st
     """A set of files by name; entries are merged with path and source. Beside it stands a control set of one row."""
     if kind == "instructions" and not (folder.parent / "control").exists():
         judge = {"text": "no row of any test says these eight words here"}
-        write_set(folder.parent / "control", {"c.jsonl": json.dumps(judge)}, [{"layout": "text", "name": "c"}], "control")
+        entry = {"layout": "text", "name": "c"}
+        write_set(folder.parent / "control", {"c.jsonl": json.dumps(judge)}, [entry], "control")
     folder.mkdir(parents=True, exist_ok=True)
     listed = []
     for (name, content), entry in zip(files.items(), entries, strict=True):
-        (folder / name).write_bytes(content.encode("utf-8", "surrogateescape"))
+        (folder / name).write_bytes(content.encode("utf-8", "surrogatepass"))
         listed.append({"path": name, "format": "jsonl", "source": f"path:{name}", **entry})
     (folder / "set.yaml").write_text(yaml.safe_dump({"kind": kind, "licence": "own", "files": listed}))
     return folder

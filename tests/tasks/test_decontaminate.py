@@ -82,7 +82,8 @@ def test_of_other_sets_the_rows_of_validation_and_test_judge(tmp_path):
     lines = "".join(json.dumps({"text": text, "label": "a"}) + "\n" for text in texts)
     (tmp_path / "labelled").mkdir()
     (tmp_path / "labelled/a.jsonl").write_text(lines)
-    file = {"path": "a.jsonl", "format": "jsonl", "columns": {"text": "text", "label": "label"}, "source": "path:a.jsonl"}
+    columns = {"text": "text", "label": "label"}
+    file = {"path": "a.jsonl", "format": "jsonl", "columns": columns, "source": "path:a.jsonl"}
     (tmp_path / "labelled/set.yaml").write_text(
         yaml.safe_dump({"kind": "classification", "labels": ["a", "b"], "licence": "own", "files": [file]})
     )

@@ -131,7 +131,7 @@ JSON = st.recursive(
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from([*LAYOUTS, "templates"]), st.data())
 def test_any_json_object_becomes_messages_or_a_problem(layout, data):
-    names = ["text", "label", "category", "source", *(LAYOUTS[layout][0] + LAYOUTS[layout][1] if layout in LAYOUTS else ())]
+    names = ["text", "label", "category", "source", *sum(LAYOUTS.get(layout, ()), ())]
     values = {name: data.draw(JSON) for name in random.Random(0).sample(names, data.draw(st.integers(0, len(names))))}
     found = row(values, layout, templates=TEMPLATES)
     assert (found.problem is None) != (found.raw != "")

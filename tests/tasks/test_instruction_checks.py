@@ -66,8 +66,9 @@ def test_repeated_sentences_and_lines():
 
 @pytest.mark.parametrize(
     "text",
-    ["<|im_start|>user", "x<|endoftext|>", "<|eot_id|>", "<｜end▁of▁sentence｜>", "[INST] hi [/INST]", "<<SYS>>", "a</s>",
-     "<s>a", "<end_of_turn>", "<instruction>", "</response>", "### Instruction:\nAdd", "x\n### Response: y", "<bos>"],
+    ["<|im_start|>user", "x<|endoftext|>", "<|eot_id|>", "<｜end▁of▁sentence｜>", "[INST] hi [/INST]", "<<SYS>>",
+     "a</s>", "<s>a", "<end_of_turn>",
+     "<instruction>", "</response>", "### Instruction:\nAdd", "x\n### Response: y", "<bos>"],
 )  # fmt: skip
 def test_template_characters_are_seen(text):
     assert TEMPLATE.search(text)
@@ -76,7 +77,7 @@ def test_template_characters_are_seen(text):
 @pytest.mark.parametrize(
     "text",
     ["a < b | c > d", "x <b>bold</b>", "array[INS]", "## Instruction", "the instruction: add", "std::vector<int>",
-     "if (a<|b|>c) {}" .replace("<|b|>", "< |b| >"), "<section>", "### Steps:"],
+     "if (a < |b|) {}", "<section>", "### Steps:"],
 )  # fmt: skip
 def test_ordinary_text_has_none(text):
     assert not TEMPLATE.search(text)

@@ -2,12 +2,13 @@
 
 import json
 import random
+import re
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tasks._split import SPLITS, split_of, split_text, text_digest
@@ -49,7 +50,7 @@ def made(tmp_path_factory) -> dict:
         bad.append(("unreadable_row", '{"instruction": "cut o'))
         generator = random.Random(number)
         places = sorted(generator.sample(range(10, 400), len(bad)))
-        for place, (reason, line) in reversed(list(zip(places, bad, strict=True))):
+        for place, (_, line) in reversed(list(zip(places, bad, strict=True))):
             content.insert(place, line)
         name = f"{layout}.jsonl"
         for shift, (place, (reason, _)) in enumerate(zip(places, bad, strict=True)):
@@ -191,7 +192,7 @@ def test_general_text_sources_and_categories(tmp_path):
 def test_too_many_bad_rows_stop_the_run_and_stay_reachable(tmp_path):
     rows = pairs(10) + [("asked", "")] * 10
     data = write_set(tmp_path / "mine", {"a.jsonl": "\n".join(lines("alpaca", rows))}, [{"layout": "alpaca"}])
-    with pytest.raises(DataError, match=r"data/mine: 10 of 20 rows are bad.*empty_response 10 \(first: data/mine/a") as e:
+    with pytest.raises(DataError, match=r"data/mine: 10 of 20 rows are bad.*empty_response 10 \(first: data/") as e:
         validate_instructions(config(max_quarantine_share=0.2), None, data, tmp_path / "out")
     assert "\n" not in str(e.value) and not (tmp_path / "out").exists()
     assert pq.read_table(tmp_path / "out.failed/quarantine.parquet").num_rows == 10
@@ -200,12 +201,12 @@ def test_too_many_bad_rows_stop_the_run_and_stay_reachable(tmp_path):
 @pytest.mark.parametrize(
     ("files", "entries", "kind", "message"),
     [
-        ({"a.jsonl": '{"question": "x"}\n'}, [{"layout": "alpaca"}], "instructions", "no column `instruction`, which layout"),
+        ({"a.jsonl": '{"question": "x"}\n'}, [{"layout": "alpaca"}], "instructions", "no column `instruction`, which"),
         ({"a.jsonl": '{"prompt": "x", "completion": "y"}\n'}, [{"layout": "prompt_completion", "columns": {"category":
           "topic"}}], "instructions", "no column `topic`"),
         ({"a.jsonl": "x"}, [{"layout": "alpca"}], "instructions", "files.0.*layout"),
         ({"a.jsonl": "x"}, [{"layout": "templates"}], "instructions", "`templates` belongs to layout `templates`"),
-        ({"a.jsonl": "x"}, [{"layout": "flan", "columns": {"input": "x"}}], "instructions", "layout flan has no `input`"),
+        ({"a.jsonl": "x"}, [{"layout": "flan", "columns": {"input": "x"}}], "instructions", "flan has no `input`"),
         ({"a.txt": "x"}, [{"layout": "flan", "format": "txt"}], "instructions", "format txt has no columns"),
         ({"a.jsonl": "x"}, [{"layout": "text", "name": "c"}], "control", "a set of kind control, and instructions is"),
     ],
@@ -223,11 +224,12 @@ TURN = st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "assist
 LINE = st.one_of(
     st.dictionaries(st.sampled_from(["instruction", "output", "input", "category"]), VALUE).map(json.dumps),
     st.fixed_dictionaries({"instruction": TEXT, "output": TEXT}).map(json.dumps),
-    TEXT.map(lambda text: text.replace("\n", " ")),
+    TEXT.map(lambda text: re.sub(r"[\x00-\x1f]", " ", text)),  # many control characters make a file binary
 )
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=8, deadline=None, phases=[Phase.generate], derandomize=True,
+          suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])  # shrinking would take minutes
 @given(st.lists(LINE, min_size=1, max_size=60), st.lists(st.lists(TURN | VALUE, max_size=4), min_size=1, max_size=40))
 def test_whatever_stands_in_a_file_each_row_is_kept_or_in_quarantine(tmp_path_factory, alpaca, chats):
     folder = tmp_path_factory.mktemp("fuzz")
