@@ -1,5 +1,6 @@
 """Memory stays flat: peak memory of validation and encoding with ten times the rows grows by less than 20 %."""
 
+import json
 import random
 import subprocess
 import sys
@@ -18,6 +19,11 @@ if sys.argv[3] == "validate":
     config = ValidateConfig(set="mine", sample=1.0, max_chars=20000, near_duplicate_jaccard=0.8,
                             max_quarantine_share=0.1, min_class_share=0.05, batch_rows=4096)
     validate(config, None, folder / "data", folder / "validated")
+elif sys.argv[3] == "instructions":
+    from tasks.validate import InstructionsConfig, validate_instructions
+    config = InstructionsConfig(set="mine", sample=1.0, max_chars=20000, max_repeats=4, near_duplicate_jaccard=0.8,
+                                decontaminate="control", ngram=8, max_quarantine_share=0.1, batch_rows=4096)
+    validate_instructions(config, None, folder / "chats", folder / "instructions")
 else:
     from tasks._stage import Compute
     from tasks.encode import EncodeConfig, encode
@@ -43,14 +49,33 @@ def make_set(folder: Path, rows: int) -> None:
     (folder / "set.yaml").write_text(yaml.safe_dump(values))
 
 
+def make_chats(folder: Path, rows: int) -> None:
+    generator = random.Random(0)
+    words = ["".join(generator.choices("etaoinshrdlu", k=5)) for _ in range(5000)]
+
+    def text() -> str:
+        return " ".join(generator.choices(words, k=40))
+
+    (folder / "chats").mkdir(parents=True)
+    with (folder / "chats/a.jsonl").open("w") as file:
+        file.writelines(json.dumps({"inputs": text(), "targets": text()}) + "\n" for _ in range(rows))
+    (folder / "control").mkdir()
+    (folder / "control/c.jsonl").write_text("".join(json.dumps({"text": text()}) + "\n" for _ in range(1000)))
+    for name, kind, entry in (("chats", "instructions", {"path": "a.jsonl", "layout": "flan"}),
+                              ("control", "control", {"path": "c.jsonl", "layout": "text", "name": "c"})):  # fmt: skip
+        file = {"format": "jsonl", "source": f"path:{entry['path']}", **entry}
+        (folder / name / "set.yaml").write_text(yaml.safe_dump({"kind": kind, "licence": "own", "files": [file]}))
+
+
 @pytest.mark.slow
 def test_ten_times_the_rows_take_hardly_more_memory(tmp_path, tiny_encoder):
     peaks = {}
     for rows in (12_000, 120_000):
         make_set(tmp_path / str(rows) / "data", rows)
-        for stage in ("validate", "encode"):
+        make_chats(tmp_path / str(rows), rows)
+        for stage in ("validate", "encode", "instructions"):
             command = [sys.executable, "-c", STAGES, str(tmp_path / str(rows)), str(tiny_encoder), stage]
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
             peaks[stage, rows] = int(done.stdout.split()[-1])
-    for stage in ("validate", "encode"):
+    for stage in ("validate", "encode", "instructions"):
         assert peaks[stage, 120_000] < 1.2 * peaks[stage, 12_000], peaks

@@ -105,7 +105,7 @@ def test_quarantine_holds_the_row_and_the_report_no_text(made):
 
 
 def test_two_runs_and_other_batches_write_the_same_bytes(made, tmp_path):
-    validate_instructions(config(batch_rows=97), None, made["data"], tmp_path / "again")
+    validate_instructions(config(batch_rows=1000), None, made["data"], tmp_path / "again")
     first, again = ({path.name: path.read_bytes() for path in folder.iterdir()} for folder in
                     (made["out"], tmp_path / "again"))  # fmt: skip
     assert first == again and sorted(path.name for path in tmp_path.iterdir()) == ["again"]
