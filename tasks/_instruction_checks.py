@@ -86,8 +86,9 @@ def repeats(text: str) -> int:
         return most
     ids = np.unique(words, return_inverse=True)[1]
     for period in range(1, LOOP_WORDS + 1):
-        differ = np.flatnonzero(ids[period:] != ids[:-period])
-        if len(ids) - period - len(differ) >= max(1, LOOP_LEAST - period):
+        same = ids[period:] == ids[:-period]
+        if np.count_nonzero(same) >= max(1, LOOP_LEAST - period):  # cheap, and true of few texts
+            differ = np.flatnonzero(~same)
             longest = int(np.diff(differ, prepend=-1, append=len(ids) - period).max()) - 1
             if longest and longest + period >= LOOP_LEAST:
                 most = max(most, longest // period + 1)
