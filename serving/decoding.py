@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, LinearAttentionCacheLayerMixin
 
 SPARE = 64                  # columns that a layer can take before it is copied
 
@@ -119,6 +119,15 @@ class Batch:
                 layer.values[len(stay) + i, :, width - length:] = columns[number][1][i, :, :length]
             layers.append(layer)
         self._cache = Cache(layers=layers)
+
+
+def check(model: nn.Module) -> None:
+    """Raise ValueError for a model that keeps anything but keys and values of every token: its rows cannot join."""
+    config = model.config.get_text_config()
+    kinds = {type(layer) for layer in DynamicCache(config=config).layers}
+    if any(issubclass(kind, LinearAttentionCacheLayerMixin) or not issubclass(kind, DynamicLayer) for kind in kinds):
+        raise ValueError(f"a {config.model_type} keeps a state besides keys and values, which this server cannot "
+                         "batch: `ajuste export` makes a folder for another one")
 
 
 @torch.inference_mode()

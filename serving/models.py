@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from learning import bottleneck, classifier, decoder
+from serving import decoding
 
 FRESH_SECONDS = 10.0
 MAX_LOADED = 8
@@ -228,6 +229,7 @@ class Models:
             card = classifier.read_card(version.path)
             if card.get("kind") == "decoder":
                 model, tokenizer, card = decoder.load(version.path, self._decoder_base)
+                decoding.check(model)
             elif is_adapter(version):
                 model, tokenizer, card = classifier.load_adapter(self._base, version.path)
             else:

@@ -1,6 +1,7 @@
 """Rows that join and leave a batch are computed as if each were alone; what is drawn follows the distribution."""
 
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -87,6 +88,16 @@ def test_a_row_outgrows_the_spare_columns():
     length = 2 * decoding.SPARE + 7
     answers, _ = follow(model, prompts, {0: [0], 70: [1]}, [length, 5])
     assert len(answers[0]) == length
+
+
+def test_a_model_with_another_kind_of_memory_is_refused():
+    from transformers import Lfm2Config
+
+    config = Lfm2Config(hidden_size=32, num_hidden_layers=2, layer_types=["conv", "full_attention"])
+    with pytest.raises(ValueError, match="keeps a state besides keys and values"):
+        decoding.check(SimpleNamespace(config=config))
+    for family in ("llama", "gpt2", "sliding"):
+        decoding.check(model_of(family))
 
 
 @pytest.mark.parametrize("method", ["prefix", "prompt"])
