@@ -57,3 +57,82 @@ def test_the_picture_and_the_table_of_data_size(tmp_path: Path, monkeypatch: pyt
     table = (tmp_path / "one" / "data-size.md").read_text()
     assert "| 100 | 0.625 (0.605 to 0.645) | 0.725 (0.705 to 0.745) | 0.825 (0.805 to 0.845) |" in table
     assert table.index("| 100 |") < table.index("| 400 |")
+
+
+def module(study: str, name: str):
+    spec = importlib.util.spec_from_file_location(f"{study}_{name}", ROOT / "studies" / study / f"{name}.py")
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+def drawn_twice(draw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str) -> str:
+    """Run main twice, compare all bytes, return the page."""
+    for name in ("one", "two"):
+        monkeypatch.setattr(draw, "OUT", tmp_path / name)
+        draw.main()
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
+    return (tmp_path / "one" / page).read_text()
+
+
+def test_the_picture_and_the_table_of_mitigations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made-up points: replay forgets less than full with intervals apart, L2 does not learn, LoRA does both."""
+    draw = module("mitigations", "draw")
+
+    def around(value: float) -> dict:
+        return {"value": value, "low": value - 0.02, "high": value + 0.02}
+
+    monkeypatch.setattr(draw, "STUDY", ROOT / "studies/mitigations")
+    monkeypatch.setattr(draw, "POINTS", tmp_path)
+    monkeypatch.setattr(draw, "BEFORE", tmp_path / "scores.json")
+    sets = {
+        "c4": {"task": "text", "metric": "log_likelihood_per_token", "rows": 40, "perplexity": 30.0, **around(-3.4)},
+        "boolq": {"task": "choice", "metric": "accuracy", "rows": 100, **around(0.5)},
+    }
+    (tmp_path / "scores.json").write_text(json.dumps({"sets": sets}))
+    learnt = {"full": 0.10, "small_rate": 0.05, "few_passes": 0.08, "replay": 0.09, "l2": 0.01, "lora_r4": 0.12}
+    forgot = {"full": 0.9, "small_rate": 0.88, "few_passes": 0.87, "replay": 0.3, "l2": 0.1, "lora_r4": 0.05}
+    learnt["lora_r32"], forgot["lora_r32"] = 0.15, 0.06
+    for name in learnt:
+        point = {
+            "held_out": {
+                "rows": 30, "base": around(2.0), "tuned": around(2.0 - learnt[name]),
+                "difference": around(-learnt[name]),
+            },
+            "forgetting": {"sets": sets, "F": {"c4": around(forgot[name]), "boolq": around(0.01)}},
+        }  # fmt: skip
+        (tmp_path / f"{name}.json").write_text(json.dumps(point))
+    page = drawn_twice(draw, tmp_path, monkeypatch, "forgetting.md")
+    assert "| base | | | 2.000 | | 30.0 | | |" in page
+    assert "| 1.910 | 0.09 (0.07 to 0.11) | 30.0 | 0.30 (0.28 to 0.32) | 0.01 (-0.01 to 0.03) |" in page
+    assert "4 of the 6 mitigations forgot less, with intervals apart (full, replay of general text, full, L2" in page
+    assert "of these, full, replay of general text, LoRA, r = 4, LoRA, r = 32 also learnt" in page
+
+
+def test_the_picture_and_the_table_of_generalisation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made-up points: a category gains half of it unseen, but for the last, which loses."""
+    draw = module("generalisation", "draw")
+    study = ROOT / "studies/generalisation"
+    monkeypatch.setattr(draw, "STUDY", study)
+    monkeypatch.setattr(draw, "POINTS", tmp_path)
+    categories = yaml.safe_load((study / "params.yaml").read_text())["categories"]
+
+    def rows(loss: dict[str, float], exact: float) -> list[dict]:
+        return [
+            {"row_id": f"{i:x}", "category": name, "nll": 10 * loss[name] + i % 2, "tokens": 10, "exact": exact}
+            for name in categories for i in range(8)
+        ]  # fmt: skip
+
+    flat = dict.fromkeys(categories, 3.0)
+    points = {"base": rows(flat, 0.0), "all": rows(dict.fromkeys(categories, 2.0), 1.0)}
+    for name in categories:
+        points[name] = rows({**flat, name: 3.5 if name == categories[-1] else 2.5}, 0.5)
+    for name, some in points.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps({"name": name, "trained_rows": 240, "rows": some}))
+    page = drawn_twice(draw, tmp_path, monkeypatch, "generalisation.md")
+    first = categories[0].replace("_", " ")
+    assert f"| {first} | 8 | 3.05 | 2.55 | 2.05 | 0.50 (0.50 to 0.50) | 0.00 | 0.50 | 1.00 |" in page
+    assert "3 of 4 categories that were never trained got a lower loss than the base's" in page
+    assert f"1 a higher one ({categories[-1].replace('_', ' ')})" in page
+    assert "the unseen gained -50% to 50% of what the seen gained" in page
