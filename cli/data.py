@@ -184,8 +184,7 @@ def add(
         typer.echo(f"data/{name}/{own}: {seen.rows:,} rows, layout {layout}{recognised}; data.dvc names it now")
         typer.echo(f"categories: {_instruction_sets.categories(seen)}")
         _tell_unreadable(seen)
-        _use([] if _params().get("validate", {}).get("instructions", {}).get("set") == name else
-             [("validate.instructions.set", name)], use)  # fmt: skip
+        _use(_instruction_changes(name, {part.name or Path(part.path).stem for part in new.files}), use)
     else:
         _tell(name, own, seen, new, mapped or {})
         _use(_changes(name, Path(own).stem, columns.source is None), use)
@@ -236,6 +235,16 @@ def _changes(name: str, stem: str, by_file: bool) -> list[tuple[str, object]]:
     if encode.get("sources") and not (by_file and stem in encode["sources"]):
         return [("encode.reviews.sources", [*encode["sources"], stem] if by_file else [])]
     return []
+
+
+def _instruction_changes(name: str, sources: set[str]) -> list[tuple[str, object]]:
+    """What params.yaml needs so that the next run uses the set: its name, and weights for no source that it lacks."""
+    validate, encode = (_params().get(verb, {}).get("instructions", {}) for verb in ("validate", "encode"))
+    if validate.get("set") == name:
+        return []
+    weights = dict(encode.get("weights") or {})
+    kept = {source: weight for source, weight in weights.items() if source in sources}
+    return [("validate.instructions.set", name)] + ([("encode.instructions.weights", kept)] if kept != weights else [])
 
 
 def _use(changes: list[tuple[str, object]], write: bool) -> None:

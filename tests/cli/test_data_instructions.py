@@ -13,7 +13,16 @@ from tasks._stage import DataError, UsageError
 from tests.instruction_files import ROWS, pairs
 from tracking import versions
 
-PARAMS = "validate:\n  reviews:\n    set: reviews\n  instructions:\n    set: instructions   # the folder under data/\n"
+PARAMS = """\
+validate:
+  reviews:
+    set: reviews
+  instructions:
+    set: instructions   # the folder under data/
+encode:
+  instructions:
+    weights: {wiki: 0, a: 2}
+"""
 TEMPLATES = Path(__file__).parents[2] / "sources/templates"
 
 
@@ -66,7 +75,9 @@ def test_files_of_different_layouts_make_one_set_and_use_points_params_at_it(pro
     output = ajuste_data("add", "mine", "d.txt", "--use")
     assert "2 rows, layout text, recognised" in output and "params.yaml: validate.instructions.set: mine" in output
     assert [file["layout"] for file in made()["files"]] == ["dolly", "sharegpt", "tagged", "text"]
+    assert "params.yaml: encode.instructions.weights: {'a': 2}" in output  # a weight of no source stops the encoding
     params = Path("params.yaml").read_text()
+    assert yaml.safe_load(params)["encode"]["instructions"]["weights"] == {"a": 2}
     assert yaml.safe_load(params)["validate"]["instructions"]["set"] == "mine" and "# the folder under data/" in params
     assert "next: ajuste run" in ajuste_data("add", "mine", write("e.jsonl", [ROWS["flan"]("ask", "answer")]))
     listed = ajuste_data("list")
