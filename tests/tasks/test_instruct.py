@@ -361,10 +361,8 @@ class Killed(Exception):
     [
         ("lora", {"lora_dropout": 0.1}),
         ("lora", {"accumulation": 4, "dtype": "bfloat16"}),
-        ("full", {"l2_to_w0": 0.01, "lr": 1e-3}),
-        ("full", {"dtype": "bfloat16", "accumulation": 2, "lr": 1e-3}),
+        ("full", {"dtype": "bfloat16", "accumulation": 2, "l2_to_w0": 0.01, "lr": 1e-3}),
         ("qlora", {"dtype": "bfloat16"}),
-        ("qlora8", {}),
         ("prefix", {}),
         ("bottleneck", {"dtype": "bfloat16"}),
     ],
