@@ -10,6 +10,7 @@ requests that wait, tokens and seconds a request. The clock ends an answer as it
 
 import logging
 import time
+import traceback
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -278,5 +279,6 @@ class Generation:
             self.counts["failed"] += 1
             job.deliver(error)
         if not isinstance(error, (BadRequest, Busy, LookupError)):
-            log.error("%s while generating", type(error).__name__)
+            where = "".join(traceback.format_tb(error.__traceback__))       # lines of code; a message may hold a text
+            log.error("%s while generating\n%s", type(error).__name__, where)
         those.clear()

@@ -68,3 +68,41 @@ def test_too_many_waiting_and_a_closed_queue_are_refused():
     assert ("m", ["b"]) not in work.batches and work.batches[-1] == ("m", ["c"])
     with pytest.raises(Busy):
         batcher.submit("m", ["e"])
+
+
+class Endless:
+    """A generation that is never done; it counts its steps."""
+
+    def __init__(self):
+        self.steps, self.jobs, self.closed = 0, [], threading.Event()
+
+    def submit(self, job):
+        self.jobs.append(job)
+
+    def active(self):
+        return bool(self.jobs)
+
+    def step(self):
+        self.steps += 1
+
+    def close(self):
+        self.closed.set()
+
+
+def test_texts_are_answered_between_the_steps_of_a_generation_and_it_goes_on():
+    endless, at = Endless(), []
+
+    def work(reference, texts):
+        at.append(endless.steps)
+        return reference, texts
+
+    batcher = Batcher(work, generation=endless)
+    assert endless.steps == 0
+    batcher.generate("a job")
+    for _ in range(20):
+        assert batcher.submit("m", ["a"]).result(10) == ("m", ["a"])
+    assert at == sorted(at) and at[-1] >= 19            # at least one step between two batches
+    batcher.close()
+    assert endless.closed.is_set()
+    with pytest.raises(Busy, match="ending"):
+        batcher.generate("another")
