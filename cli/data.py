@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(help="Raw data: pull, add your own, list, show.", no_args_is_help=True, rich_markup_mode="rich")
-PARAMS = Path("params.yaml")
 
 
 @app.command()
@@ -122,7 +121,7 @@ def add(
     """
     import shutil
 
-    from cli import _instruction_sets, _sets
+    from cli import _instruction_sets, _sets, _use
     from cli._ui import working
     from tasks._sets import Columns, SourceFile
     from tasks._sources import find
@@ -184,10 +183,10 @@ def add(
         typer.echo(f"data/{name}/{own}: {seen.rows:,} rows, layout {layout}{recognised}; data.dvc names it now")
         typer.echo(f"categories: {_instruction_sets.categories(seen)}")
         _tell_unreadable(seen)
-        _use(_instruction_changes(name, {part.name or Path(part.path).stem for part in new.files}), use)
+        _use.use(_use.instruction_changes(name, {part.name or Path(part.path).stem for part in new.files}), use)
     else:
         _tell(name, own, seen, new, mapped or {})
-        _use(_changes(name, Path(own).stem, columns.source is None), use)
+        _use.use(_use.classification_changes(name, Path(own).stem, columns.source is None), use)
 
 
 def _tell(name: str, own: str, seen, new, mapped: dict[str, str]) -> None:
@@ -209,69 +208,6 @@ def _tell(name: str, own: str, seen, new, mapped: dict[str, str]) -> None:
 def _tell_unreadable(seen) -> None:
     if seen.unreadable:
         typer.echo(f"{seen.unreadable:,} rows cannot be read and will go to quarantine; first: {seen.first_problem}")
-
-
-def _params() -> dict:
-    """params.yaml with its comments, as ruamel.yaml reads it."""
-    return _yaml().load(PARAMS.read_text(encoding="utf-8")) if PARAMS.exists() else {}
-
-
-def _yaml():
-    from ruamel.yaml import YAML
-
-    yaml = YAML()
-    yaml.preserve_quotes, yaml.width = True, 1000
-    yaml.representer.add_representer(
-        type(None), lambda node, _: node.represent_scalar("tag:yaml.org,2002:null", "null")
-    )
-    return yaml
-
-
-def _changes(name: str, stem: str, by_file: bool) -> list[tuple[str, object]]:
-    """What params.yaml needs so that the next run uses the new rows of a classification set."""
-    validate, encode = (_params().get(verb, {}).get("reviews", {}) for verb in ("validate", "encode"))
-    if validate.get("set") != name:
-        return [("validate.reviews.set", name)] + ([("encode.reviews.sources", [])] if encode.get("sources") else [])
-    if encode.get("sources") and not (by_file and stem in encode["sources"]):
-        return [("encode.reviews.sources", [*encode["sources"], stem] if by_file else [])]
-    return []
-
-
-def _instruction_changes(name: str, sources: set[str]) -> list[tuple[str, object]]:
-    """What params.yaml needs so that the next run uses the set: its name, and weights for no source that it lacks."""
-    validate, encode = (_params().get(verb, {}).get("instructions", {}) for verb in ("validate", "encode"))
-    if validate.get("set") == name:
-        return []
-    weights = dict(encode.get("weights") or {})
-    kept = {source: weight for source, weight in weights.items() if source in sources}
-    return [("validate.instructions.set", name)] + ([("encode.instructions.weights", kept)] if kept != weights else [])
-
-
-def _use(changes: list[tuple[str, object]], write: bool) -> None:
-    """Say, or write, what params.yaml needs. A change is a dotted key and its value."""
-    import io
-
-    from tasks._stage import UsageError, write_atomically
-
-    if not changes:
-        typer.echo("next: ajuste run")
-        return
-    params = _params()
-    for key, value in changes:
-        *parts, last = key.split(".")
-        part = params
-        for step in parts:
-            part = part.get(step) if isinstance(part, dict) else None
-        if write:
-            if not isinstance(part, dict):
-                raise UsageError(f"params.yaml has no section `{'.'.join(parts)}`: it cannot be pointed at the set")
-            part[last] = value
-        typer.echo(f"{'params.yaml' if write else 'set in params.yaml'}: {key}: {value}")
-    if write:
-        text = io.StringIO()
-        _yaml().dump(params, text)
-        write_atomically(PARAMS, text.getvalue())
-    typer.echo("next: ajuste run" if write else "then: ajuste run   (--use writes these for you)")
 
 
 @app.command("list")
