@@ -106,8 +106,8 @@ def test_the_picture_and_the_table_of_mitigations(tmp_path: Path, monkeypatch: p
     page = drawn_twice(draw, tmp_path, monkeypatch, "forgetting.md")
     assert "| base | | | 2.000 | | 30.0 | | |" in page
     assert "| 1.910 | 0.09 (0.07 to 0.11) | 30.0 | 0.30 (0.28 to 0.32) | 0.01 (-0.01 to 0.03) |" in page
-    assert "4 of the 6 mitigations forgot less, with intervals apart (full, replay of general text, full, L2" in page
-    assert "of these, full, replay of general text, LoRA, r = 4, LoRA, r = 32 also learnt" in page
+    assert "4 of the 6 mitigations forgot less, with intervals apart (full (replay of general text), full (L2" in page
+    assert "of these, full (replay of general text), LoRA (r = 4), LoRA (r = 32) also learnt" in page
 
 
 def test_the_picture_and_the_table_of_generalisation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,13 +16,13 @@ import matplotlib.pyplot as plt  # noqa: E402
 STUDY, POINTS, OUT = Path("studies/mitigations"), Path("artifacts/studies/mitigations"), Path("docs/measured")
 BEFORE = Path("artifacts/evaluated/forgetting_base/scores.json")
 NAMES = {
-    "full": "full fine-tuning, aggressive",
-    "small_rate": "full, small learning rate",
-    "few_passes": "full, one pass",
-    "replay": "full, replay of general text",
-    "l2": "full, L2 towards W0",
-    "lora_r4": "LoRA, r = 4",
-    "lora_r32": "LoRA, r = 32",
+    "full": "full (aggressive rate)",
+    "small_rate": "full (small rate)",
+    "few_passes": "full (one pass)",
+    "replay": "full (replay of general text)",
+    "l2": "full (L2 towards W0)",
+    "lora_r4": "LoRA (r = 4)",
+    "lora_r32": "LoRA (r = 32)",
 }
 COLOURS = ("#cc6677", "#ddcc77", "#999933", "#4477aa", "#aa4499", "#88ccee", "#228833")
 TEXT = "c4"  # the control set of general text: perplexity, and the picture's second axis
