@@ -35,7 +35,7 @@ def test_links_lead_somewhere(page):
 def test_commands_exist(page):
     known = commands()
     for line in code(page.read_text(encoding="utf-8")):
-        match = re.match(r"ajuste ([a-z]+)", line)
+        match = re.match(r"ajuste ([a-z-]+)", line)
         if match:
             assert match[1] in known, f"{page.name}: `{line}`"
 
