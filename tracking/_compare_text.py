@@ -134,7 +134,7 @@ def answer_columns(found: dict) -> list[tuple[str, Callable[[dict], str]]]:
 def _printable(text: str) -> str:
     """Without control characters, which a model may write and a terminal obeys, and not too long."""
     clean = "".join(c for c in text if c == "\n" or c.isprintable())
-    return clean if len(clean) <= LONGEST else clean[: LONGEST - 1] + "…"
+    return (clean if len(clean) <= LONGEST else clean[: LONGEST - 1] + "…") or "(empty)"
 
 
 def to_markdown(found: dict) -> str:
