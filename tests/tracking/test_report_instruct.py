@@ -27,8 +27,9 @@ def test_figures_of_the_section_are_those_of_the_run(place):  # noqa: F811
                    "Assistant: learnt", "Lost on general", "3.1e-05", "W0 x"):
         assert figure in said, figure
     assert "not measured on this machine" in said and "secret" not in said
-    (place / "artifacts/evaluated/instruct/answers.jsonl").write_text("".join(
-        json.dumps({"id": str(i), "prompt": "p", "base": "b", "instruct": f"the answer {i}"}) + "\n" for i in range(11)))
+    answers = [{"id": str(i), "prompt": "p", "base": "b", "instruct": f"the answer {i}"} for i in range(11)]
+    (place / "artifacts/evaluated/instruct/answers.jsonl").write_text(
+        "".join(json.dumps(answer) + "\n" for answer in answers))
     drawn = report.write_report(Path("index.html")).read_text()
     assert "<summary>3 more</summary>" in drawn and all(f"the answer {i}<" in drawn for i in range(11))
     assert "<title>training loss</title>" in drawn and "validation loss: 0.3 at 3" in drawn
