@@ -20,6 +20,7 @@ Differs from the paper (Dettmers et al., 2023): adapters train in float32 beside
 import json
 import math
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -35,7 +36,7 @@ from learning.seeds import seed_everything
 from tasks._conversations import check_fits, read_conversations
 from tasks._rows import autocast, read_encoding
 from tasks._stage import Compute, Config, UsageError, start
-from tasks._train import best_step, train
+from tasks._train import Loss, best_step, train
 
 
 class InstructConfig(Config):
@@ -100,10 +101,8 @@ def instruct(config: InstructConfig, compute: Compute, encoded: Path, base: Path
         fused.fuse(model)
     except ValueError as error:
         raise UsageError(f"instruct: {error}") from None
-    collate = partial(ragged.padded, pad_id=load_tokenizer(base).pad_token_id)
-    if config.method not in methods.VIRTUAL:
-        model, collate = ragged.attach(model), ragged.collate
-
+    tokenizer = load_tokenizer(base)
+    collate = _collate(model, config, tokenizer.pad_token_id)
     precision = compute.model_copy(update={"dtype": config.dtype if config.method == "full" else "float32"})
     began = time.monotonic()
     history = train(
@@ -133,7 +132,7 @@ def instruct(config: InstructConfig, compute: Compute, encoded: Path, base: Path
         "quantisation": methods.QUANTISATION.get(config.method),
     }
     save = decoder.save_whole if config.method == "full" else decoder.save_adapter
-    save(model, load_tokenizer(base), out, card)
+    save(model, tokenizer, out, card)
     (out / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history), encoding="utf-8")
     trained = sum(int((labels[1:] != IGNORED).sum()) for labels in rows.labels)
     passes = min(history[-1]["step"] * config.batch_rows / len(rows), config.epochs)
@@ -144,7 +143,19 @@ def _virtual_tokens(config: InstructConfig) -> int:
     return config.virtual_tokens if config.method in methods.VIRTUAL else 0
 
 
-def _loss(model: nn.Module, config: InstructConfig, precision: Compute):
+def _collate(model: nn.Module, config: InstructConfig, pad_id: int) -> Callable[[list], dict[str, Tensor]]:
+    """Rows end to end; padded for virtual tokens, and for an architecture whose attention cannot be told where a row
+    ends."""
+    if config.method not in methods.VIRTUAL:
+        try:
+            ragged.attach(model)
+            return ragged.collate
+        except ValueError:
+            pass
+    return partial(ragged.padded, pad_id=pad_id)
+
+
+def _loss(model: nn.Module, config: InstructConfig, precision: Compute) -> Loss:
     """The training loss as a function of (model, batch, items): the responses', and the penalty where there is one."""
     W0 = [p.detach().clone() for p in model.parameters()] if config.l2_to_w0 else []
 

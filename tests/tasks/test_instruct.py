@@ -13,8 +13,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
+from transformers import BloomConfig, BloomForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from learning import bottleneck, chat, decoder, lora, methods, quantize, ragged
+from learning.classifier import sha256_of
 from learning.generate import generate
 from tasks import _train
 from tasks._conversations import read_conversations
@@ -172,6 +174,31 @@ def test_every_method_learns_saves_reloads_evaluates_and_answers(
         start = quantize.dequantised_base(base, kind) if kind else decoder.load_base(base)[0]
         merged = lora.merge(decoder.put_on(start, out))
         assert (logits(merged, rows) - logits(model, rows)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("method", ["lora", "bottleneck"])
+@pytest.mark.parametrize("family", ["gpt2", "bloom"])
+def test_other_architectures(family: str, method: str, encoded: Path, base: Path, tmp_path: Path) -> None:
+    """GPT-2 keeps its matrices transposed; BLOOM has no positions and an attention that takes only padded batches."""
+    own = shutil.copytree(base, tmp_path / "base")
+    size = {"vocab_size": decoder.load_base(base)[0].config.vocab_size, "n_layer": 2, "n_head": 2}
+    torch.manual_seed(0)
+    if family == "gpt2":
+        model = GPT2LMHeadModel(GPT2Config(n_embd=32, n_positions=512, **size))
+    else:
+        model = BloomForCausalLM(BloomConfig(hidden_size=32, **size))
+    model.save_pretrained(own)
+    identity = json.loads((own / "base.json").read_text()) | {"sha256": sha256_of(own / "model.safetensors")}
+    (own / "base.json").write_text(json.dumps(identity))
+    card = run(of(method, epochs=1), encoded, own, tmp_path)
+    model = decoder.load(tmp_path / "out", own)[0]
+    nll, tokens = ragged.row_losses(model, pairs(encoded), 500).sum(0).tolist()
+    assert nll / tokens == pytest.approx(card["validation"]["loss"], rel=1e-5)
+    assert nll / tokens < math.log(size["vocab_size"])
+    if method == "lora":
+        rows = pairs(encoded)
+        before = logits(model, rows)
+        assert (logits(lora.merge(model), rows) - before).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("method", methods.METHODS)
