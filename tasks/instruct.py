@@ -30,7 +30,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from learning import allocator, decoder, fused, methods, ragged
-from learning.classifier import load_tokenizer
+from learning.classifier import load_tokenizer, quiet
 from learning.losses import IGNORED
 from learning.seeds import seed_everything
 from tasks._conversations import check_fits, read_conversations
@@ -148,7 +148,8 @@ def _collate(model: nn.Module, config: InstructConfig, pad_id: int) -> Callable[
     ends."""
     if config.method not in methods.VIRTUAL:
         try:
-            ragged.attach(model)
+            with quiet():
+                ragged.attach(model)
             return ragged.collate
         except ValueError:
             pass
