@@ -3,7 +3,8 @@
     S = scale Q K^T    P = softmax(S + causal mask)    O = P V                       H heads of width d, G of K and V
     dV = P^T dO        dP = dO V^T        dS = P * (dP - sum(P * dP))        dQ = scale dS K        dK = scale dS^T Q
 
-The n = H/G heads that share a head of K and V are laid under one another, [G, n L, d], so nothing is repeated. On a
+The n = H/G heads that share a head of K and V are laid under one another, [G, n L, d], so nothing is repeated. K and V
+are filled up to a multiple of 32 tokens, which the causal mask hides: odd widths halve the speed of vector units. On a
 CPU this is 4 to 14 times faster than the backward pass of torch's own SDPA for rows of up to a few hundred tokens; it
 keeps P, n L^2 numbers a head, so `row_attention` hands longer rows, and all rows on a GPU, to torch's SDPA one by one.
 In bfloat16 S is rounded before the softmax, as in transformers' eager attention; the softmax itself runs in float32.
@@ -17,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 BY_HAND = 512  # tokens of the longest row that is done here
+WIDTH = 32  # bfloat16 numbers in a vector register
 
 
 def row_attention(
@@ -62,15 +64,16 @@ class _ByHand(torch.autograd.Function):
     @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)  # one dtype under autocast, which ends here
     def forward(ctx, query: Tensor, key: Tensor, value: Tensor, lengths: list[int], scale: float) -> Tensor:
         _, H, T, d = query.shape
-        future = torch.full((max(lengths), max(lengths)), -torch.inf, dtype=query.dtype).triu_(1)
+        widest = _wide(max(lengths))
+        future = torch.full((widest, widest), -torch.inf, dtype=query.dtype).triu_(1)
         out = query.new_empty(1, T, H, d)
         kept = []
         for q, k, v, o in zip(*_rows(lengths, query[0], key[0], value[0], out[0].transpose(0, 1)), strict=True):
             L, G = q.shape[1], k.shape[0]
-            S = torch.bmm(_stacked(q, G, scale), k.transpose(1, 2))
-            S.view(G, H // G, L, L).add_(future[:L, :L])
+            S = torch.bmm(_stacked(q, G, scale), _filled(k).transpose(1, 2))
+            S.view(G, H // G, L, -1).add_(future[:L, : S.shape[-1]])
             P = torch.softmax(S, -1)
-            o.view(G, H // G, L, d).copy_(torch.bmm(P, v).view(G, H // G, L, d))
+            o.view(G, H // G, L, d).copy_(torch.bmm(P, _filled(v)).view(G, H // G, L, d))
             kept.append(P)
         ctx.save_for_backward(query, key, value, *kept)
         ctx.lengths, ctx.scale = lengths, scale
@@ -91,16 +94,26 @@ class _ByHand(torch.autograd.Function):
         for P, q, k, v, do, dq, dk, dv in zip(kept, *rows, strict=True):
             (H, L, d), G = q.shape, k.shape[0]
             do = _stacked(do, G, 1.0)
-            dv.copy_(torch.bmm(P.transpose(1, 2), do))
-            dS = torch._softmax_backward_data(torch.bmm(do, v.transpose(1, 2)), P, -1, P.dtype)
-            torch.mul(torch.bmm(dS, k).view(G, H // G, L, d), ctx.scale, out=dq.view(G, H // G, L, d))
-            dk.copy_(torch.bmm(dS.transpose(1, 2), _stacked(q, G, ctx.scale)))
+            dv.copy_(torch.bmm(P.transpose(1, 2), do)[:, :L])
+            dS = torch._softmax_backward_data(torch.bmm(do, _filled(v).transpose(1, 2)), P, -1, P.dtype)
+            torch.mul(torch.bmm(dS, _filled(k)).view(G, H // G, L, d), ctx.scale, out=dq.view(G, H // G, L, d))
+            dk.copy_(torch.bmm(dS.transpose(1, 2), _stacked(q, G, ctx.scale))[:, :L])
         return dquery, dkey, dvalue, None, None
 
 
 def _rows(lengths: list[int], *tensors: Tensor) -> list[tuple[Tensor, ...]]:
     """Each [heads, T, d] tensor as its rows [heads, L, d], views of it."""
     return [tensor.split(lengths, dim=1) for tensor in tensors]
+
+
+def _wide(length: int) -> int:
+    """The next multiple of WIDTH."""
+    return -(-length // WIDTH) * WIDTH
+
+
+def _filled(x: Tensor) -> Tensor:
+    """[G, L, d] -> [G, the next multiple of WIDTH, d], with zeros below."""
+    return F.pad(x, (0, 0, 0, _wide(x.shape[1]) - x.shape[1])).contiguous()
 
 
 def _stacked(x: Tensor, G: int, scale: float) -> Tensor:
