@@ -34,12 +34,13 @@ def select(validated: Path, out: Path, column: str, limits: dict[str, dict[str, 
     messages of a conversation; general text is not measured, since encoding cuts it. Raises DataError for a group
     without rows.
     """
+    for name in ("validation.json", *(f"{split}.parquet" for split in SPLITS)):
+        if not (validated / name).is_file():
+            raise UsageError(f"{validated / name} is missing: run the stage that validates the set")
     out.mkdir(parents=True)
     shutil.copyfile(validated / "validation.json", out / "validation.json")
     for split in SPLITS:
         path = validated / f"{split}.parquet"
-        if not path.is_file():
-            raise UsageError(f"{path} is missing: run the stage that validates the set")
         table, left = pq.read_table(path).sort_by("row_id"), dict(limits[split])
         kept = []
         for i, row in enumerate(table.select([column, "messages"]).to_pylist()):
