@@ -7,9 +7,9 @@
     full            nothing to merge: the model is copied
 
 The proof, proof.json, is computed after saving, from disk. The trained model (base with its adapter, quantised where it
-was trained so) and the merged folder get the same held-out rows: the largest |logit difference| over all their tokens;
-and the same prompts: the share of equal greedy tokens. `max_weight_difference` compares the saved matrices with a
-second computation of the formula, in float64 and without PEFT (learning/lora.py). A quantised one says two more
+was trained so) and the merged folder get the same held-out rows: the largest |logit difference| over all the responses'
+tokens; and the same prompts: the share of equal greedy tokens. `max_weight_difference` compares the saved matrices with
+a second computation of the formula, in float64 and without PEFT (learning/lora.py). A quantised one says two more
 differences to the trained model: of the adapter on the original base, and of the merged weights quantised again.
 
 Reads   artifacts/adapters/instruct, artifacts/base/decoder, artifacts/encoded/instructions
@@ -34,6 +34,7 @@ from learning.generate import generate
 from learning.seeds import seed_everything
 from tasks._stage import Compute, Config, DataError, UsageError, write_atomically
 
+Row = tuple[list[int], int]  # token ids, and how many of them are the prompt
 CHUNK = 256  # positions whose logits are compared at once: they are wide, and raised to float64
 ADAPTER = "adapter_model.safetensors"
 
@@ -83,12 +84,13 @@ def merge_instruct(
     return proof
 
 
-def proof_rows(encoded: Path, config: InstructConfig) -> tuple[list[list[int]], list[list[int]]]:
-    """(token ids of the rows, token ids of the prompts) of the test split, by row id. Raises DataError without any."""
+def proof_rows(encoded: Path, config: InstructConfig) -> tuple[list[Row], list[list[int]]]:
+    """(rows, token ids of the prompts) of the test split, by row id. Raises DataError without any."""
     columns = ["row_id", "input_ids", "prompt_tokens"]
     table = pyarrow.parquet.read_table(encoded / "test.parquet", columns=columns)
     found = table.sort_by("row_id").slice(0, max(config.rows, config.prompts)).to_pylist()
-    rows = [row["input_ids"] for row in found if len(row["input_ids"]) > 1][: config.rows]
+    answered = [row for row in found if 0 < row["prompt_tokens"] < len(row["input_ids"])]
+    rows = [(row["input_ids"], row["prompt_tokens"]) for row in answered][: config.rows]
     prompts = [row["input_ids"][: row["prompt_tokens"]] for row in found if row["prompt_tokens"]][: config.prompts]
     if not rows or not prompts:
         raise DataError(f"{encoded / 'test.parquet'} has no rows with a prompt: a merge cannot be proved without any")
@@ -108,7 +110,7 @@ def adapted(adapter: Path, base: Path, quantisation: str | None) -> nn.Module:
 
 
 def prove(
-    config: InstructConfig, compute: Compute, adapter: Path, base: Path, rows: list[list[int]],
+    config: InstructConfig, compute: Compute, adapter: Path, base: Path, rows: list[Row],
     prompts: list[list[int]], merged: Path,
 ) -> dict:
     """Compare what is on disk: base and adapter as trained, with the merged folder. Raises ValueError if unequal."""
@@ -147,16 +149,20 @@ def prove(
 
 
 @torch.inference_mode()
-def compare(left: nn.Module, right: nn.Module, rows: list[list[int]]) -> lora.Comparison:
-    """The two models on the same rows of token ids, one row a pass: no padding. `rows` of the result counts tokens."""
+def compare(left: nn.Module, right: nn.Module, rows: list[Row]) -> lora.Comparison:
+    """The two models where they predict the rows' responses, one row a pass: no padding.
+
+    `rows` of the result counts tokens. Inside a prompt no token is ever chosen, so the logits there are not compared.
+    """
     parts = []
-    for row in rows:
-        hidden = []
+    for row, prompt in rows:
+        answers = []
         for model in (left, right):
             ids = torch.tensor([row], device=next(model.parameters()).device)
-            hidden.append(model(input_ids=ids, use_cache=False).logits[0])
-        for start in range(0, len(row), CHUNK):
-            parts.append(lora.compare_logits(*(logits[start : start + CHUNK] for logits in hidden)))
+            kept = len(row) - prompt + 1  # from the prompt's last token on
+            answers.append(model(input_ids=ids, use_cache=False, logits_to_keep=kept).logits[0, :-1])
+        for start in range(0, len(row) - prompt, CHUNK):
+            parts.append(lora.compare_logits(*(logits[start : start + CHUNK] for logits in answers)))
     return lora.combine(parts)
 
 
@@ -183,7 +189,7 @@ def _weights(adapter: Path, base: Path, quantisation: str | None, whole: nn.Modu
 
 
 def _quantised(
-    adapter: Path, base: Path, merged: Path, quantisation: str, trained: nn.Module, rows: list[list[int]]
+    adapter: Path, base: Path, merged: Path, quantisation: str, trained: nn.Module, rows: list[Row]
 ) -> dict:
     """The three differences to the trained model: `merged` (the proof's own), and the two that people often take."""
     original = lora.merge(adapted(adapter, base, None)).to(next(trained.parameters()).device)

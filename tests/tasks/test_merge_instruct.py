@@ -36,7 +36,8 @@ def adapter(base, tmp_path_factory):
 
 @torch.inference_mode()
 def logits(model, rows):
-    return torch.cat([model(input_ids=torch.tensor([row])).logits[0] for row in rows])
+    """Of the positions that predict the responses."""
+    return torch.cat([model(input_ids=torch.tensor([row])).logits[0, prompt - 1 : -1] for row, prompt in rows])
 
 
 @pytest.mark.parametrize("method", tiny.MERGEABLE)
@@ -49,7 +50,8 @@ def test_the_merged_folder_answers_as_the_trained_model_does(method, base, encod
     assert proof["max_logit_difference"] == pytest.approx(difference, abs=1e-6) and difference <= 1e-4
     assert (logits(decoder.load_base(base)[0], rows) - logits(whole, rows)).abs().max() > 0.1, "nothing was trained"
     assert proof["merged"] and proof["equal_greedy_tokens"] == proof["equal_predictions"] == 1.0
-    assert proof["rows"] == 6 and proof["tokens"] == sum(map(len, rows)) and 3 <= proof["greedy_tokens"] <= 24
+    assert proof["rows"] == 6 and proof["tokens"] == sum(len(row) - prompt for row, prompt in rows)
+    assert 3 <= proof["greedy_tokens"] <= 24
     assert 0 < proof["max_weight_difference"] <= 1e-6
     assert proof["merged_sha256"] == sha256_of(tmp_path / "out" / "model.safetensors")
     assert proof == json.loads((tmp_path / "out" / "proof.json").read_text())
