@@ -4,7 +4,7 @@
     python -m benchmarks.sft --peer-python .trl/bin/python [--rounds 3] [--steps 10] [--out docs/measured/sft.md]
 
 Reads the default run's artifacts/base/decoder and artifacts/encoded/instructions. Each run is a process of its own
-(benchmarks/sft_side.py): ours is stage `instruct`, as DVC starts it, less the evaluation; TRL is run at its defaults,
+(benchmarks/sides/sft.py): ours is stage `instruct`, as DVC starts it, less the evaluation; TRL is run at its defaults,
 plain in bfloat16, grouped by length and packed, each also with our allocator settings (learning/allocator.py).
 First every side takes one step on the same eight rows in float32, and the losses must be equal to 1e-5.
 
@@ -66,10 +66,10 @@ def write_rows(encoded: Path, work: Path, steps: int, batch_rows: int, max_token
 
 
 def run(side: str, rows: str, options: argparse.Namespace, work: Path, seed: int, dtype: str = "bfloat16") -> dict:
-    """One run of benchmarks/sft_side.py. Raises SystemExit with its last lines when it fails."""
+    """One run of benchmarks/sides/sft.py. Raises SystemExit with its last lines when it fails."""
     name = side.removesuffix(ALLOCATOR)
     command = [
-        sys.executable if name == "ours" else options.peer_python, "-m", "benchmarks.sft_side", name,
+        sys.executable if name == "ours" else options.peer_python, "-m", "benchmarks.sides.sft", name,
         "--work", work, "--base", options.base, "--rows", rows, "--dtype", dtype, "--seed", seed,
         "--batch-rows", options.batch_rows, "--max-tokens", options.max_tokens, "--threads", options.threads,
     ]  # fmt: skip
@@ -169,7 +169,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/measured/sft.md"))
     options = parser.parse_args()
     if not options.peer_python:
-        parser.error("--peer-python (or $AJUSTE_TRL_PYTHON) must name a python with trl 1.16")
+        print("benchmarks/sft.py: skipped: --peer-python or $AJUSTE_TRL_PYTHON must name a python that has trl 1.16")
+        return
     options.base, options.encoded = options.base.resolve(), options.encoded.resolve()
     same = [side + ALLOCATOR for side in options.peers]
     sides = {"ragged": ["ours" + ALLOCATOR, "ours", *options.peers, *same], "equal": ["ours" + ALLOCATOR, *same]}

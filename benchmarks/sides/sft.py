@@ -1,6 +1,6 @@
 """One training run of benchmarks/sft.py, ours or TRL's, in a process of its own; prints one line `RESULT {json}`.
 
-    python -m benchmarks.sft_side ours|default|plain|group|packing  --work FOLDER --base FOLDER --rows NAME [...]
+    python -m benchmarks.sides.sft ours|default|plain|group|packing  --work FOLDER --base FOLDER --rows NAME [...]
 
 FOLDER/<rows>/train.parquet holds the rows, encoded. `ours` is stage `instruct` itself (tasks/instruct.py), watched.
 The others are SFTTrainer of TRL on the same token ids: `default` is what its configuration says when nothing is set,
