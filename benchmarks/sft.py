@@ -108,16 +108,17 @@ def check_first_step(options: argparse.Namespace, work: Path) -> dict[str, tuple
 
 def report(results: list[dict], losses: dict, options: argparse.Namespace) -> str:
     """The results as Markdown: medians over the rounds, and the ratios that matter."""
+    base = json.loads((options.base / "base.json").read_text(encoding="utf-8"))["id"]
     lines = [
         "# Instruction fine-tuning beside TRL",
         "",
-        f"`python -m benchmarks.sft --rounds {options.rounds} --steps {options.steps}`, SmolLM2-135M with LoRA (r = 8,",
-        f"every linear layer), batches of {options.batch_rows} rows, bfloat16, {options.threads} threads,",
+        f"`python -m benchmarks.sft --rounds {options.rounds} --steps {options.steps}`: {base} with",
+        f"LoRA (r = 8, every linear layer), batches of {options.batch_rows} rows, bfloat16, {options.threads} threads,",
         f"{platform.machine()}. Trained tokens a second over the {options.steps - 2} steps after warm-up; medians, in",
         "turns, each run a process of its own. `+ allocator`: with the settings of learning/allocator.py.",
         "",
         "First step on the same eight rows, loss in float32 (equal to 1e-5) and bfloat16:",
-        ", ".join(f"{NAMES[side]} {exact:.6f} and {half:.4f}" for side, (exact, half) in losses.items()) + ".",
+        "; ".join(f"{NAMES[side]} {exact:.6f} and {half:.4f}" for side, (exact, half) in losses.items()) + ".",
         "",
         "| rows | side | trained tokens / s | each round | / CPU s | start-up s | peak MB | loss, last step |",
         "|---|---|---:|---|---:|---:|---:|---:|",
