@@ -83,6 +83,22 @@ def test_measured_table_is_the_committed_run():
         assert float(value) == pytest.approx(found[names[name]]["accuracy"]["value"], abs=5e-4), name
 
 
+def test_the_assistants_table_is_the_committed_run():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = json.loads((ROOT / "metrics/instruct.json").read_text())
+    forgotten = json.loads((ROOT / "metrics/forgetting.json").read_text())
+    held = [found["held_out"][model]["loss"]["value"] for model in ("base", "instruct")]
+    rows = {
+        "held-out loss, nats a response token": [*held, found["held_out"]["difference"]["value"]],
+        "BoolQ, accuracy": [*(forgotten[model]["boolq"]["value"] for model in ("base", "instruct"))],
+        "PIQA, accuracy": [*(forgotten[model]["piqa"]["value"] for model in ("base", "instruct"))],
+    }
+    for name, values in rows.items():
+        shown = re.search(rf"^\| {name} \| ([\d.]+) \| ([\d.]+) \| (?:F = )?([+-][\d.]+)", text, re.MULTILINE)
+        for number, value in zip(shown.groups(), values, strict=False):
+            assert float(number) == pytest.approx(value, abs=6e-3 if "." in number and len(number) < 5 else 6e-4), name
+
+
 def test_both_languages_of_the_lecture_have_the_same_rows():
     shapes = []
     for name in ("lecture.md", "lectura.md"):
