@@ -47,8 +47,9 @@ run: .venv/.ready
 	@test -d data || ajuste data pull
 	ajuste run
 
+# Two processes, a file at a time in each: tests compute in one thread, and many wait for servers.
 test: .venv/.ready
-	python -m pytest -m "not slow"
+	python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-all: .venv/.ready
 	python -m pytest

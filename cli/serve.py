@@ -2,6 +2,7 @@
 
 import os
 import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -63,10 +64,9 @@ def command(
     typer.echo(f"listening on http://{address}:{number}  ({there}GET /models, GET /health; Ctrl-C ends it)")
     app = make_app(models, ["127.0.0.1", "localhost", "[::1]"] if loopback else ["*"])
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5))
-    try:
+    with suppress(KeyboardInterrupt):
         server.run(sockets=[listening])
-    except KeyboardInterrupt:
-        typer.echo("stopped")
+    typer.echo("stopped")
 
 
 def listen(host: str, port: int) -> socket.socket:
