@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     ("source", "named"),
     [
-        ("bert-base-uncased", "package:<distribution>/<path>, sdist:<distribution>==<version>/<path>, hub:<id>@<revision> or path:"),
+        ("bert-base-uncased", "sdist:<distribution>==<version>/<path>, hub:<id>@<revision> or path:"),
         ("package:", "no known form"),
         ("package:no-such-package-here/model", "no-such-package-here is not installed: name it in assets.txt"),
         ("package:pytest/no/such/file", "has no `no/such/file`"),
