@@ -1,0 +1,177 @@
+"""The update of PPO (Schulman et al. 2017) for language models: losses, their order, their optimiser. Tensors only.
+
+    ratio_t = exp(log pi(y_t) - log pi_old(y_t))                  pi_old: the policy that sampled, fixed for all epochs
+    L_policy = sum_t max(-A_t ratio_t, -A_t clip(ratio_t, 1-c, 1+c)) / N
+               dual clip d > 1: for A_t < 0 at most -d A_t (Ye et al. 2020)
+    L_value  = 1/2 sum_t max((V_t - R_t)^2, (clip(V_t, V_old - c_v, V_old + c_v) - R_t)^2) / N_v
+    L = L_policy + c_value L_value - c_entropy H + c_ptx L_ptx    ptx: InstructGPT's cross-entropy on pretraining text
+
+N counts the response tokens of the *whole minibatch*, over all its micro-batches and processes, and is given by the
+caller: the losses of micro-batches add up, and so do their gradients, 1x8 == 2x4 == 8x1. (A mean over each micro-batch,
+as in TRL 1.12, weighs the tokens of a batch with short responses more.)
+
+Log-probabilities come at the rollout's temperature: the same division of the logits as in the sampling.
+Metrics are sums over tokens divided by the same N, so they add up too; only `ratio_max` is a maximum.
+"""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# --- losses -----------------------------------------------------------------------------------------------------------
+
+
+def policy_loss(
+    log_probs: Tensor,
+    old: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    clip: float,
+    items: Tensor | float,
+    dual_clip: float | None = None,
+) -> Tensor:
+    """Clipped surrogate over the masked tokens, divided by `items`: a scalar. All tensors [B, R], mask bool."""
+    loss, _ = _surrogate(_ratio(log_probs, old, mask), advantages, clip, dual_clip)
+    return (loss * mask).sum() / items
+
+
+def value_loss(
+    values: Tensor, old: Tensor, returns: Tensor, mask: Tensor, clip: float | None, items: Tensor | float
+) -> Tensor:
+    """Half the squared error, the larger of plain and clipped, divided by `items`: a scalar. All [B, T], mask bool.
+
+    mask: Targets.value_mask. clip None: the plain error.
+    """
+    loss, _ = _squared(values, old, returns, clip)
+    return 0.5 * torch.where(mask, loss, 0.0).sum() / items
+
+
+def total_loss(
+    policy: Tensor,
+    value: Tensor,
+    entropy: Tensor | float = 0.0,
+    ptx: Tensor | float = 0.0,
+    value_coefficient: float = 0.1,
+    entropy_coefficient: float = 0.0,
+    ptx_coefficient: float = 0.0,
+) -> Tensor:
+    """What is minimised. A coefficient of 0 leaves its term out, whatever that term is (also not finite)."""
+    loss = policy
+    if value_coefficient:
+        loss = loss + value_coefficient * value
+    if entropy_coefficient:
+        loss = loss - entropy_coefficient * entropy
+    if ptx_coefficient:
+        loss = loss + ptx_coefficient * ptx
+    return loss
+
+
+def _ratio(log_probs: Tensor, old: Tensor, mask: Tensor) -> Tensor:
+    return torch.exp(torch.where(mask, log_probs - old, 0.0))
+
+
+def _surrogate(ratio: Tensor, advantages: Tensor, clip: float, dual_clip: float | None) -> tuple[Tensor, Tensor]:
+    """The loss of each token, and where the clip decides it."""
+    plain, clipped = -advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip)
+    loss = torch.maximum(plain, clipped)
+    if dual_clip is not None:
+        loss = torch.where(advantages < 0, torch.minimum(loss, -dual_clip * advantages), loss)
+    return loss, clipped > plain
+
+
+def _squared(values: Tensor, old: Tensor, returns: Tensor, clip: float | None) -> tuple[Tensor, Tensor]:
+    """The squared error of each position, and where the clip decides it."""
+    plain = (values - returns) ** 2
+    if clip is None:
+        return plain, torch.zeros_like(plain, dtype=torch.bool)
+    clipped = (torch.clamp(values, old - clip, old + clip) - returns) ** 2
+    return torch.maximum(plain, clipped), clipped > plain
+
+
+# --- metrics ----------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def policy_metrics(
+    log_probs: Tensor, old: Tensor, entropy: Tensor, advantages: Tensor, mask: Tensor, clip: float, items: float
+) -> dict[str, float]:
+    """Of one micro-batch: add up over the minibatch's, but `ratio_max`, which is a maximum. All [B, R], mask bool.
+
+    approx_kl: mean of (lp - old)^2 / 2 (k2, as lm-human-preferences and TRL); clip_fraction: tokens whose loss the
+    clip decides; entropy: mean over response tokens. Padding changes none of them.
+    """
+    ratio = _ratio(log_probs, old, mask)
+    _, clipped = _surrogate(ratio, advantages, clip, None)
+    difference = torch.where(mask, log_probs - old, 0.0)
+    return {
+        "approx_kl": float((difference**2 / 2).sum() / items),
+        "clip_fraction": float((clipped & mask).sum() / items),
+        "entropy": float(torch.where(mask, entropy, 0.0).sum() / items),
+        "ratio_mean": float((ratio * mask).sum() / items),
+        "ratio_max": float((ratio * mask).max()),
+    }
+
+
+@torch.no_grad()
+def value_metrics(
+    values: Tensor, old: Tensor, returns: Tensor, mask: Tensor, clip: float | None, items: float
+) -> dict[str, float]:
+    """Of one micro-batch, to add up: mean value, and the share of positions whose loss the clip decides."""
+    _, clipped = _squared(values, old, returns, clip)
+    return {
+        "value_mean": float(torch.where(mask, values, 0.0).sum() / items),
+        "value_clip_fraction": float((clipped & mask).sum() / items),
+    }
+
+
+# --- order and optimiser ----------------------------------------------------------------------------------------------
+
+
+def minibatches(rows: int, number: int, seed: int, update: int, epoch: int) -> list[Tensor]:
+    """Row numbers of each minibatch, int64: every row once an epoch, in an order that (seed, update, epoch) decide.
+
+    Raises ValueError when there are fewer rows than minibatches. Sizes differ by one row at most.
+    """
+    if not 1 <= number <= rows:
+        raise ValueError(f"{rows} rows cannot make {number} minibatches")
+    order = np.random.default_rng([seed, update, epoch]).permutation(rows)
+    return list(torch.from_numpy(order).tensor_split(number))
+
+
+def linear_to_zero(update: int, updates: int) -> float:
+    """Factor of the learning rate in update 0, 1, ... : 1 in the first, 1/updates in the last, 0 after it."""
+    return max(0.0, 1 - update / updates)
+
+
+class Adam(torch.optim.AdamW):
+    """Adam with its epsilon where PyTorch or where TensorFlow has it; no weight decay.
+
+        torch   theta -= lr mhat / (sqrt(vhat) + eps)
+        tf      theta -= lr sqrt(1 - beta2^t) / (1 - beta1^t) m / (sqrt(v) + eps)
+                       = lr mhat / (sqrt(vhat) + eps / sqrt(1 - beta2^t))
+
+    TensorFlow's is the larger epsilon in early steps (32 times in the first, beta2 = 0.999), so it moves less where
+    gradients are small. lm-human-preferences was trained with it (Huang et al. 2023).
+    """
+
+    def __init__(
+        self,
+        params,
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        eps_mode: Literal["torch", "tf"] = "torch",
+    ) -> None:
+        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=0.0)
+        self.eps, self.eps_mode = eps, eps_mode
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """One step; parameters without a gradient are left alone."""
+        if self.eps_mode == "tf":
+            for group in self.param_groups:
+                steps = [float(self.state[p]["step"]) for p in group["params"] if p in self.state]
+                group["eps"] = self.eps / (1 - group["betas"][1] ** (max(steps, default=0) + 1)) ** 0.5
+        return super().step(closure)
