@@ -35,9 +35,13 @@ IDENTITY = {"sha256": "weights", "tokenizer_sha256": "tokenizer", "template_sha2
 def identity_of(base: Path) -> dict:
     """{"id", "sha256", "tokenizer_sha256", "template_sha256"} of a base folder, as its base.json says.
 
-    Raises ValueError if base.json is missing or is not that of a decoder.
+    The whole model of a training (artifacts/merged/instruct) can be the base of the next one: its id is its own base's
+    and "+instruct" (a later method's name after that), the rest is of its files.
+    Raises ValueError if base.json is missing or is not that of a decoder, and for a folder that is an adapter.
     """
     path = base / BASE_CARD
+    if not path.is_file() and (base / CARD).is_file():
+        return _identity_of_trained(base)
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
         return {key: card[key] for key in ("id", *IDENTITY)}
@@ -45,6 +49,26 @@ def identity_of(base: Path) -> dict:
         raise ValueError(f"{path} is missing: run stage `base_decoder`") from None
     except KeyError as error:
         raise ValueError(f"{path} has no {error}: it is not the base of a decoder; run stage `base_decoder`") from None
+
+
+def _identity_of_trained(folder: Path) -> dict:
+    card = read_card(folder)
+    if card.get("kind") != "decoder":
+        raise ValueError(f"{folder} holds no decoder but a {card.get('task', 'different')} model: it cannot be a base")
+    if is_adapter(folder):
+        raise ValueError(
+            f"{folder} holds an adapter of method `{card['method']}`, which cannot be merged and so cannot be a base: "
+            "train with a mergeable method (lora, rslora, dora, qlora, qlora8) or full"
+        )
+    for needed in (WEIGHTS, TOKENIZER):
+        _need(folder / needed, "train or merge the model again")
+    before = card["base"]["id"]
+    return {
+        "id": f"{before}+{card['method'] if '+' in before else 'instruct'}",
+        "sha256": sha256_of(folder / WEIGHTS),
+        "tokenizer_sha256": sha256_of(folder / TOKENIZER),
+        "template_sha256": chat.template_sha256(load_tokenizer(folder)),
+    }
 
 
 def load_base(base: Path, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, PreTrainedTokenizerBase]:
@@ -90,8 +114,9 @@ def _tidy_adapter(out: Path, base_id: str) -> None:
     path = out / ADAPTER_CONFIG
     config = json.loads(path.read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = base_id
-    if "target_modules" in config:  # prefix and prompt tuning have none
-        config["target_modules"] = sorted(config["target_modules"])
+    for key in ("target_modules", "modules_to_save"):  # prefix and prompt tuning have none
+        if config.get(key):
+            config[key] = sorted(set(config[key]))
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     (out / "README.md").unlink(missing_ok=True)
 
@@ -145,14 +170,15 @@ def put_on(model: nn.Module, adapter: Path) -> nn.Module:
 
 def check_base(adapter: Path, card: dict, base: Path) -> None:
     """Raise ValueError, naming what differs, unless `base` is the one that the adapter's card names."""
+    wanted, found = card["base"], identity_of(base)
     for needed in (WEIGHTS, TOKENIZER):
         _need(base / needed, "run stage `base_decoder`")
-    wanted, name = card["base"], identity_of(base)["id"]
-    found = {  # of the files themselves, since base.json may be older than they are
-        "sha256": sha256_of(base / WEIGHTS),
-        "tokenizer_sha256": sha256_of(base / TOKENIZER),
-        "template_sha256": chat.template_sha256(load_tokenizer(base)),
-    }
+    if (base / BASE_CARD).is_file():  # which may be older than the files themselves
+        found |= {
+            "sha256": sha256_of(base / WEIGHTS),
+            "tokenizer_sha256": sha256_of(base / TOKENIZER),
+            "template_sha256": chat.template_sha256(load_tokenizer(base)),
+        }
     different = [
         f"its {what} (sha256 {found[key][:12]}, wanted {wanted[key][:12]})"
         for key, what in IDENTITY.items()
@@ -160,7 +186,7 @@ def check_base(adapter: Path, card: dict, base: Path) -> None:
     ]
     if different:
         raise ValueError(
-            f"adapter {adapter} was trained on base {wanted['id']}, and {base} ({name}) differs in "
+            f"adapter {adapter} was trained on base {wanted['id']}, and {base} ({found['id']}) differs in "
             f"{' and '.join(different)}: give it the base that it was trained on"
         )
 

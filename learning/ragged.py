@@ -167,7 +167,7 @@ def row_losses(model: nn.Module, rows: Sequence[Row], tokens_per_batch: int) -> 
     training = model.training
     model.eval()
     try:
-        for chosen in _batches(lengths, tokens_per_batch):
+        for chosen in batches(lengths, tokens_per_batch):
             some = [rows[i] for i in chosen]
             batch = collate(some) if ragged else padded(some, pad_id=0)
             device = next(model.parameters()).device
@@ -180,14 +180,14 @@ def row_losses(model: nn.Module, rows: Sequence[Row], tokens_per_batch: int) -> 
     return result
 
 
-def _batches(lengths: list[int], tokens: int) -> list[list[int]]:
+def batches(lengths: list[int], tokens: int) -> list[list[int]]:
     """Row numbers by length, cut so that no batch holds more than `tokens` tokens, padding included."""
-    batches: list[list[int]] = []
+    found: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-        if not batches or lengths[i] * (len(batches[-1]) + 1) > tokens:
-            batches.append([])
-        batches[-1].append(i)
-    return batches
+        if not found or lengths[i] * (len(found[-1]) + 1) > tokens:
+            found.append([])
+        found[-1].append(i)
+    return found
 
 
 def _trained(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:

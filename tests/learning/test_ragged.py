@@ -91,5 +91,5 @@ def test_row_losses_do_not_depend_on_the_batches(virtual):
 
 
 def test_batches_hold_at_most_the_tokens_asked_for():
-    batches = ragged._batches([5, 17, 1, 9, 30, 2], 20)
+    batches = ragged.batches([5, 17, 1, 9, 30, 2], 20)
     assert batches == [[2, 5, 0], [3], [1], [4]]
