@@ -10,10 +10,12 @@ and answers for all B resamples at once with matrix products:
     ECE        = sum_bins n_b/N |accuracy_b - confidence_b|                    Guo et al. 2017, equal-width bins
 
     interval(metric over resamples) = its 2.5 % and 97.5 % percentiles (Efron's percentile bootstrap)
+    distinct-n = different n-grams / n-grams over all responses      Li et al. 2016; low: a model repeats itself
     Wilson interval of k successes in n = (k + z^2/2 +- z sqrt(k (n-k)/n + z^2/4)) / (n + z^2)
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -122,6 +124,15 @@ def estimate(sums: np.ndarray, weights: np.ndarray, counts: np.ndarray) -> dict[
     """{"value", "low", "high"}: weighted_mean over all rows, and its percentile interval over resamples [B, N]."""
     low, high = percentile_interval(weighted_mean(sums, weights, counts))
     return {"value": float(weighted_mean(sums, weights)[0]), "low": low, "high": high}
+
+
+def distinct(rows: Sequence[Sequence[int]], n: int = 2) -> float:
+    """Different n-grams over all n-grams of the rows of tokens; nan where no row has n tokens.
+
+    It falls as more text is looked at: compare only as many rows of about the same length.
+    """
+    grams = [tuple(row[i : i + n]) for row in rows for i in range(len(row) - n + 1)]
+    return len(set(grams)) / len(grams) if grams else math.nan
 
 
 def percentile_interval(values: np.ndarray) -> tuple[float, float]:
