@@ -80,13 +80,22 @@ def load_base(base: Path, dtype: torch.dtype = torch.float32) -> tuple[nn.Module
 # --- save -----------------------------------------------------------------------------------------------------------
 
 
-def save_adapter(model: nn.Module, tokenizer: PreTrainedTokenizerBase, out: Path, card: dict) -> None:
-    """Write the adapter of a model from learning/methods.py: the same bytes for the same weights, and no path."""
+def save_adapter(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, out: Path, card: dict, adapter: str = "default"
+) -> None:
+    """Write the adapter of a model from learning/methods.py: the same bytes for the same weights, and no path.
+
+    adapter: PEFT's name of it; the others that the model has are not written.
+    """
     out.mkdir(parents=True, exist_ok=True)
     with quiet():
         if hasattr(model, "peft_config"):
             # "auto" would look the base up on the Hub to see whether its embeddings were resized
-            model.save_pretrained(out, save_embedding_layers=False)
+            model.save_pretrained(out, save_embedding_layers=False, selected_adapters=[adapter])
+            if adapter != "default":  # PEFT wrote it in a folder of its own
+                for file in (out / adapter).iterdir():
+                    file.replace(out / file.name)
+                (out / adapter).rmdir()
             _tidy_adapter(out, card["base"]["id"])
         else:
             bottleneck.save(model, out, card["base"]["id"])
