@@ -1,11 +1,11 @@
 """How `ajuste data add` and `show` treat files of instructions: which layout a file has, and what it holds."""
 
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
+from cli._sets import BATCH_ROWS, Seen
 from tasks._formats import (
     LAYOUTS,
     Row,
@@ -23,17 +23,12 @@ from tasks._sets import Columns, InstructionFile, InstructionSet, check_set
 
 TEMPLATES = Path("sources/templates")
 SAMPLE_ROWS = 100
-BATCH_ROWS = 4096
 
 
 @dataclass
-class Seen:
-    """What a file of instructions holds."""
+class SeenRows(Seen):
+    """What a file of instructions holds; its values are categories."""
 
-    rows: int = 0
-    unreadable: int = 0
-    first_problem: str = ""
-    categories: Counter = field(default_factory=Counter)
     first: list[Row] = field(default_factory=list)
 
 
@@ -139,21 +134,15 @@ def extend(old: InstructionSet | None, file: InstructionFile, licence: str) -> I
     return check_set({"kind": "instructions", "licence": old.licence if old else licence, "files": files}, "set.yaml")
 
 
-def look(path: Path, file: InstructionFile) -> Seen:
+def look(path: Path, file: InstructionFile) -> SeenRows:
     """Read the whole file once. Raises DataError for what is wrong with it as a whole."""
-    seen = Seen()
+    seen = SeenRows()
     phrasings = file.phrasings()
     for batch in read_records(path, file.format, BATCH_ROWS, file.layout == "tagged"):
-        seen.rows += len(batch)
-        for record in batch:
-            row = to_row(record, file.layout, file.columns, phrasings, file.label_names)
-            if row.problem:
-                seen.unreadable += 1
-                seen.first_problem = seen.first_problem or f"{path.name}:{row.line}: {row.problem}"
-            else:
-                seen.categories[printable(row.category or file.category or "(none)")] += 1
-                if len(seen.first) < 3:
-                    seen.first.append(row)
+        rows = [to_row(record, file.layout, file.columns, phrasings, file.label_names) for record in batch]
+        good = seen.readable(path, rows)
+        seen.values.update(printable(row.category or file.category or "(none)") for row in good)
+        seen.first += good[: 3 - len(seen.first)]
     if seen.unreadable == seen.rows:
         raise DataError(f"{path.name}: not one row can be read as {file.layout}; first: {seen.first_problem}")
     return seen
@@ -165,7 +154,7 @@ def shown(row: Row) -> str:
     return f"  line {row.line}: " + " | ".join(turns) + (" | ..." if len(row.messages) > 4 else "")
 
 
-def categories(seen: Seen) -> str:
+def categories(seen: SeenRows) -> str:
     """The most frequent categories with their rows, in one line."""
-    listed = ", ".join(f"{name[:40]} {n:,}" for name, n in seen.categories.most_common(10))
-    return listed + (", ..." if len(seen.categories) > 10 else "")
+    listed = ", ".join(f"{name[:40]} {n:,}" for name, n in seen.values.most_common(10))
+    return listed + (", ..." if len(seen.values) > 10 else "")

@@ -35,20 +35,24 @@ class Seen:
     rows: int = 0
     unreadable: int = 0
     first_problem: str = ""
-    values: Counter = field(default_factory=Counter)  # label as it stands in the file -> rows
+    values: Counter = field(default_factory=Counter)  # label, or category, as it stands in the file -> rows
+
+    def readable(self, path: Path, batch: list) -> list:
+        """Count the rows of a batch; those that could be read."""
+        good = [row for row in batch if not row.problem]
+        self.rows += len(batch)
+        self.unreadable += len(batch) - len(good)
+        for row in batch:
+            if row.problem and not self.first_problem:
+                self.first_problem = f"{path.name}:{row.line}: {row.problem}"
+        return good
 
 
 def look(path: Path, file: SourceFile) -> Seen:
     """Read the whole file once. Raises DataError for what is wrong with it as a whole."""
     seen = Seen()
     for batch in read_rows(path, file.format, file.columns, BATCH_ROWS):
-        seen.rows += len(batch)
-        for row in batch:
-            if row.problem:
-                seen.unreadable += 1
-                seen.first_problem = seen.first_problem or f"{path.name}:{row.line}: {row.problem}"
-            else:
-                seen.values[printable(row.label.strip())] += 1
+        seen.values.update(printable(row.label.strip()) for row in seen.readable(path, batch))
         if len(seen.values) > MAX_VALUES:
             raise DataError(f"{path.name}: column `{file.columns.label}` has over {MAX_VALUES} different values: "
                             "is it the label column?")  # fmt: skip

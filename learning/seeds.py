@@ -24,5 +24,5 @@ def seed_everything(seed: int, threads: int) -> None:
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # with it, torch fills every new tensor with NaN before writing to it: a tenth of a training step, for no other bytes
+    # with it, torch fills every new tensor with NaN before writing to it: a tenth of a training step, for equal bytes
     torch.utils.deterministic.fill_uninitialized_memory = False

@@ -89,12 +89,11 @@ def _powers(count: int) -> tuple[np.ndarray, np.ndarray]:
     return tables[0], tables[1]
 
 
-def ngrams_of(data: Path, names: list[str], n: int) -> Ngrams:
-    """The n-grams of the evaluation rows of some sets. `data`: the folder of all sets. Raises DataError."""
+def ngrams_of(data: Path, name: str, n: int) -> Ngrams:
+    """The n-grams of the evaluation rows of a set. `data`: the folder of all sets. Raises DataError."""
     ngrams = Ngrams(n)
-    for name in names:
-        for place, texts in _evaluation_rows(data / name):
-            ngrams.add(texts, f"data/{name}/{place}")
+    for place, texts in _evaluation_rows(data / name):
+        ngrams.add(texts, f"data/{name}/{place}")
     ngrams.sort()
     return ngrams
 

@@ -18,7 +18,6 @@ Private to the tasks.
 """
 
 import json
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -30,9 +29,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from tasks._encoding import RowLimits, as_numbers, last_of_lowest, percentiles
-from tasks._parquet import GROUP_ROWS, ParquetRows, read_batches
-from tasks._split import SPLITS
+from tasks._encoding import (
+    RowLimits,
+    as_numbers,
+    emptied,
+    inputs_of,
+    last_of_lowest,
+    percentiles,
+    sources_in,
+    write_encoding,
+)
+from tasks._parquet import ParquetRows, read_batches
 from tasks._stage import Compute, Config, DataError, UsageError
 
 IDS = pa.list_(pa.int32())
@@ -84,23 +91,12 @@ def encode_instructions(config: InstructionsConfig, compute: Compute, validated:
     Raises UsageError: an unknown source, a missing input, more tokens than the base has positions. DataError: a split
     without rows.
     """
-    paths = {split: validated / f"{split}.parquet" for split in SPLITS}
-    for path in paths.values():
-        if not path.is_file():
-            raise UsageError(f"{path} is missing: run `dvc repro validate_{validated.name}`")
+    paths = inputs_of(validated)
     tokenizer = tokenizer_of(base, config.max_tokens)
-    _check_weights(config.weights, paths)
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
-    report = {
-        "set": json.loads((validated / "validation.json").read_text(encoding="utf-8"))["set"],
-        "max_tokens": config.max_tokens,
-        "splits": {
-            split: _encode_split(path, out / path.name, config, split, tokenizer) for split, path in paths.items()
-        },
-    }
-    (out / "encoding.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return report
+    _check_weights(config.weights, sources_in(paths.values()))
+    emptied(out)
+    splits = {split: _encode_split(path, out / path.name, config, split, tokenizer) for split, path in paths.items()}
+    return write_encoding(out, validated, config.max_tokens, splits)
 
 
 def tokenizer_of(base: Path, max_tokens: int):
@@ -116,11 +112,7 @@ def tokenizer_of(base: Path, max_tokens: int):
     return AutoTokenizer.from_pretrained(base, local_files_only=True)
 
 
-def _check_weights(weights: dict[str, float], paths: dict[str, Path]) -> None:
-    known: set[str] = set()
-    for path in paths.values():
-        for batch in read_batches(path, GROUP_ROWS, ["source"]):
-            known.update(batch["source"].unique().to_pylist())
+def _check_weights(weights: dict[str, float], known: set[str]) -> None:
     for source, weight in weights.items():
         if source not in known:
             raise UsageError(f"params.yaml: encode.instructions.weights has no source `{source}` to weigh: "

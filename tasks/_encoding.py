@@ -1,11 +1,16 @@
-"""What encoding classification rows and encoding conversations share. Private to the tasks."""
+"""What encoding any kind of set shares: its inputs, the choice of rows, encoding.json. Private to the tasks."""
 
+import json
+import shutil
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 from pydantic import Field
 
-from tasks._params import Config
+from tasks._params import Config, UsageError
+from tasks._parquet import GROUP_ROWS, read_batches
+from tasks._split import SPLITS
 
 PERCENTILES = (50, 90, 95, 99, 100)
 
@@ -16,6 +21,40 @@ class RowLimits(Config):
     train: int | None = Field(ge=1)
     validation: int | None = Field(ge=1)
     test: int | None = Field(ge=1)
+
+
+def inputs_of(validated: Path) -> dict[str, Path]:
+    """The validated rows by split. Raises UsageError if one is missing."""
+    paths = {split: validated / f"{split}.parquet" for split in SPLITS}
+    for path in paths.values():
+        if not path.is_file():
+            raise UsageError(f"{path} is missing: run `dvc repro validate_{validated.name}`")
+    return paths
+
+
+def sources_in(paths: Iterable[Path]) -> set[str]:
+    """Every source of the rows in some files."""
+    return {
+        source
+        for path in paths
+        for batch in read_batches(path, GROUP_ROWS, ["source"])
+        for source in batch["source"].unique().to_pylist()
+    }
+
+
+def emptied(out: Path) -> Path:
+    """The folder, made anew."""
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    return out
+
+
+def write_encoding(out: Path, validated: Path, max_tokens: int, splits: dict[str, dict]) -> dict:
+    """Write encoding.json, with the set's name beside what each split came to, and return its content."""
+    name = json.loads((validated / "validation.json").read_text(encoding="utf-8"))["set"]
+    report = {"set": name, "max_tokens": max_tokens, "splits": splits}
+    (out / "encoding.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return report
 
 
 def last_of_lowest(row_ids: np.ndarray, rows: int) -> str:

@@ -16,7 +16,7 @@ from collections import Counter
 
 import numpy as np
 
-from tasks._checks import MOJIBAKE, gxe, relation_checks
+from tasks._checks import MOJIBAKE, gxe
 from tasks._clean import C1, cp1252, damage
 from tasks._split import split_text
 
@@ -152,8 +152,3 @@ def row_checks(max_chars: int, max_repeats: int) -> list[gxe.Expectation]:
         between("pii", "pii", max_value=0),
         gxe.ExpectColumnValuesToNotMatchRegex(column="text", regex=MOJIBAKE, meta={"check": "mojibake"}),
     ]
-
-
-def pair_checks() -> list[gxe.Expectation]:
-    """What a row must be beside all others; the same prompt with another response is no conflict here."""
-    return [check for check in relation_checks() if check.meta["check"] != "conflicting_label"]

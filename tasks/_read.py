@@ -16,7 +16,9 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from tasks._params import DataError
 from tasks._read_json import Item, json_array, json_lines
@@ -27,6 +29,7 @@ DELIMITERS = {"csv": ",", "tsv": "\t"}
 KEY_ROWS = 1000
 CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 SURROGATE = re.compile("[\ud800-\udfff]")
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -83,18 +86,17 @@ def read_rows(path: Path, form: Format, columns: Columns, batch_rows: int) -> It
         rows = _delimited(path, DELIMITERS[form], columns)
     else:
         rows = (_object(item, columns) for item in items(path, form))
-    batch: list[RawRow] = []
-    any_row = False
-    for row in rows:
-        any_row = True
-        batch.append(row)
-        if len(batch) == batch_rows:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-    if not any_row:
+    yield from batched(path, rows, batch_rows)
+
+
+def batched(path: Path, rows: Iterator[T], batch_rows: int) -> Iterator[list[T]]:
+    """The rows of a file, at most `batch_rows` at a time. Raises DataError if there are none."""
+    batch = list(islice(rows, batch_rows))
+    if not batch:
         raise DataError(f"{path} has no rows: it holds a header or blanks alone")
+    while batch:
+        yield batch
+        batch = list(islice(rows, batch_rows))
 
 
 def printable(text: str) -> str:

@@ -17,7 +17,17 @@ from pathlib import Path
 
 from tasks._formats import Record
 from tasks._params import DataError
-from tasks._read import DELIMITERS, MAX_RECORD, check_file, columns_of, csv_records, items, no_parquet, printable
+from tasks._read import (
+    DELIMITERS,
+    MAX_RECORD,
+    batched,
+    check_file,
+    columns_of,
+    csv_records,
+    items,
+    no_parquet,
+    printable,
+)
 
 PIECE_CHARS = 2000
 PIECE_LEAST = 200  # a line end before this is no place to cut: a heading would stand alone
@@ -58,18 +68,7 @@ def read_records(path: Path, form: str, batch_rows: int, tagged: bool = False) -
         rows = _delimited(path, DELIMITERS[form])
     else:
         rows = (_object(*item) for item in items(path, form))
-    batch: list[Record] = []
-    any_row = False
-    for row in rows:
-        any_row = True
-        batch.append(row)
-        if len(batch) == batch_rows:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-    if not any_row:
-        raise DataError(f"{path} has no rows: it holds a header or blanks alone")
+    yield from batched(path, rows, batch_rows)
 
 
 def _delimited(path: Path, delimiter: str) -> Iterator[Record]:

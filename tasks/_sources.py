@@ -20,7 +20,8 @@ from typing import Literal
 
 from tasks._stage import UsageError, home
 
-FORMS = "package:<distribution>/<path>, sdist:<distribution>==<version>/<path>, hub:<id>@<revision> or path:<file or folder>"
+FORMS = ("package:<distribution>/<path>, sdist:<distribution>==<version>/<path>, hub:<id>@<revision> or "
+         "path:<file or folder>")  # fmt: skip
 # One folder deep: Hub models also carry exports to other frameworks, which nobody here reads.
 MODEL_FILES = ["config.json", "generation_config.json", "chat_template*", "model*.safetensors",
                "model.safetensors.index.json", "tokenizer*", "vocab*",

@@ -31,9 +31,17 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from tasks._encode_instructions import InstructionsConfig, encode_instructions
-from tasks._encoding import RowLimits, as_numbers, last_of_lowest, percentiles
-from tasks._parquet import GROUP_ROWS, ParquetRows, read_batches
-from tasks._split import SPLITS
+from tasks._encoding import (
+    RowLimits,
+    as_numbers,
+    emptied,
+    inputs_of,
+    last_of_lowest,
+    percentiles,
+    sources_in,
+    write_encoding,
+)
+from tasks._parquet import ParquetRows, read_batches
 from tasks._stage import Compute, Config, DataError, UsageError, start
 
 ENCODED = pa.schema(
@@ -69,27 +77,16 @@ def encode(config: EncodeConfig, compute: Compute, validated: Path, base: Path, 
     # read by the tokenizers when they first work in parallel; the order of their answers does not depend on it
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if compute.threads > 1 else "false"
     os.environ.setdefault("RAYON_NUM_THREADS", str(compute.threads))
-    paths = {split: validated / f"{split}.parquet" for split in SPLITS}
-    for path in paths.values():
-        if not path.is_file():
-            raise UsageError(f"{path} is missing: run `dvc repro validate_{validated.name}`")
+    paths = inputs_of(validated)
     tokenizer = _Tokenizer(base, config.max_tokens)
-    _check_sources(config.sources, paths)
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
-    report = {
-        "set": json.loads((validated / "validation.json").read_text(encoding="utf-8"))["set"],
-        "max_tokens": config.max_tokens,
-        "splits": {
-            split: _report(
-                _encode_split(path, out / path.name, config, getattr(config.rows, split), tokenizer), config.max_tokens
-            )
-            for split, path in paths.items()
-        },
-    }
+    _check_sources(config.sources, sources_in(paths.values()))
+    emptied(out)
+    splits = {}
+    for split, path in paths.items():
+        encoded = _encode_split(path, out / path.name, config, getattr(config.rows, split), tokenizer)
+        splits[split] = _report(encoded, config.max_tokens)
     shutil.copyfile(validated / "labels.json", out / "labels.json")
-    (out / "encoding.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return report
+    return write_encoding(out, validated, config.max_tokens, splits)
 
 
 class _Tokenizer:
@@ -134,11 +131,7 @@ class _Tokenizer:
 ROBERTAS = {"roberta", "xlm-roberta", "camembert"}
 
 
-def _check_sources(sources: list[str], paths: dict[str, Path]) -> None:
-    known: set[str] = set()
-    for path in paths.values():
-        for batch in read_batches(path, GROUP_ROWS, ["source"]):
-            known.update(batch["source"].unique().to_pylist())
+def _check_sources(sources: list[str], known: set[str]) -> None:
     for source in sources:
         if source not in known:
             shown = ", ".join(sorted(known)[:20]) + (", ..." if len(known) > 20 else "")

@@ -72,7 +72,7 @@ def test_every_text_of_a_control_set_judges(tmp_path):
     rows = [{"question": "what is it", "options": ["one two three four", {"deep": "five six seven eight"}], "n": 3}]
     content = "".join(json.dumps(row) + "\n" for row in rows)
     write_set(tmp_path / "control", {"a.jsonl": content}, [{"layout": "piqa", "name": "x"}], "control")
-    ngrams = ngrams_of(tmp_path, ["control"], 4)
+    ngrams = ngrams_of(tmp_path, "control", 4)
     assert ngrams.find(["so five six seven eight it is"]) == ngrams.find(["one two three four"])
     assert ngrams.find(["one two three four"]) == "data/control/a.jsonl:1" and ngrams.find(["what is it one"]) is None
 
@@ -90,7 +90,7 @@ def test_of_other_sets_the_rows_of_validation_and_test_judge(tmp_path):
     chats = "".join(json.dumps({"inputs": text, "targets": f"the answer {text[::-1]}"}) + "\n" for text in texts)
     write_set(tmp_path / "chats", {"b.jsonl": chats}, [{"layout": "flan"}])
     for name in ("labelled", "chats"):
-        ngrams = ngrams_of(tmp_path, [name], 8)
+        ngrams = ngrams_of(tmp_path, name, 8)
         judging = [split_of(text_digest(split_text(text))) > 0 for text in texts]
         assert [ngrams.find([text]) is not None for text in texts] == judging and 20 < sum(judging) < 60
     response = f"the answer {texts[judging.index(True)][::-1]}"
@@ -100,4 +100,4 @@ def test_of_other_sets_the_rows_of_validation_and_test_judge(tmp_path):
 def test_a_set_that_is_not_there_is_named(tmp_path):
     write_set(tmp_path / "control", {"a.jsonl": "{}\n"}, [{"layout": "text", "name": "x"}], "control")
     with pytest.raises(DataError, match="there is no set `contrl`; sets are control"):
-        ngrams_of(tmp_path, ["contrl"], 8)
+        ngrams_of(tmp_path, "contrl", 8)
