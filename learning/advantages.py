@@ -87,8 +87,8 @@ def episode_targets(
         rewards = whiten(rewards, steps, shift_mean=False, unbiased=options.unbiased, reduce=reduce)
     after = value_after(values, mask) * ~ended if missing == "bootstrap" else None
     advantages = gae(rewards, values, steps, options.gamma, options.lam, after)
-    returns = (advantages + values) * steps
-    advantages = advantages[:, :-1] * mask
+    returns = torch.where(steps, advantages + values, 0.0)
+    advantages = torch.where(mask, advantages[:, :-1], 0.0)
     if options.whiten_advantages:
         advantages = whiten(advantages, mask, unbiased=options.unbiased, reduce=reduce)
     return Targets(rewards, advantages, returns, steps)
@@ -110,7 +110,7 @@ def per_token_rewards(
     sum of a row's rewards = what its episode is paid - beta * sum of its kl, exactly.
     """
     paid = episode_scores(scores, ended, missing, penalty)
-    rewards = F.pad(-beta * kl * mask, (0, 1))
+    rewards = F.pad(torch.where(mask, -beta * kl, 0.0), (0, 1))
     steps = F.pad(mask, (0, 1))
     last = last_token(mask)
     later = ended & (terminal == "after_end")
@@ -146,7 +146,7 @@ def gae(
         delta = rewards[:, t] + gamma * following - values[:, t]
         running = torch.where(step, delta + gamma * lam * running, running)
         following = torch.where(step, values[:, t], following)
-        advantages[:, t] = running * step
+        advantages[:, t] = torch.where(step, running, 0.0)
     return advantages
 
 
@@ -159,13 +159,13 @@ def whiten(
     neither the cut into micro-batches nor the number of processes shows. One value, or equal ones, give 0.
     """
     reduce = reduce or (lambda sums: sums)
-    exact = values.double()
-    count, total = reduce(torch.stack([mask.sum().double(), (exact * mask).sum()]))
+    exact = torch.where(mask, values.double(), 0.0)
+    count, total = reduce(torch.stack([mask.sum().double(), exact.sum()]))
     mean = total / count.clamp(min=1)
-    squares = reduce((((exact - mean) * mask) ** 2).sum())
-    variance = squares / (count - unbiased).clamp(min=1)
-    whitened = (exact - mean) * torch.rsqrt(variance + EPS) + (0 if shift_mean else mean)
-    return (whitened * mask).to(values.dtype)
+    centred = torch.where(mask, exact - mean, 0.0)
+    variance = reduce((centred**2).sum()) / (count - int(unbiased)).clamp(min=1)
+    whitened = centred * torch.rsqrt(variance + EPS) + (0 if shift_mean else mean)
+    return torch.where(mask, whitened, 0.0).to(values.dtype)
 
 
 def last_token(mask: Tensor) -> Tensor:

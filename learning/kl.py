@@ -17,7 +17,8 @@ horizon 10,000): over runs as short as ours it arrives late and leaves the KL fa
 integrator, faster, with a proportional part beside it that answers while KL still rises: without it a fast integrator
 overshoots, since the policy needs some updates to follow beta (as PID Lagrangian methods: Stooke et al. 2020,
 arXiv 2007.03964). On the way up from 0, KL is under its target because the policy has not gone there yet, not because
-beta is too high; so beta is not lowered before the KL has first come near (HELD_FROM).
+beta is too high: before the KL has first come NEAR, beta is lowered only while sqrt(KL), which a policy walks at a
+steady pace, would not get to its target within PATIENCE updates at the pace of the last one.
 """
 
 import math
@@ -28,9 +29,9 @@ import torch
 from torch import Tensor
 
 CLIP = 0.2  # of Ziegler's relative error
-PROPORTIONAL, INTEGRAL = 1.0, 0.15  # gains of `hold`, an update
+PROPORTIONAL, INTEGRAL = 1.5, 0.25  # gains of `hold`, an update
 SMOOTHING = 0.5  # weight of the newest KL in the mean that `hold` looks at
-HELD_FROM = 0.75  # share of the target at which `hold` begins to lower beta
+NEAR, PATIENCE = 0.75, 20  # a share of the target; updates
 RANGE = 1000.0  # beta stays within this factor of its start
 
 Estimator = Literal["k1", "k2", "k3"]
@@ -64,8 +65,7 @@ class Beta:
     target: float = 6.0
     horizon: int = 10_000
     _start: float = 0.0
-    _smooth: float | None = None
-    _error: float = -1.0
+    _smooth: float = 0.0
     _near: bool = False
 
     def __post_init__(self) -> None:
@@ -82,25 +82,28 @@ class Beta:
             self._hold(kl)
 
     def _hold(self, kl: float) -> None:
-        self._smooth = kl if self._smooth is None else SMOOTHING * kl + (1 - SMOOTHING) * self._smooth
-        error = min(max(self._smooth / self.target - 1, -1.0), 1.0)
-        self._near = self._near or self._smooth >= HELD_FROM * self.target
-        change = PROPORTIONAL * (error - self._error) + INTEGRAL * error
-        self._error = error
+        before, self._smooth = self._smooth, SMOOTHING * kl + (1 - SMOOTHING) * self._smooth
+        error, last = (min(max(x / self.target - 1, -1.0), 1.0) for x in (self._smooth, before))
+        self._near = self._near or self._smooth >= NEAR * self.target
+        change = INTEGRAL * error
         if self._near:
-            self.value = min(max(self.value * math.exp(change), self._start / RANGE), self._start * RANGE)
+            change += PROPORTIONAL * (error - last)
+        else:
+            here, there = (math.sqrt(max(x, 0.0)) for x in (self._smooth, before))
+            if here + PATIENCE * (here - there) >= math.sqrt(self.target):
+                change = 0.0
+        self.value = min(max(self.value * math.exp(change), self._start / RANGE), self._start * RANGE)
 
-    def state(self) -> dict[str, float | bool | None]:
+    def state(self) -> dict[str, float | bool]:
         """For a checkpoint; plain JSON, exact."""
         return {
             "value": self.value,
             "start": self._start,
             "smooth": self._smooth,
-            "error": self._error,
             "near": self._near,
         }
 
-    def load(self, state: dict[str, float | bool | None]) -> None:
+    def load(self, state: dict[str, float | bool]) -> None:
         """Restore what `state` gave."""
         self.value, self._start = state["value"], state["start"]
-        self._smooth, self._error, self._near = state["smooth"], state["error"], state["near"]
+        self._smooth, self._near = state["smooth"], state["near"]
