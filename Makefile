@@ -39,7 +39,7 @@ endif
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r assets.txt
-	$(BIN)/python -m pip download --quiet --no-deps --require-hashes --no-binary llamafactory -d .venv/sdists -r sdists.txt
+	$(BIN)/python -m pip download --quiet --no-deps --require-hashes --no-binary llamafactory,vadersentiment -d .venv/sdists -r sdists.txt
 	@cd .venv/sdists && for archive in *.tar.gz; do ../bin/python -m tarfile -e "$$archive" . || exit 1; done
 	@echo '$(CURDIR)' > $@
 
