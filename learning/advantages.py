@@ -21,8 +21,8 @@ the policy's) the next token follows directly, one gamma and one lambda for each
                Whatever it is paid, a response without its end is paid it at its last token.
 
 Differs from TRL 1.12 under `after_end`: there a row as long as the longest of its batch is paid at its last token, so
-the result depends on the padding; here it does not. Differs from N+ and TRL: they whiten with the unbiased variance
-(`unbiased=True` gives that), lm-human-preferences with the biased one.
+the result depends on the padding; here it does not. TRL whitens with the unbiased variance (`unbiased=True`), and
+each process its own rows; lm-human-preferences and N+ with the biased one.
 
     targets = episode_targets(kl, scores, values, mask, ended, beta, Options(lam=0.95))
 """

@@ -4,7 +4,7 @@
     L_policy = sum_t max(-A_t ratio_t, -A_t clip(ratio_t, 1-c, 1+c)) / N
                dual clip d > 1: for A_t < 0 at most -d A_t (Ye et al. 2020)
     L_value  = 1/2 sum_t max((V_t - R_t)^2, (clip(V_t, V_old - c_v, V_old + c_v) - R_t)^2) / N_v
-    L = L_policy + c_value L_value - c_entropy H + c_ptx L_ptx    ptx: InstructGPT's cross-entropy on pretraining text
+    L = L_policy + c_value L_value  (+ c_ptx L_ptx, the cross-entropy on other text of InstructGPT: the loop adds it)
 
 N counts the response tokens of the *whole minibatch*, over all its micro-batches and processes, and is given by the
 caller: the losses of micro-batches add up, and so do their gradients, 1x8 == 2x4 == 8x1. (A mean over each micro-batch,
@@ -14,6 +14,7 @@ Log-probabilities come at the rollout's temperature: the same division of the lo
 Metrics are sums over tokens divided by the same N, so they add up too; only `ratio_max` is a maximum.
 """
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -48,24 +49,9 @@ def value_loss(
     return 0.5 * torch.where(mask, loss, 0.0).sum() / items
 
 
-def total_loss(
-    policy: Tensor,
-    value: Tensor,
-    entropy: Tensor | float = 0.0,
-    ptx: Tensor | float = 0.0,
-    value_coefficient: float = 0.1,
-    entropy_coefficient: float = 0.0,
-    ptx_coefficient: float = 0.0,
-) -> Tensor:
-    """What is minimised. A coefficient of 0 leaves its term out, whatever that term is (also not finite)."""
-    loss = policy
-    if value_coefficient:
-        loss = loss + value_coefficient * value
-    if entropy_coefficient:
-        loss = loss - entropy_coefficient * entropy
-    if ptx_coefficient:
-        loss = loss + ptx_coefficient * ptx
-    return loss
+def total_loss(policy: Tensor, value: Tensor, value_coefficient: float) -> Tensor:
+    """What is minimised. A coefficient of 0 leaves the value out, also one that is not finite."""
+    return policy + value_coefficient * value if value_coefficient else policy
 
 
 def _ratio(log_probs: Tensor, old: Tensor, mask: Tensor) -> Tensor:
@@ -143,6 +129,16 @@ def minibatches(rows: int, number: int, seed: int, update: int, epoch: int) -> l
 def linear_to_zero(update: int, updates: int) -> float:
     """Factor of the learning rate in update 0, 1, ... : 1 in the first, 1/updates in the last, 0 after it."""
     return max(0.0, 1 - update / updates)
+
+
+def cosine_to_zero(update: int, updates: int) -> float:
+    """The same along half a cosine (N+)."""
+    return (1 + math.cos(math.pi * min(1.0, update / updates))) / 2
+
+
+def schedule(name: Literal["linear", "cosine"], update: int, updates: int) -> float:
+    """Factor of the learning rate in update 0, 1, ..., by the name of its course."""
+    return linear_to_zero(update, updates) if name == "linear" else cosine_to_zero(update, updates)
 
 
 class Adam(torch.optim.AdamW):

@@ -13,6 +13,7 @@ from learning.ppo import (
     minibatches,
     policy_loss,
     policy_metrics,
+    schedule,
     total_loss,
     value_loss,
     value_metrics,
@@ -131,14 +132,13 @@ def step(model: Chain, batch: dict[str, Tensor], pieces: int, whole: bool = True
     total = 0.0
     for rows in torch.arange(8).chunk(pieces):
         some = {name: tensor[rows] for name, tensor in batch.items()}
-        log_probs, entropy, values = model(some["responses"])
+        log_probs, _, values = model(some["responses"])
         mask, value_mask = some["mask"], some["value_mask"]
         n = items if whole else float(mask.sum()) * pieces
         loss = total_loss(
             policy_loss(log_probs, some["old"], some["advantages"], mask, 0.2, n),
             value_loss(values, some["old_values"], some["returns"], value_mask, 0.2, n),
-            (entropy * mask).sum() / n,
-            entropy_coefficient=0.01,
+            0.1,
         )
         loss.backward()
         total += loss.item()
@@ -218,12 +218,9 @@ def test_the_policy_that_sampled_has_ratio_one_and_nothing_clipped() -> None:
     assert metrics["approx_kl"] == 0.0 and metrics["clip_fraction"] == 0.0
 
 
-def test_coefficients_weigh_the_terms_and_zero_leaves_them_out() -> None:
-    policy, value = torch.tensor(1.0), torch.tensor(2.0)
-    assert total_loss(policy, value, 3.0, 4.0, 0.1, 0.01, 27.8).item() == pytest.approx(1 + 0.2 - 0.03 + 4 * 27.8)
-    without = total_loss(policy, value, math.nan, math.nan, 0.1)
-    assert without.item() == pytest.approx(1.2)
-    assert total_loss(policy, value, 0.0, math.nan, 0.1, 0.0, 0.0).equal(without)
+def test_the_coefficient_weighs_the_value_loss_and_zero_leaves_it_out() -> None:
+    assert total_loss(torch.tensor(1.0), torch.tensor(2.0), 0.1).item() == pytest.approx(1.2)
+    assert total_loss(torch.tensor(1.0), torch.tensor(math.nan), 0.0).item() == 1.0
 
 
 # --- order and optimiser ----------------------------------------------------------------------------------------------
@@ -247,6 +244,15 @@ def test_every_row_is_used_once_an_epoch_in_an_order_of_its_own() -> None:
 def test_the_learning_rate_falls_in_a_line_to_zero() -> None:
     assert [linear_to_zero(update, 5) for update in range(6)] == pytest.approx([1, 0.8, 0.6, 0.4, 0.2, 0.0])
     assert linear_to_zero(9, 5) == 0.0
+
+
+def test_and_along_a_cosine_as_transformers_has_it() -> None:
+    from transformers import get_scheduler
+
+    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    for name in ("linear", "cosine"):
+        theirs = get_scheduler(name, optimiser, num_warmup_steps=0, num_training_steps=7).lr_lambdas[0]
+        assert [schedule(name, u, 7) for u in range(8)] == pytest.approx([theirs(u) for u in range(8)], abs=1e-12)
 
 
 def tensorflow_adam(gradients: list[float], lr: float, eps: float, b1: float = 0.9, b2: float = 0.999) -> float:
