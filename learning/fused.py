@@ -8,7 +8,8 @@ time of a step. Here A and B are rounded to W0's type as autocast would do it, t
 optimiser sees, and x itself is all that is kept for the backward pass. In float32 the two differ by rounding alone.
 
 `fuse(model)` replaces the `forward` of those of PEFT's layers that this formula describes (plain LoRA or rsLoRA on a
-frozen nn.Linear, no dropout). All others, and every call with the adapter off, merged or mixed, go PEFT's own way.
+frozen nn.Linear, no dropout; one adapter active of any number). All others, and every call with the adapter off, merged
+or mixed, go PEFT's own way.
 Modules, parameters, names and what is saved stay PEFT's. Test: tests/learning/test_fused.py.
 """
 
@@ -31,13 +32,11 @@ def fuse(model: nn.Module) -> int:
 
 
 def _described(layer: nn.Module) -> bool:
-    """Is this y = x W0^T + b + scale (x A^T) B^T with one adapter and nothing else to it?"""
-    if len(layer.lora_A) != 1 or layer.lora_variant or layer.fan_in_fan_out:
+    """Is this y = x W0^T + b + scale (x A^T) B^T with each of its adapters, and nothing else to it?"""
+    if layer.lora_variant or layer.fan_in_fan_out or any(B.bias is not None for B in layer.lora_B.values()):
         return False
-    (name,) = layer.lora_A
     plain = type(layer.base_layer) is nn.Linear and not layer.base_layer.weight.requires_grad
-    dropout = layer.lora_dropout[name]
-    return plain and layer.lora_B[name].bias is None and getattr(dropout, "p", 0.0) == 0.0
+    return plain and all(getattr(dropout, "p", 0.0) == 0.0 for dropout in layer.lora_dropout.values())
 
 
 def _forward(layer: nn.Module, x: Tensor, *args, **kwargs) -> Tensor:
@@ -45,9 +44,10 @@ def _forward(layer: nn.Module, x: Tensor, *args, **kwargs) -> Tensor:
     ours = not (args or kwargs or layer.disable_adapters or layer.merged) and x.dtype == W.dtype
     if not ours or not _described(layer) or torch.is_autocast_enabled(x.device.type):
         return type(layer).forward(layer, x, *args, **kwargs)
-    (name,) = layer.lora_A
-    if name not in layer.active_adapters:
+    names = [name for name in layer.active_adapters if name in layer.lora_A]
+    if len(names) != 1:
         return type(layer).forward(layer, x)
+    (name,) = names
     A, B = layer.lora_A[name].weight, layer.lora_B[name].weight
     return _LoraLinear.apply(x, W, layer.base_layer.bias, A, B, layer.scaling[name])
 

@@ -30,7 +30,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from learning import decoder, methods
+from learning import decoder, fused, methods, shared_prefix
 from learning.classifier import ADAPTER_CONFIG, quiet, read_card
 from learning.token_log_probs import token_log_probs
 
@@ -80,6 +80,8 @@ class OneBase(nn.Module):
             if reward is not None:
                 self._load_reward(reward)
         self._no_dropout()
+        shared_prefix.attach(self.model)
+        fused.fuse(self.model)
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name.startswith("value_head.") or f".{POLICY}." in name or f".{VALUE}." in name)
 
@@ -98,14 +100,14 @@ class OneBase(nn.Module):
         values[:, t] = V(state before token t); values[b, L_b] = V after the last token of row b, then zeros.
         """
         with self.using(POLICY):
-            hidden = self._hidden(prompts, responses, mask)
-        log_probs, entropy = self._log_probs(hidden, responses, mask, temperature)
+            states = self._states(prompts, responses, mask)
+        log_probs, entropy = self._log_probs(states, responses, mask, temperature)
         if self.settings.value == "adapter":
             with self.using(VALUE):
-                hidden = self._hidden(prompts, responses, mask)
-        rows, columns = _states(mask)
-        values = self.value_head(hidden[rows, columns].float()).squeeze(1)
-        return log_probs, entropy, values.new_zeros(hidden.shape[:2]).index_put((rows, columns), values)
+                states = self._states(prompts, responses, mask)
+        after = _after(mask)
+        values = self.value_head(states.float()).squeeze(1)
+        return log_probs, entropy, values.new_zeros(after.shape).masked_scatter(after, values)
 
     forward = policy_and_values
 
@@ -115,8 +117,8 @@ class OneBase(nn.Module):
     ) -> Tensor:
         """log pi_ref(y_t) at the temperature [B, R]: the base's own."""
         with self.using(None):
-            hidden = self._hidden(prompts, responses, mask)
-        return self._log_probs(hidden, responses, mask, temperature)[0]
+            states = self._states(prompts, responses, mask)
+        return self._log_probs(states, responses, mask, temperature)[0]
 
     @torch.no_grad()
     def scores(self, prompts: Sequence[Sequence[int]], responses: Tensor, mask: Tensor) -> Tensor:
@@ -124,9 +126,9 @@ class OneBase(nn.Module):
         if self.reward_head is None:
             raise ValueError("there is no reward model: build OneBase with its folder")
         with self.using(REWARD):
-            hidden = self._hidden(prompts, responses, mask)
-        last = hidden[torch.arange(len(mask), device=hidden.device), mask.sum(1)].float()
-        return last @ self.reward_head + self.reward_bias
+            states = self._states(prompts, responses, mask)
+        last = _after(mask).sum(1).cumsum(0) - 1
+        return states[last].float() @ self.reward_head + self.reward_bias
 
     # --- weights ------------------------------------------------------------------------------------------------------
 
@@ -202,23 +204,21 @@ class OneBase(nn.Module):
             for layer in layers:
                 layer._disable_adapters, layer._active_adapter = False, [POLICY]
 
-    def _hidden(self, prompts: Sequence[Sequence[int]], responses: Tensor, mask: Tensor) -> Tensor:
-        """h before each response token and after the last: [B, R + 1, d], arbitrary after that."""
+    def _states(self, prompts: Sequence[Sequence[int]], responses: Tensor, mask: Tensor) -> Tensor:
+        """h before each response token and after the last, row by row: [N + B, d] for N tokens."""
         rows = [[*p, *row[keep].tolist()] for p, row, keep in zip(prompts, responses, mask, strict=True)]
-        device = self.value_head.weight.device
-        ids = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True).to(device)
-        real = nn.utils.rnn.pad_sequence([torch.ones(len(row)) for row in rows], batch_first=True).long().to(device)
-        trunk = self.model.get_base_model().base_model
-        hidden = trunk(input_ids=ids, attention_mask=real, use_cache=False).last_hidden_state
-        start = torch.tensor([len(p) - 1 for p in prompts], device=device)[:, None]
-        places = (start + torch.arange(mask.shape[1] + 1, device=device)).clamp(max=ids.shape[1] - 1)
-        return hidden[torch.arange(len(rows), device=device)[:, None], places]
+        batch = shared_prefix.collate(rows)
+        row, column = _after(mask).nonzero(as_tuple=True)
+        starts = torch.tensor([len(p) - 1 for p in prompts], device=mask.device)
+        hidden = shared_prefix.hidden(self.model, batch)
+        return hidden[batch.places(row, starts[row] + column).to(hidden.device)]
 
-    def _log_probs(
-        self, hidden: Tensor, responses: Tensor, mask: Tensor, temperature: float
-    ) -> tuple[Tensor, Tensor]:
+    def _log_probs(self, states: Tensor, responses: Tensor, mask: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """Each [B, R]: what the states before the tokens say of them."""
+        after = _after(mask)
+        predicting = torch.cat([mask, mask.new_zeros(len(mask), 1)], dim=1)[after]
         head = self.model.get_base_model().get_output_embeddings().weight
-        log_p, entropy = token_log_probs(hidden[:, :-1][mask], head, responses[mask], temperature)
+        log_p, entropy = token_log_probs(states[predicting], head, responses[mask].to(states.device), temperature)
         empty = log_p.new_zeros(mask.shape)
         return empty.masked_scatter(mask, log_p), empty.masked_scatter(mask, entropy)
 
@@ -231,7 +231,6 @@ class OneBase(nn.Module):
                     setattr(module, name, 0.0)
 
 
-def _states(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows and columns of the states that have a value: one before each token, one after the last."""
-    after = torch.cat([mask.new_ones(len(mask), 1), mask], dim=1)
-    return after.nonzero(as_tuple=True)
+def _after(mask: Tensor) -> Tensor:
+    """[B, R + 1]: True for each state that has a value, one before each token and one after the last."""
+    return torch.cat([mask.new_ones(len(mask), 1), mask], dim=1)
