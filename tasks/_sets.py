@@ -16,6 +16,11 @@
       category: advice                      # of all its rows
       templates: [{prompt: 'Is this good? {text}', response: '{label}'}]   # layout `templates`, with label_names
 
+    kind: preferences                       # a file of it: format, layout (tasks/_preferences.py), columns, name, and
+      prompt: Write a review.               # of the set: what all texts of layout `ratings` answer
+      header: [id, mean, text]              # of a .tsv without a header line, its lines cut at tabs alone
+      raters: raw.txt                       # of layout `ratings`: the file of this set, layout `raters`, with id, ratings
+
     kind: control                           # judges models, trains none. A file of it: format, layout, name
 
 Private to the tasks and the command line.
@@ -29,6 +34,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapte
 
 from tasks._formats import FIELD, columns_known
 from tasks._params import DataError
+from tasks._preferences import LAYOUTS as PREFERENCES
+from tasks._preferences import columns_known as preference_columns
 
 Name = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 FileName = Annotated[str, StringConstraints(pattern=r"^[^/\\]+$")]
@@ -132,6 +139,57 @@ class InstructionSet(_Set):
     files: list[InstructionFile] = Field(min_length=1)
 
 
+class PreferenceFile(_Part):
+    """One file of a set of preferences."""
+
+    path: FileName
+    format: Format
+    layout: Literal["pairs", "transcripts", "conversational", "sharegpt", "rankings", "ratings", "raters"]
+    columns: dict[str, Name] = Field({}, description="The layout's own name -> the column's name in the file.")
+    header: list[Name] | None = Field(None, description="Columns of a tsv without a header, lines cut at tabs alone.")
+    raters: FileName | None = Field(None, description="Of layout `ratings`: the file that holds `id` and `ratings`.")
+    name: Name | None = Field(None, description="The source of its rows; else the file's name.")
+    source: Name
+
+    @model_validator(mode="after")
+    def _fits_layout(self) -> "PreferenceFile":
+        if self.header and self.format != "tsv":
+            raise ValueError("`header` belongs to format tsv")
+        if self.raters and self.layout != "ratings":
+            raise ValueError("`raters` belongs to layout `ratings`")
+        known = preference_columns(self.layout)
+        wrong = sorted(self.columns.keys() - set(known))
+        if wrong:
+            raise ValueError(f"columns: layout {self.layout} has no `{wrong[0]}`; it has {', '.join(known)}")
+        return self
+
+    def needed(self) -> list[str]:
+        """The columns that the file must have: what its layout needs, and what `columns` names."""
+        own = ("id", "text") if self.raters else PREFERENCES[self.layout][0]
+        return list(dict.fromkeys([*(self.columns.get(key, key) for key in own), *self.columns.values()]))
+
+
+class PreferenceSet(_Set):
+    """A folder of data/ with comparisons of responses, or with rated texts of which they are formed."""
+
+    kind: Literal["preferences"]
+    prompt: Name | None = Field(None, description="What all texts of layout `ratings` answer.")
+    licence: Name
+    files: list[PreferenceFile] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _complete(self) -> "PreferenceSet":
+        layouts = {file.path: file.layout for file in self.files}
+        for file in self.files:
+            if file.layout == "ratings" and not self.prompt:
+                raise ValueError("layout `ratings` needs `prompt`: what its texts answer")
+            if file.raters and layouts.get(file.raters) != "raters":
+                raise ValueError(f"`raters` of {file.path} names {file.raters}, which is no file of layout `raters` here")
+        if set(layouts.values()) == {"raters"}:
+            raise ValueError("files of layout `raters` alone hold no texts")
+        return self
+
+
 class ControlFile(_Part):
     """One file of a control set: its rows judge models before and after training."""
 
@@ -150,7 +208,7 @@ class ControlSet(_Set):
     files: list[ControlFile] = Field(min_length=1)
 
 
-DataSet = ClassificationSet | InstructionSet | ControlSet
+DataSet = ClassificationSet | InstructionSet | PreferenceSet | ControlSet
 _ANY_SET = TypeAdapter(Annotated[DataSet, Field(discriminator="kind")])
 
 
@@ -190,7 +248,7 @@ def check_set(values: object, where: str) -> DataSet:
         tag = values.get("kind") if isinstance(values, dict) else None
         key = ".".join(part[1:] if part[:1] == [tag] else part)  # the union names the kind first
         if first["type"].startswith("union_tag"):
-            key, first = "kind", {"msg": "must be classification, instructions or control"}
+            key, first = "kind", {"msg": "must be classification, instructions, preferences or control"}
         message = first["msg"].removeprefix("Value error, ")
         raise DataError(f"{where}: {f'`{key}`: ' if key else ''}{message}") from None
 

