@@ -21,7 +21,6 @@ transformers, which looks for the last token that is not padding, both folders n
 Differs from the papers: the base's weights stay frozen and LoRA learns beside them, in float32.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import MethodType
@@ -220,7 +219,7 @@ def load(
     """
     card = classifier.read_card(folder)
     if card.get("kind") != "reward":
-        raise ValueError(f"{folder} holds no reward model but a {card.get('task', card.get('kind', 'different'))} model")
+        raise ValueError(f"{folder} holds no reward model but a {card.get('kind', 'different')} model")
     tokenizer = classifier.load_tokenizer(folder)
     if not decoder.is_adapter(folder):
         if not (folder / WHOLE).is_file():
