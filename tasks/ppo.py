@@ -1,0 +1,247 @@
+"""Stage `ppo`: the assistant learns from the reward model (the third step of RLHF), kept near where it was.
+
+    maximise  E[ r(x, y) ] - beta KL(pi || pi_ref)        over prompts x, y drawn from the policy pi, by PPO
+
+One frozen base in memory: artifacts/merged/instruct. The policy is a LoRA adapter on it, the reference the same base
+with adapters off, the reward model its own adapter and head, the value function a head on the policy's trunk or on an
+adapter of its own (learning/one_base.py). The loop, in seven steps, is tasks/_ppo_loop.py.
+
+The policy answers the set's prompts, prefilled with the beginning of a held-out text where the set has one, so that
+the reward model reads what it was trained to read. Validation prompts are looked at every `radar_every` updates
+(tasks/_ppo_radar.py), and the weights of the gold score's peak are kept.
+
+Reads   artifacts/merged/{instruct, gold}, artifacts/adapters/reward, artifacts/encoded/preferences; with `ptx` above
+        0 also artifacts/encoded/instructions
+Writes  artifacts/adapters/ppo: the policy's adapter (PEFT's layout), tokenizer, ajuste.json (the card),
+        value.safetensors (the value function's weights), history.jsonl, radar.json, samples.jsonl, alarms.json, flight/
+Run it: `dvc repro ppo`. Killed or interrupted, it goes on from its last checkpoint to the same bytes.
+Differs from the papers: LoRA in place of all weights; the value function is a head on the policy's trunk by default.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+import pyarrow.parquet
+import torch
+from pydantic import Field, model_validator
+from safetensors.torch import save_file
+from torch import Tensor
+
+from learning import allocator, chat, classifier, decoder, methods, ragged
+from learning.one_base import POLICY, OneBase, Settings
+from learning.seeds import seed_everything
+from tasks import _ppo_loop
+from tasks._conversations import read_conversations
+from tasks._ppo_radar import Radar, published
+from tasks._stage import Compute, Config, DataError, UsageError, start, write_atomically
+
+
+class PpoConfig(Config):
+    """Section `ppo`. A key that another one switches off may stay."""
+
+    dtype: Literal["float32", "bfloat16"] = Field(description="Of the frozen base and the products.")
+    r: int = Field(ge=1, description="Rank of B A, of the policy's adapter and the value's.")
+    alpha: float = Field(gt=0, description="The update is scaled by alpha/r.")
+    targets: list[str] = Field(min_length=1, description="Last names of the adapted layers, or [all-linear].")
+    value: Literal["trunk", "adapter"] = Field(description="Where the value head reads: policy or own adapter.")
+    value_start: Literal["zero", "reward"] = Field(description="What head and adapter of the value start as.")
+    updates: int = Field(ge=1, description="Times that the policy samples and learns.")
+    batch_rows: int = Field(ge=1, description="Episodes of an update, of all processes together.")
+    minibatches: int = Field(ge=1, description="Optimiser steps of an epoch.")
+    micro_rows: int = Field(ge=1, description="Episodes that pass the model at once; no effect but memory.")
+    epochs: int = Field(ge=1, description="Passes over an update's episodes.")
+    max_new_tokens: int = Field(ge=1, description="Of a response.")
+    temperature: float = Field(gt=0, description="Of the sampling, and inside every log-probability.")
+    gamma: float = Field(gt=0, le=1, description="Discount of a token.")
+    lam: float = Field(ge=0, le=1, description="lambda of GAE.")
+    terminal: Literal["at_end", "after_end"] = Field(description="Where the score is paid: learning/advantages.py.")
+    missing_end: Literal["none", "subtract", "replace", "bootstrap"] = Field(description="Responses without an end.")
+    missing_end_penalty: float = Field(description="Of subtract and replace.")
+    whiten_rewards: bool = Field(description="Divide rewards by their standard deviation.")
+    whiten_advantages: bool = Field(description="Mean 0 and variance 1 over the batch.")
+    unbiased: bool = Field(description="The variance of the whitening: n - 1 or n.")
+    clip: float = Field(gt=0, lt=1, description="Of the ratio.")
+    dual_clip: float | None = Field(gt=1, description="A token with A < 0 costs at most -d A; null: off.")
+    value_clip: float | None = Field(gt=0, description="Of the value around the old one; null: off.")
+    vf_coef: float = Field(ge=0, description="Weight of the value loss.")
+    kl_estimator: Literal["k1", "k2", "k3"] = Field(description="Of the KL that rewards pay.")
+    kl_control: Literal["fixed", "ziegler", "hold"] = Field(description="How beta moves: learning/kl.py.")
+    beta: float = Field(ge=0, description="Price of a nat; the first one where it moves.")
+    kl_target: float = Field(gt=0, description="Nats a response (ziegler, hold).")
+    kl_horizon: int = Field(ge=1, description="Episodes (ziegler).")
+    lr: float = Field(gt=0, description="Of the first update; it falls linearly to 0.")
+    adam_eps: float = Field(gt=0, description="Adam's epsilon.")
+    adam_eps_mode: Literal["torch", "tf"] = Field(description="Where epsilon stands: learning/ppo.py.")
+    max_grad_norm: float = Field(gt=0, description="Longer gradients are cut to this norm.")
+    ptx: float = Field(ge=0, description="Weight of the loss on instruction rows; 0: off.")
+    ptx_rows: int = Field(ge=1, description="Of those rows in an optimiser step.")
+    alarm_kl: float | None = Field(gt=0, description="Nats a response, above; null: no such alarm.")
+    alarm_ratio: float | None = Field(gt=1, description="Largest ratio of a token, above.")
+    alarm_entropy: float | None = Field(gt=0, description="Nats a token, below.")
+    alarm_value_loss: float | None = Field(gt=0, description="Above.")
+    alarm_repeats: float | None = Field(gt=0, lt=1, description="Share of repeated bigrams, above.")
+    checkpoint_every: int = Field(ge=1, description="Updates between two checkpoints of the whole state.")
+    record: list[int] = Field(description="Updates that the flight recorder keeps.")
+    radar_every: int = Field(ge=1, description="Updates between two looks at the validation prompts.")
+    radar_prompts: int = Field(ge=1, description="Validation prompts, the lowest row ids.")
+    keep: Literal["gold", "last"] = Field(description="Whose weights are kept: the gold score's peak, or the last.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.minibatches > self.batch_rows:
+            raise ValueError(f"batch_rows {self.batch_rows} cannot make {self.minibatches} minibatches")
+        if self.value_start == "reward" and self.value == "trunk":
+            raise ValueError("value_start `reward` copies the reward model's adapter: it needs value `adapter`")
+        if self.kl_control != "fixed" and self.beta == 0:
+            raise ValueError(f"beta 0 stays 0 under kl_control `{self.kl_control}`: start above it, or set `fixed`")
+        return self
+
+
+def ppo(config: PpoConfig, compute: Compute, artifacts: Path, out: Path, checkpoints: Path) -> dict:
+    """Train the policy from the folders below `artifacts` and write `out`.
+
+    checkpoints: an existing folder for the state; a run that finds whole checkpoints there goes on from them.
+    Returns the card, with `tokens` (sampled), `seconds` (by phase) and `alarms` added. Raises UsageError, DataError.
+    """
+    seed_everything(compute.seed, compute.threads)
+    base, reward = artifacts / "merged/instruct", artifacts / "adapters/reward"
+    encoded = artifacts / "encoded/preferences"
+    if decoder.is_adapter(base):
+        raise UsageError(
+            f"{base} holds an adapter, and PPO needs a whole model: set `instruct.method` to one that can be merged "
+            f"({', '.join(sorted(methods.MERGEABLE))}) or to full"
+        )
+    try:
+        identity = decoder.identity_of(base)
+        if classifier.read_card(reward)["base"]["sha256"] != identity["sha256"]:
+            raise ValueError(f"{reward} was trained on another base than {base}: run stage `reward` again")
+        settings = Settings(config.r, config.alpha, tuple(config.targets), config.value, config.value_start)
+        one = OneBase.build(base, reward, settings, getattr(torch, config.dtype)).to(compute.torch_device())
+        gold = _gold(artifacts / "merged/gold")
+    except ValueError as error:
+        raise UsageError(f"ppo: {error}") from None
+    tokenizer = classifier.load_tokenizer(base)
+    room = one.model.config.max_position_embeddings - config.max_new_tokens
+    prompts = read_prompts(encoded, "train", room)["prompt_ids"]
+    held_out = read_prompts(encoded, "validation", room, config.radar_prompts)
+    radar = Radar(
+        one, held_out["row_id"], held_out["prompt_ids"], held_out["prefill"], tokenizer, gold, config.max_new_tokens,
+        config.temperature, config.micro_rows, compute.seed,
+    )
+    ptx = _ptx(one, artifacts / "encoded/instructions", config, compute.seed) if config.ptx else None
+    done = _ppo_loop.train(
+        one, prompts, one.scores, config, compute.seed, checkpoints, chat.end_of_turn(tokenizer), radar.look, ptx
+    )
+    card = {
+        "kind": "decoder",
+        "method": "ppo",
+        "strategy": "ppo",
+        "base": identity,
+        "parameters": _parameters(one),
+        "validation": _validation(done.radar, done.kept),
+        "max_tokens": classifier.read_card(base)["max_tokens"],
+        "dtype": config.dtype,
+        "mergeable": True,
+        "quantisation": None,
+    }
+    one.save_policy(tokenizer, out, card)
+    value = {name: x for name, x in one.trainable_state().items() if not name.startswith(f"{POLICY}.")}
+    save_file(value, out / "value.safetensors")
+    write_atomically(out / "radar.json", json.dumps(published(done.radar, done.kept), indent=1) + "\n")
+    lines = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in done.samples)
+    write_atomically(out / "samples.jsonl", lines)
+    for name in ("history.jsonl", "alarms.json"):
+        shutil.copyfile(checkpoints / name, out / name)
+    if (checkpoints / "flight").is_dir():
+        shutil.copytree(checkpoints / "flight", out / "flight", dirs_exist_ok=True)
+    return {**card, "tokens": done.tokens, "seconds": done.seconds, "alarms": done.alarms, "history": done.history}
+
+
+def read_prompts(encoded: Path, split: str, room: int, number: int | None = None) -> dict[str, list]:
+    """{"row_id", "prompt_ids", "prefill"} of a split's prompts of at most `room` tokens, by row id, the first `number`.
+
+    Raises UsageError for a missing file, DataError when no prompt is left.
+    """
+    path = encoded / f"prompts_{split}.parquet"
+    if not path.is_file():
+        raise UsageError(f"{path} is missing: run stage `encode_preferences`")
+    table = pyarrow.parquet.read_table(path, columns=["row_id", "prompt_ids", "prefill"]).sort_by("row_id")
+    rows = [row for row in table.to_pylist() if 0 < len(row["prompt_ids"]) <= room][:number]
+    if not rows:
+        raise DataError(
+            f"{path}: none of its {table.num_rows} prompts is left, each has to fit {room} tokens beside a response: "
+            "add shorter prompts to the set, or make `ppo.max_new_tokens` smaller"
+        )
+    return {name: [row[name] for row in rows] for name in ("row_id", "prompt_ids", "prefill")}
+
+
+def _gold(folder: Path) -> Callable[[list[str]], Tensor]:
+    """texts -> P(positive) [N] of the gold classifier."""
+    model, tokenizer, card = classifier.load(folder)
+    column = card["labels"].index("positive") if "positive" in card["labels"] else -1
+    return lambda texts: classifier.predict(model, tokenizer, card, texts)[:, column]
+
+
+def _ptx(one: OneBase, encoded: Path, config: PpoConfig, seed: int) -> Callable[[int], Tensor]:
+    """The supervised loss of the policy on `ptx_rows` instruction rows, the next ones of an endless stream."""
+    rows = read_conversations(encoded, "train")
+    ragged.attach(one.model)
+
+    def loss(drawn: int) -> Tensor:
+        chosen = []
+        for position in range(drawn, drawn + config.ptx_rows):
+            turn, place = divmod(position, len(rows))
+            chosen.append(rows[int(np.random.default_rng([seed, turn]).permutation(len(rows))[place])])
+        with one.using(POLICY):
+            return ragged.response_loss(one.model, ragged.collate(chosen))
+
+    return loss
+
+
+def _parameters(one: OneBase) -> dict:
+    """Of the policy: base and adapter, without value and reward."""
+    trainable = sum(p.numel() for p in one.policy_parameters())
+    total = trainable + sum(p.numel() for name, p in one.model.named_parameters() if "lora_" not in name)
+    return {"total": total, "trainable": trainable, "share": trainable / total}
+
+
+def _validation(radar: list[dict], kept: int) -> dict[str, float]:
+    """The kept update on the validation prompts, and what it gained over update 0, flat."""
+    row = next(row for row in radar if row["update"] == kept)
+    found = {"update": kept, "kl": row["kl"]}
+    for name in ("proxy", "gold"):
+        found[name] = row[name]["value"]
+        for key, suffix in (("value", ""), ("low", "_low"), ("high", "_high")):
+            found[f"{name}_gain{suffix}"] = row[f"{name}_gain"][key]
+    return found
+
+
+def main() -> None:
+    with start("ppo", PpoConfig) as stage:
+        allocator.keep_memory()
+        artifacts = Path("artifacts")
+        done = ppo(stage.config, stage.compute, artifacts, artifacts / "adapters/ppo", stage.checkpoints)
+        stage.count(tokens=done["tokens"])
+        stage.phases.update(done["seconds"])
+        print(said(done))
+
+
+def said(done: dict) -> str:
+    """The run in one line."""
+    found, updates = done["validation"], len(done["history"])
+    proxy, gold = (
+        f"{name} {found[f'{name}_gain']:+.3f} [{found[f'{name}_gain_low']:+.3f}, {found[f'{name}_gain_high']:+.3f}]"
+        for name in ("proxy", "gold")
+    )
+    return (
+        f"{updates} updates, kept {found['update']}: on validation prompts {proxy}, {gold}, "
+        f"KL {found['kl']:.2f} nats a response, {len(done['alarms'])} alarms"
+    )
+
+
+if __name__ == "__main__":
+    main()
