@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 
 import typer
 
+from cli._models import errors_told, open_models
+
 HELP = "/reset forgets the conversation, /quit ends it, Ctrl-C stops an answer"
 Message = dict[str, str]
 Answer = Callable[[list[Message]], Iterator[str]]       # messages -> pieces of text; raises ValueError
@@ -93,25 +95,19 @@ def speak(pieces: Iterator[str]) -> tuple[str, str]:
 def local(reference: str, settings: dict) -> tuple[Answer, str]:
     """A model of the registry in this process, and what it is. Raises UsageError or DataError."""
     from cli._ui import working
-    from tasks._stage import DataError, UsageError, home
+    from tasks._stage import UsageError
 
     with working("loading"):
         from serving.batches import Busy
         from serving.generation import BadRequest, Finished, Generation, Job
-        from serving.models import Models, RefusedModel, UnknownModel
-        from tracking import registry
+        from serving.models import RefusedModel, UnknownModel
 
-        bases = home() / "artifacts" / "base"
-        models = Models(registry.resolve, registry.names(), bases / "encoder", bases / "decoder")
-        try:
+        models = open_models()
+        with errors_told():
             reference = reference or models.default("decoder")
             served = models.get(reference)
-            if served.kind != "decoder":
-                raise UsageError(f"`{reference}` is a classifier: `ajuste predict` asks it")
-        except UnknownModel as error:
-            raise UsageError(str(error)) from None
-        except RefusedModel as error:
-            raise DataError(str(error)) from None
+        if served.kind != "decoder":
+            raise UsageError(f"`{reference}` is a classifier: `ajuste predict` asks it")
     generation = Generation(models)
 
     def answer(messages: list[Message]) -> Iterator[str]:

@@ -14,6 +14,8 @@ from typing import Annotated
 
 import typer
 
+from cli._models import errors_told, open_models
+
 WHOLE = """\
 from transformers import pipeline
 classify = pipeline("text-classification", model="{folder}")
@@ -70,23 +72,18 @@ def command(
 
     ajuste export assistant@challenger chat   |   ajuste export assistant-adapter/1 lora
     """
-    from tasks._stage import DataError, UsageError, home
+    from tasks._stage import UsageError, home
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is not empty: name a new folder")
-    from serving.models import Models, RefusedModel, UnknownModel, check_digest, is_adapter
-    from tracking import registry
+    from serving.models import check_digest, is_adapter
 
-    try:
-        version = Models(registry.resolve, registry.names(), Path()).find(reference)
+    with errors_told():
+        version = open_models().find(reference)
         check_digest(version)
         refuse_bottleneck(version.path, f"{version.name}/{version.version}")
         shutil.copytree(version.path, folder, dirs_exist_ok=True)
         check_digest(replace(version, path=folder))
-    except UnknownModel as error:
-        raise UsageError(str(error)) from None
-    except RefusedModel as error:
-        raise DataError(str(error)) from None
     card = json.loads((folder / "ajuste.json").read_text(encoding="utf-8"))
     exported = {"name": version.name, "version": str(version.version), "alias": version.alias,
                 "sha256": version.tags["sha256"], "strategy": card["strategy"], "base": card["base"]}

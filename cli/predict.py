@@ -12,6 +12,8 @@ from typing import Annotated
 
 import typer
 
+from cli._models import errors_told, open_models
+
 BATCH_ROWS = 256
 FORMATS = (".txt", ".csv", ".tsv", ".jsonl")
 
@@ -33,7 +35,7 @@ def command(
 
                ajuste predict reviews-classifier@challenger new.csv --column review --output csv > labels.csv
     """
-    from tasks._stage import DataError, UsageError, home
+    from tasks._stage import DataError, UsageError
 
     rows = read(file, column)
     first = next(rows, None)        # a wrong file is found before a model is loaded
@@ -44,19 +46,10 @@ def command(
 
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")     # see cli/serve.py
     with Console(stderr=True).status(f"loading {name}"):
-        from serving.models import Models, RefusedModel, UnknownModel
-        from tracking import registry
-
-        bases = home() / "artifacts" / "base"
-        models = Models(registry.resolve, registry.names(), bases / "encoder", bases / "decoder")
-        try:
-            served = models.get(name)
-            if served.kind != "classifier":
-                raise UsageError(f"`{name}` labels no texts, it writes them: `ajuste chat {name}` talks with it")
-        except UnknownModel as error:
-            raise UsageError(str(error)) from None
-        except RefusedModel as error:
-            raise DataError(str(error)) from None
+        with errors_told():
+            served = open_models().get(name)
+        if served.kind != "classifier":
+            raise UsageError(f"`{name}` labels no texts, it writes them: `ajuste chat {name}` talks with it")
     who = {"model": served.name, "version": served.version, "alias": served.alias}
     typer.echo(f"{name}: version {served.version}{f', {served.alias}' if served.alias else ''}", err=True)
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli._models import errors_told, open_models
+
 if TYPE_CHECKING:
     from serving.models import Served
 
@@ -24,7 +26,7 @@ def command(
 
     ajuste chat --url http://127.0.0.1:8000
     """
-    from tasks._stage import DataError, UsageError, home
+    from tasks._stage import UsageError
 
     listening = listen(host, port)
     # torch's threads must not spin while they wait: with other work on the same cores that made answers 4 times slower
@@ -35,7 +37,7 @@ def command(
         import uvicorn
 
         from serving.app import make_app
-        from serving.models import Models, RefusedModel, UnknownModel
+        from serving.models import RefusedModel, UnknownModel
         from tracking import registry
 
         registered = sorted(registry.names(), key=lambda name: (name.endswith("-adapter"), name))
@@ -46,14 +48,14 @@ def command(
         unknown = [name for name in allowed if name not in registered]
         if unknown:
             raise UsageError(f"no model `{unknown[0]}` is registered: there is {', '.join(registered)}")
-        bases = home() / "artifacts" / "base"
-        models = Models(registry.resolve, allowed, bases / "encoder", bases / "decoder", defaults=asked)
+        models = open_models(allowed, asked)
         for name in asked:
             try:
                 typer.echo(f"{name}: {described(models.get(name), name)}")
             except (UnknownModel, RefusedModel) as error:
                 if names or (name == asked[-1] and not models.loaded()):
-                    raise (DataError if isinstance(error, RefusedModel) else UsageError)(str(error)) from None
+                    with errors_told():
+                        raise
                 typer.echo(f"warning: {name} is not served: {error}", err=True)
         pages = {"classifier": "POST /classify, ", "decoder": "POST /v1/chat/completions, "}
         there = "".join(page for kind, page in pages.items() if models.of_kind(kind))

@@ -169,15 +169,21 @@ def save(model: nn.Module, tokenizer: PreTrainedTokenizerBase, out: Path, card: 
         if hasattr(model, "peft_config"):
             # "auto" would look the base up on the Hub to see whether its embeddings were resized
             model.save_pretrained(out, save_embedding_layers=False)
-            _tidy_adapter(out, card["base"]["id"])
+            tidy_adapter(out, card["base"]["id"])
         elif isinstance(model, MeanPoolingClassifier):
             model.encoder.save_pretrained(out)
             save_file({name: p.detach().contiguous() for name, p in model.head.named_parameters()}, out / HEAD)
         else:
             model.save_pretrained(out)
-        if backend := getattr(tokenizer, "backend_tokenizer", None):
-            backend.no_truncation()  # the last call's settings would be saved too
-            backend.no_padding()
+    save_rest(tokenizer, out, card)
+
+
+def save_rest(tokenizer: PreTrainedTokenizerBase, out: Path, card: dict) -> None:
+    """Write tokenizer and card beside the weights."""
+    if backend := getattr(tokenizer, "backend_tokenizer", None):
+        backend.no_truncation()  # the last call's settings would be saved too
+        backend.no_padding()
+    with quiet():
         tokenizer.save_pretrained(out)
     (out / CARD).write_text(json.dumps(card, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -240,13 +246,14 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _tidy_adapter(out: Path, base_id: str) -> None:
+def tidy_adapter(out: Path, base_id: str) -> None:
     """Undo what makes PEFT's folder differ from run to run: set order, the base's path, a README with that path."""
     path = out / ADAPTER_CONFIG
     config = json.loads(path.read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = base_id
-    for key in ("target_modules", "modules_to_save"):
-        config[key] = sorted(set(config[key]))
+    for key in ("target_modules", "modules_to_save"):  # prefix and prompt tuning have none
+        if config.get(key):
+            config[key] = sorted(set(config[key]))
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     (out / "README.md").unlink(missing_ok=True)
 

@@ -23,7 +23,16 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from learning import bottleneck, chat, quantize
-from learning.classifier import ADAPTER_CONFIG, CARD, load_tokenizer, quiet, read_card, sha256_of
+from learning.classifier import (
+    ADAPTER_CONFIG,
+    CARD,
+    load_tokenizer,
+    quiet,
+    read_card,
+    save_rest,
+    sha256_of,
+    tidy_adapter,
+)
 
 BASE_CARD, WEIGHTS, TOKENIZER = "base.json", "model.safetensors", "tokenizer.json"
 IDENTITY = {"sha256": "weights", "tokenizer_sha256": "tokenizer", "template_sha256": "chat template"}
@@ -96,10 +105,10 @@ def save_adapter(
                 for file in (out / adapter).iterdir():
                     file.replace(out / file.name)
                 (out / adapter).rmdir()
-            _tidy_adapter(out, card["base"]["id"])
+            tidy_adapter(out, card["base"]["id"])
         else:
             bottleneck.save(model, out, card["base"]["id"])
-    _save_rest(tokenizer, out, card)
+    save_rest(tokenizer, out, card)
 
 
 def save_whole(model: nn.Module, tokenizer: PreTrainedTokenizerBase, out: Path, card: dict) -> None:
@@ -107,27 +116,7 @@ def save_whole(model: nn.Module, tokenizer: PreTrainedTokenizerBase, out: Path, 
     out.mkdir(parents=True, exist_ok=True)
     with quiet():
         model.save_pretrained(out, max_shard_size="100GB")
-    _save_rest(tokenizer, out, card)
-
-
-def _save_rest(tokenizer: PreTrainedTokenizerBase, out: Path, card: dict) -> None:
-    if backend := getattr(tokenizer, "backend_tokenizer", None):
-        backend.no_truncation()  # the last call's settings would be saved too
-        backend.no_padding()
-    tokenizer.save_pretrained(out)
-    (out / CARD).write_text(json.dumps(card, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _tidy_adapter(out: Path, base_id: str) -> None:
-    """Undo what makes PEFT's folder differ from run to run: set order, the base's path, a README with that path."""
-    path = out / ADAPTER_CONFIG
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config["base_model_name_or_path"] = base_id
-    for key in ("target_modules", "modules_to_save"):  # prefix and prompt tuning have none
-        if config.get(key):
-            config[key] = sorted(set(config[key]))
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    (out / "README.md").unlink(missing_ok=True)
+    save_rest(tokenizer, out, card)
 
 
 # --- load -----------------------------------------------------------------------------------------------------------

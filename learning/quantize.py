@@ -72,6 +72,22 @@ def dequantised_base(base: Path, kind: str, dtype: torch.dtype = torch.float32) 
     return model.to(dtype).requires_grad_(False).eval()
 
 
+def dequantised_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """{name: W} of the quantised matrices, as the model computes with them and by the base's own names.
+
+    model: from `load`, alone or with a PEFT adapter on it.
+    """
+    from transformers.integrations.bitsandbytes import dequantize_bnb_weight
+
+    found = {}
+    for name, module in model.named_modules():
+        weight = module._parameters.get("weight")  # PEFT's layers answer with that of the one they hold
+        if type(weight).__name__ in ("Params4bit", "Int8Params"):
+            layer = name.removeprefix("base_model.model.").removesuffix(".base_layer")
+            found[f"{layer}.weight"] = dequantize_bnb_weight(weight, getattr(module, "state", None))
+    return found
+
+
 def is_int8(module: nn.Module) -> bool:
     """True for a layer of 8 bits, told without importing bitsandbytes."""
     return type(module).__name__ == "Linear8bitLt"

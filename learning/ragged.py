@@ -106,9 +106,7 @@ def attach(model: nn.Module) -> nn.Module:
 
 def takes_ragged(model: nn.Module) -> bool:
     """True after `attach`, unless PEFT puts virtual tokens before each row (prefix and prompt tuning)."""
-    config = getattr(_unwrapped(model), "active_peft_config", None)
-    virtual = config is not None and config.is_prompt_learning
-    return not virtual and _base(model).config._attn_implementation == NAME
+    return not _puts_tokens_before(model) and _base(model).config._attn_implementation == NAME
 
 
 def _attention(
@@ -204,7 +202,7 @@ def _trained(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor
     outputs = model(
         input_ids=batch["input_ids"],
         attention_mask=mask,
-        position_ids=None if _virtual(model) else batch["position_ids"],
+        position_ids=None if _puts_tokens_before(model) else batch["position_ids"],
         use_cache=False,
         logits_to_keep=columns - T,  # from the end: prompt tuning puts tokens before the row
     )
@@ -218,7 +216,7 @@ def _trained(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor
     return logits, targets, owners
 
 
-def _virtual(model: nn.Module) -> bool:
+def _puts_tokens_before(model: nn.Module) -> bool:
     config = getattr(_unwrapped(model), "active_peft_config", None)
     return config is not None and config.is_prompt_learning
 

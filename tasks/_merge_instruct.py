@@ -55,10 +55,12 @@ def merge_instruct(
 ) -> dict:
     """Merge `adapter` into `base` at `out` and return the proof. `encoded` holds test.parquet, the rows of the proof.
 
+    base: the folder that the adapter's card names, the pretrained base or the whole model of an earlier training.
+
     Raises DataError when the proof is refused (nothing stays at `out`), UsageError when an input is missing or does
     not belong to the others.
     """
-    for needed in (adapter / "ajuste.json", base / "base.json", encoded / "test.parquet"):
+    for needed in (adapter / "ajuste.json", base / decoder.WEIGHTS, encoded / "test.parquet"):
         if not needed.is_file():
             raise UsageError(f"{needed} is missing: run the stage that makes it first (`ajuste run` does)")
     card = json.loads((adapter / "ajuste.json").read_text(encoding="utf-8"))
@@ -140,11 +142,11 @@ def prove(
         "min_equal_greedy_tokens": config.min_equal_tokens,
         "prompts": len(prompts),
         "dtype": config.dtype,
-        **_weights(adapter, base, card["quantisation"], whole),
+        **_weights(adapter, base, trained if card["quantisation"] else None, whole),
         **(_quantised(adapter, base, merged, card["quantisation"], trained, rows) if card["quantisation"] else {}),
         "adapter_sha256": sha256_of(adapter / ADAPTER),
-        "base_sha256": sha256_of(base / "model.safetensors"),
-        "merged_sha256": sha256_of(merged / "model.safetensors"),
+        "base_sha256": sha256_of(base / decoder.WEIGHTS),
+        "merged_sha256": sha256_of(merged / decoder.WEIGHTS),
     }
 
 
@@ -178,11 +180,9 @@ def _answers(model: nn.Module, tokenizer: object, prompts: list[list[int]], new_
     return generate(model, prompts, new_tokens, stop, tokenizer.pad_token_id or stop[0], len(prompts))
 
 
-def _weights(adapter: Path, base: Path, quantisation: str | None, whole: nn.Module) -> dict:
-    """The formula by hand from the saved tensors, against the saved matrices."""
-    W0 = load_file(base / "model.safetensors")
-    if quantisation is not None:
-        W0 = quantize.dequantised_base(base, quantisation, torch.float32).state_dict()
+def _weights(adapter: Path, base: Path, quantised: nn.Module | None, whole: nn.Module) -> dict:
+    """The formula by hand from the saved tensors, against the saved matrices; W0 is what `quantised` computes with."""
+    W0 = load_file(base / decoder.WEIGHTS) if quantised is None else quantize.dequantised_weights(quantised)
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     by_hand = lora.merge_by_hand(W0, load_file(adapter / ADAPTER), config)
     return {"max_weight_difference": lora.largest_difference(by_hand, whole.cpu().state_dict())}

@@ -22,8 +22,10 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 import torch
+from pydantic import Field, model_validator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -39,6 +41,28 @@ WEIGHTS = "trained.safetensors"
 NAMES = {"loss": "loss", "learning_rate": "lr", "grad_norm": "grad_norm"}  # Trainer's name -> ours
 
 
+class LoopConfig(Config):
+    """What a stage's section of params.yaml says about the loop."""
+
+    lr: float = Field(gt=0, description="Highest learning rate; it falls linearly to 0.")
+    warmup: float = Field(ge=0, lt=1, description="Share of the steps in which the rate rises from 0.")
+    epochs: int = Field(ge=1, description="Passes over the training rows.")
+    batch_rows: int = Field(ge=1, description="Rows of one optimiser step.")
+    accumulation: int = Field(
+        ge=1, description="Pieces that a step's rows are cut into, to save memory; no effect else."
+    )
+    weight_decay: float = Field(ge=0, description="AdamW's decay, not applied to biases and norms.")
+    max_grad_norm: float = Field(gt=0, description="Longer gradients are cut to this norm.")
+    evaluations: int = Field(ge=1, description="Evaluations on validation, each with a checkpoint, per epoch.")
+    patience: int = Field(ge=1, description="Evaluations without a better one before training stops.")
+
+    @model_validator(mode="after")
+    def _pieces(self) -> Self:
+        if self.batch_rows % self.accumulation:
+            raise ValueError(f"batch_rows {self.batch_rows} cannot be cut into accumulation {self.accumulation} pieces")
+        return self
+
+
 def train(
     model: nn.Module,
     rows: Dataset,
@@ -47,7 +71,7 @@ def train(
     compute_loss: Loss,
     evaluate: Callable[[nn.Module], dict[str, float]],
     metric: str,
-    config: Config,
+    config: LoopConfig,
     compute: Compute,
     checkpoints: Path,
 ) -> list[dict]:
@@ -56,7 +80,7 @@ def train(
     lengths: tokens of each row. collate(list of rows) -> batch with `labels`, of which those that are not -100 are the
     items. compute_loss(model, batch, items) -> sum over the batch / items, the items of the whole optimiser step.
     evaluate(model) -> {"loss": ..., metric: ..., ...}; a higher `metric` is better (a lower one if it is the loss), the
-    lower loss decides between equals. config: a TrainingConfig of tasks/classify.py or InstructConfig.
+    lower loss decides between equals.
     Raises UsageError when the loss is no number any more, KeyboardInterrupt when interrupted (a checkpoint is kept).
     """
     steps_per_epoch = math.ceil(len(rows) / config.batch_rows)
@@ -184,7 +208,7 @@ class _Follow(TrainerCallback):
             raise KeyboardInterrupt
 
 
-def _arguments(config: Config, compute: Compute, checkpoints: Path) -> TrainingArguments:
+def _arguments(config: LoopConfig, compute: Compute, checkpoints: Path) -> TrainingArguments:
     """Trainer's arguments: all `strategy` ones are off because _Follow decides."""
     return TrainingArguments(
         output_dir=str(checkpoints),

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -45,7 +45,7 @@ from learning.seeds import seed_everything
 from tasks._objectives import objective_of, scores
 from tasks._rows import Collate, Rows, read_encoding, read_labels, read_rows
 from tasks._stage import Compute, Config, UsageError, start
-from tasks._train import best_step, train
+from tasks._train import LoopConfig, best_step, train
 
 
 class SharedConfig(Config):
@@ -63,28 +63,11 @@ class FrozenConfig(SharedConfig):
     patience: int = Field(ge=1, description="Steps without a better validation loss before it stops.")
 
 
-class TrainingConfig(SharedConfig):
+class TrainingConfig(LoopConfig, SharedConfig):
     """What full fine-tuning and LoRA share."""
 
     pooling: Literal["cls", "mean"] = Field(description="What the head reads; plain transformers loads `cls` only.")
-    lr: float = Field(gt=0, description="Highest learning rate; it falls linearly to 0.")
-    warmup: float = Field(ge=0, lt=1, description="Share of the steps in which the rate rises from 0.")
-    epochs: int = Field(ge=1, description="Passes over the training rows.")
-    batch_rows: int = Field(ge=1, description="Rows of one optimiser step.")
-    accumulation: int = Field(
-        ge=1, description="Pieces that a step's rows are cut into, to save memory; no effect else."
-    )
-    weight_decay: float = Field(ge=0, description="AdamW's decay, not applied to biases and norms.")
     dropout: float = Field(ge=0, lt=1, description="Dropout of the encoder; 0 suits a single pass over the rows.")
-    max_grad_norm: float = Field(gt=0, description="Longer gradients are cut to this norm.")
-    evaluations: int = Field(ge=1, description="Evaluations on validation, each with a checkpoint, per epoch.")
-    patience: int = Field(ge=1, description="Evaluations without a better one before training stops.")
-
-    @model_validator(mode="after")
-    def _pieces(self) -> "TrainingConfig":
-        if self.batch_rows % self.accumulation:
-            raise ValueError(f"batch_rows {self.batch_rows} cannot be cut into accumulation {self.accumulation} pieces")
-        return self
 
 
 class FullConfig(TrainingConfig):

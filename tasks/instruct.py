@@ -35,11 +35,11 @@ from learning.losses import IGNORED
 from learning.seeds import seed_everything
 from tasks._conversations import check_fits, read_conversations
 from tasks._rows import autocast, read_encoding
-from tasks._stage import Compute, Config, UsageError, start
-from tasks._train import Loss, best_step, train
+from tasks._stage import Compute, UsageError, start
+from tasks._train import LoopConfig, Loss, best_step, train
 
 
-class InstructConfig(Config):
+class InstructConfig(LoopConfig):
     """Section `instruct`. A key that the method does not use may stay."""
 
     method: Literal["full", "lora", "rslora", "dora", "qlora", "qlora8", "prefix", "prompt", "bottleneck"] = Field(
@@ -52,23 +52,10 @@ class InstructConfig(Config):
     virtual_tokens: int = Field(ge=1, description="Of prefix and prompt.")
     bottleneck_width: int = Field(ge=1, description="Of bottleneck: rows of W_down.")
     dtype: Literal["float32", "bfloat16"] = Field(description="Of the frozen weights and the products.")
-    lr: float = Field(gt=0, description="Highest learning rate; it falls linearly to 0.")
-    warmup: float = Field(ge=0, lt=1, description="Share of the steps in which the rate rises from 0.")
-    epochs: int = Field(ge=1, description="Passes over the training rows.")
-    batch_rows: int = Field(ge=1, description="Rows of one optimiser step.")
-    accumulation: int = Field(
-        ge=1, description="Pieces that a step's rows are cut into, to save memory; no effect else."
-    )
-    weight_decay: float = Field(ge=0, description="AdamW's decay, not applied to biases and norms.")
     l2_to_w0: float = Field(ge=0, description="Penalty (l2/2) |W - W0|^2 of full fine-tuning; 0: none.")
-    max_grad_norm: float = Field(gt=0, description="Longer gradients are cut to this norm.")
-    evaluations: int = Field(ge=1, description="Evaluations on validation, each with a checkpoint, per epoch.")
-    patience: int = Field(ge=1, description="Evaluations without a better one before training stops.")
 
     @model_validator(mode="after")
     def _fits(self) -> "InstructConfig":
-        if self.batch_rows % self.accumulation:
-            raise ValueError(f"batch_rows {self.batch_rows} cannot be cut into accumulation {self.accumulation} pieces")
         if self.l2_to_w0 and self.method != "full":
             raise ValueError(
                 f"l2_to_w0 draws all weights to W0, but method `{self.method}` leaves them there: set it to 0"
