@@ -1,7 +1,7 @@
 """Stage `encode`: texts -> token ids, with a report on lengths and on what truncation costs.
 
-Conversations (`python -m tasks.encode instructions`) are encoded by tasks/_encode_instructions.py; what follows is
-about classification rows.
+Conversations (`python -m tasks.encode instructions`) are encoded by tasks/_encode_instructions.py, comparisons
+(`preferences`) by tasks/_encode_preferences.py; what follows is about classification rows.
 
     input_ids = [CLS] t_1 ... t_n [SEP], cut to max_tokens by dropping the last t (the special tokens stay)
     length    = n + special tokens, before the cut
@@ -31,6 +31,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from tasks._encode_instructions import InstructionsConfig, encode_instructions
+from tasks._encode_preferences import PreferencesConfig, encode_preferences
 from tasks._encoding import (
     RowLimits,
     as_numbers,
@@ -183,12 +184,15 @@ def _report(encoded: Encoded, max_tokens: int) -> dict:
 
 
 def main() -> None:
-    with start("encode", {"reviews": EncodeConfig, "instructions": InstructionsConfig}) as stage:
+    kinds = {
+        "reviews": (EncodeConfig, encode, "encoder"),
+        "instructions": (InstructionsConfig, encode_instructions, "decoder"),
+        "preferences": (PreferencesConfig, encode_preferences, "decoder"),
+    }
+    with start("encode", {variant: kind[0] for variant, kind in kinds.items()}) as stage:
+        _, work, base = kinds[stage.variant]
         validated, out = (Path("artifacts") / kind / stage.variant for kind in ("validated", "encoded"))
-        if stage.variant == "instructions":
-            report = encode_instructions(stage.config, stage.compute, validated, Path("artifacts/base/decoder"), out)
-        else:
-            report = encode(stage.config, stage.compute, validated, Path("artifacts/base/encoder"), out)
+        report = work(stage.config, stage.compute, validated, Path("artifacts/base") / base, out)
         stage.count(sum(split["tokens"] for split in report["splits"].values()))
 
 

@@ -14,9 +14,10 @@ A check of severity `error` passes while its failing rows, which are all in quar
 `max_quarantine_share` of the rows read. Above that share for all checks together the stage stops; what it found then
 stands in <out>.failed/. Memory is a batch and some 60 bytes a row.
 
-`instructions` is validated the same way, with checks of its own: tasks/_validate_instructions.py.
+`instructions` and `preferences` are validated the same way, with checks of their own: tasks/_validate_instructions.py and
+tasks/_validate_preferences.py.
 
-Run it: `python -m tasks.validate reviews|instructions`, or `dvc repro validate_reviews`.
+Run it: `python -m tasks.validate reviews|instructions|preferences`, or `dvc repro validate_reviews`.
 """
 
 from pathlib import Path
@@ -34,6 +35,7 @@ from tasks._sets import ClassificationSet, SourceFile, read_set
 from tasks._split import in_sample, row_id, split_of, split_text, text_digest
 from tasks._stage import Compute, start
 from tasks._validate_instructions import InstructionsConfig, validate_instructions
+from tasks._validate_preferences import PreferencesConfig, validate_preferences
 from tasks._validation import SetConfig, Work, finish, validating, validation_report, write_json, write_rows
 
 STAGED = pa.schema(
@@ -151,8 +153,13 @@ def _rules(config: ValidateConfig) -> dict[str, dict]:
 
 
 def main() -> None:
-    with start("validate", {"reviews": ValidateConfig, "instructions": InstructionsConfig}) as stage:
-        work = validate_instructions if stage.variant == "instructions" else validate
+    kinds = {
+        "reviews": (ValidateConfig, validate),
+        "instructions": (InstructionsConfig, validate_instructions),
+        "preferences": (PreferencesConfig, validate_preferences),
+    }
+    with start("validate", {variant: config for variant, (config, _) in kinds.items()}) as stage:
+        work = kinds[stage.variant][1]
         work(stage.config, stage.compute, Path("data") / stage.config.set, Path("artifacts/validated") / stage.variant)
 
 
