@@ -6,7 +6,8 @@
 
 The last real token is the end of turn, if the response has one: it is part of the text that is judged. It is found
 from the lengths, never by comparing ids with a padding token: what follows a row changes nothing. Rows are laid end
-to end without padding (learning/ragged.py) where the architecture allows.
+to end without padding, and a prompt that all of a batch begin with is read once (learning/shared_prefix.py), where the
+architecture allows.
 
     adapter   artifacts/adapters/reward: PEFT's own layout (SEQ_CLS), A and B and `score` (w); any tool loads it
     whole     artifacts/merged/reward: an ordinary <Model>ForSequenceClassification with one label
@@ -32,7 +33,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from learning import chat, classifier, decoder, ragged
+from learning import chat, classifier, decoder, ragged, shared_prefix
 
 ADAPTER, WHOLE = "adapter_model.safetensors", "model.safetensors"
 HEAD = "score"
@@ -82,11 +83,11 @@ def build(base: Path, settings: Settings, dtype: torch.dtype = torch.float32) ->
 def attach(model: nn.Module, bias: float = 0.0) -> nn.Module:
     """Let a sequence classification model, in PEFT or not, score at the last real token and add `bias`; returns it.
 
-    Its forward(input_ids, attention_mask, position_ids).logits is then [B, 1] for rows padded on the right and for a
-    ragged batch. Parameters, names and what is saved stay as they are.
+    Its forward(input_ids, attention_mask, position_ids).logits is then [B, 1] for rows padded on the right and for
+    rows behind a shared prefix. Parameters, names and what is saved stay as they are.
     """
     try:
-        ragged.attach(model)
+        shared_prefix.attach(model)
     except ValueError:
         pass  # its attention cannot be told where a row ends: padded batches
     inner = _inner(model)
@@ -102,8 +103,8 @@ def _forward(
     trunk = getattr(self, self.base_model_prefix)
     position = {} if position_ids is None else {"position_ids": position_ids}  # BLOOM knows none
     hidden = trunk(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **position).last_hidden_state
-    if attention_mask.ndim == 4:  # the lengths of a ragged batch
-        last = hidden[0, (attention_mask.flatten().cumsum(0) - 1).to(hidden.device)]
+    if attention_mask.ndim == 4:  # the lengths: of the prefix, then of each row behind it
+        last = hidden[0, (attention_mask.flatten().cumsum(0)[1:] - 1).to(hidden.device)]
     else:
         last = hidden[torch.arange(len(hidden), device=hidden.device), attention_mask.sum(1) - 1]
     score = getattr(self, HEAD)
@@ -142,12 +143,10 @@ def _plain(folder: Path, dtype: torch.dtype, pad_id: int) -> nn.Module:
 
 
 def collate(model: nn.Module, rows: Sequence[Sequence[int]]) -> dict[str, Tensor]:
-    """Rows of token ids as the batch that `rewards` takes: ragged where the model can, else padded on the right."""
-    pairs = [(row, row) for row in rows]
-    if ragged.takes_ragged(model):
-        batch = ragged.collate(pairs)
-    else:
-        batch = ragged.padded(pairs, _inner(model).config.pad_token_id)
+    """Rows of token ids as the batch that `rewards` takes: without padding where the model can, else on the right."""
+    if _inner(model).config._attn_implementation == shared_prefix.NAME:
+        return shared_prefix.collate(rows)._asdict()
+    batch = ragged.padded([(row, row) for row in rows], _inner(model).config.pad_token_id)
     del batch["labels"]
     return batch
 
@@ -156,7 +155,7 @@ def rewards(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     """r(x, y) of every row of a batch from `collate`: [B] float32, with gradients."""
     mask = batch.get("attention_mask")
     if "lengths" in batch:
-        mask = batch["lengths"].cpu().view(1, 1, 1, -1)  # read by the attention as Python numbers
+        mask = batch["lengths"].cpu().view(1, 1, 1, -1)  # the attention reads them as Python numbers, once a layer
     return model(
         input_ids=batch["input_ids"], attention_mask=mask, position_ids=batch["position_ids"]
     ).logits.squeeze(-1)

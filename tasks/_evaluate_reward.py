@@ -13,13 +13,16 @@ Calibration needs the differences as they were trained: rewards that were scaled
 """
 
 import math
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from learning.bradley_terry import pairs
 from learning.statistics import BINS, expected_calibration_error, wilson_interval
 from tasks._comparisons import HUMANS, Comparisons
+from tasks._parquet import ParquetRows
 
 MARGINS = (0.5, 1.0, 1.5, 2.5)
 GROUPS = 4
@@ -29,7 +32,7 @@ def evaluate(rewards: np.ndarray, comparisons: Comparisons, gain: float) -> dict
     """The report on one split. rewards: [M], of `comparisons.rows()`; gain: what they were scaled by after training."""
     better, worse, owner = (places.numpy() for places in pairs(comparisons.sizes()))
     difference = rewards[better] - rewards[worse]
-    right = (difference > 0) + 0.5 * (difference == 0)
+    right = _right(difference)
     lengths = np.array([length for one in comparisons for length in one.lengths], dtype=float)
     margins = _margins(comparisons, owner)
     longer = np.sign(lengths[better] - lengths[worse])
@@ -58,6 +61,25 @@ def evaluate(rewards: np.ndarray, comparisons: Comparisons, gain: float) -> dict
         "length_correlation": _correlation(rewards, lengths),
         "length_correlation_of_ratings": _correlation(_ratings(comparisons), lengths),
     }
+
+
+def write_pairs(path: Path, rewards: np.ndarray, comparisons: Comparisons) -> None:
+    """One row a comparison, so that two reward models can be compared pair by pair: row_id, `right` (the mean over its
+    pairs) and margin, null where there is none."""
+    better, worse, owner = (places.numpy() for places in pairs(comparisons.sizes()))
+    right = _right(rewards[better] - rewards[worse])
+    columns = {
+        "row_id": [one.row_id for one in comparisons],
+        "right": np.bincount(owner, right) / np.bincount(owner),
+        "margin": [one.margin for one in comparisons],
+    }
+    schema = pa.schema([("row_id", pa.string()), ("right", pa.float64()), ("margin", pa.float64())])
+    with ParquetRows(path, schema) as file:
+        file.write(columns)
+
+
+def _right(difference: np.ndarray) -> np.ndarray:
+    return (difference > 0) + 0.5 * (difference == 0)
 
 
 def accuracy(right: np.ndarray, owner: np.ndarray) -> dict | None:

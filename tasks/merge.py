@@ -12,7 +12,8 @@ Writes  artifacts/merged/classify_lora: an ordinary model folder with no trace o
         proof.json
 Run it: python -m tasks.merge classify
 
-Stage `merge_instruct` does the same for a decoder, by its method: tasks/_merge_instruct.py.
+Stage `merge_instruct` does the same for a decoder, by its method (tasks/_merge_instruct.py), and so does `merge_ppo`,
+whose W0 is the merged SFT model; `merge_reward` for a reward model (tasks/_merge_reward.py).
 """
 
 import json
@@ -29,9 +30,10 @@ from torch import Tensor, nn
 from learning import classifier, lora
 from learning.seeds import seed_everything
 from tasks._merge_instruct import InstructConfig, merge_instruct
+from tasks._merge_reward import RewardConfig, merge_reward
 from tasks._stage import Compute, Config, DataError, UsageError, start, write_atomically
 
-__all__ = ["InstructConfig", "MergeConfig", "merge"]
+__all__ = ["InstructConfig", "MergeConfig", "PpoConfig", "RewardConfig", "merge"]
 
 
 class MergeConfig(Config):
@@ -41,6 +43,10 @@ class MergeConfig(Config):
     max_logit_difference: float = Field(gt=0, description="Above it the merge is refused.")
     min_equal_predictions: float = Field(gt=0, le=1, description="Share of the rows; below it the merge is refused.")
     batch_rows: int = Field(ge=1, description="Rows of a forward pass of the proof.")
+
+
+class PpoConfig(InstructConfig):
+    """Section `merge.ppo`."""
 
 
 def merge(config: MergeConfig, compute: Compute, adapter: Path, base: Path, encoded: Path, out: Path) -> dict:
@@ -128,18 +134,19 @@ def logits(model: nn.Module, task: str, input_ids: Tensor, mask: Tensor) -> Tens
 
 
 def main() -> None:
-    with start("merge", {"classify": MergeConfig, "instruct": InstructConfig}) as stage:
-        artifacts = Path("artifacts")
-        if stage.variant == "instruct":
-            proof = merge_instruct(
-                stage.config, stage.compute, artifacts / "adapters/instruct", artifacts / "base/decoder",
-                artifacts / "encoded/instructions", artifacts / "merged/instruct",
-            )
-        else:
-            proof = merge(
-                stage.config, stage.compute, artifacts / "adapters/classify_lora", artifacts / "base/encoder",
-                artifacts / "encoded/reviews", artifacts / "merged/classify_lora",
-            )
+    configs = {"classify": MergeConfig, "instruct": InstructConfig, "reward": RewardConfig, "ppo": PpoConfig}
+    with start("merge", configs) as stage:
+        adapters, merged, encoded = (Path("artifacts") / name for name in ("adapters", "merged", "encoded"))
+        base = Path("artifacts/base")
+        work, adapter, start_from, rows = {
+            "classify": (merge, "classify_lora", base / "encoder", "reviews"),
+            "instruct": (merge_instruct, "instruct", base / "decoder", "instructions"),
+            "reward": (merge_reward, "reward", merged / "instruct", "preferences"),
+            "ppo": (merge_instruct, "ppo", merged / "instruct", "instructions"),
+        }[stage.variant]
+        proof = work(
+            stage.config, stage.compute, adapters / adapter, start_from, encoded / rows, merged / adapter
+        )
         print(said(proof))
 
 

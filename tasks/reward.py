@@ -13,7 +13,7 @@ evaluation.json (tasks/_evaluate_reward.py).
 
 Reads   artifacts/merged/instruct, artifacts/encoded/preferences
 Writes  artifacts/adapters/reward: PEFT's layout with the head, tokenizer, ajuste.json (the card), history.jsonl,
-        evaluation.json. The weights are those of the evaluation with the lowest validation loss.
+        evaluation.json, and pairs.parquet (each test comparison: was it right?). The weights are those of the evaluation with the lowest validation loss.
 Run it: `dvc repro reward`. Killed or interrupted, it goes on from its last checkpoint to the same bytes.
 Differs from the papers: LoRA instead of all weights; one epoch as in Stiennon et al. (2020), more overfits.
 """
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from learning import allocator, chat, classifier, decoder, fused, reward, rollout
@@ -33,12 +33,12 @@ from learning.seeds import seed_everything
 from tasks import _evaluate_reward
 from tasks._comparisons import Comparison, Comparisons, read_comparisons, read_prompts
 from tasks._rows import read_encoding
-from tasks._stage import Compute, Config, DataError, UsageError, start, write_atomically
-from tasks._train import best_step, train
+from tasks._stage import Compute, DataError, UsageError, start, write_atomically
+from tasks._train import LoopConfig, best_step, train
 
 
-class RewardConfig(Config):
-    """Section `reward`."""
+class RewardConfig(LoopConfig):
+    """Section `reward`. Rows are comparisons."""
 
     r: int = Field(ge=1, description="Rank of B A.")
     alpha: float = Field(gt=0, description="The update is scaled by alpha/r.")
@@ -47,26 +47,9 @@ class RewardConfig(Config):
     dtype: Literal["float32", "bfloat16"] = Field(description="Of the frozen weights and the products.")
     margin: float = Field(ge=0, description="Times the difference of the human ratings that a pair is won by; 0: none.")
     soft_labels: bool = Field(description="The share of people who agree is the label, where it is known; else 1.")
-    lr: float = Field(gt=0, description="Highest learning rate; it falls linearly to 0.")
-    warmup: float = Field(ge=0, lt=1, description="Share of the steps in which the rate rises from 0.")
-    epochs: int = Field(ge=1, description="Passes over the comparisons; a reward model overfits after one.")
-    batch_rows: int = Field(ge=1, description="Comparisons of one optimiser step.")
-    accumulation: int = Field(
-        ge=1, description="Pieces that a step's comparisons are cut into, to save memory; no effect else."
-    )
-    weight_decay: float = Field(ge=0, description="AdamW's decay, not applied to biases and norms.")
-    max_grad_norm: float = Field(gt=0, description="Longer gradients are cut to this norm.")
-    evaluations: int = Field(ge=1, description="Evaluations on validation, each with a checkpoint, per epoch.")
-    patience: int = Field(ge=1, description="Evaluations without a better one before training stops.")
     samples: int = Field(ge=2, description="Responses of the reference policy that give mean 0 and deviation 1.")
     new_tokens: int = Field(ge=1, description="Most tokens of such a response.")
     temperature: float = Field(gt=0, description="That it is sampled at.")
-
-    @model_validator(mode="after")
-    def _fits(self) -> "RewardConfig":
-        if self.batch_rows % self.accumulation:
-            raise ValueError(f"batch_rows {self.batch_rows} cannot be cut into accumulation {self.accumulation} pieces")
-        return self
 
     def settings(self) -> reward.Settings:
         """What learning/reward.py needs of this section."""
@@ -112,9 +95,8 @@ def train_reward_model(
     tokenizer = classifier.load_tokenizer(base)
     normalisation = _normalise(config, compute, model, tokenizer, encoded, base)
     normalised = time.monotonic()
-    test = _evaluate_reward.evaluate(
-        reward.score(model, splits["test"].rows()).numpy(), splits["test"], normalisation["gain"]
-    )
+    scores = reward.score(model, splits["test"].rows()).numpy()
+    test = _evaluate_reward.evaluate(scores, splits["test"], normalisation["gain"])
     best = next(row for row in history if row["step"] == best_step(history, "loss") and "eval_loss" in row)
     encoding = read_encoding(encoded)
     card = {
@@ -131,6 +113,7 @@ def train_reward_model(
     }
     reward.save(model, tokenizer, out, card)
     (out / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history), encoding="utf-8")
+    _evaluate_reward.write_pairs(out / "pairs.parquet", scores, splits["test"])
     write_atomically(out / "evaluation.json", json.dumps({"test": test}, indent=1) + "\n")
     passes = min(history[-1]["step"] * config.batch_rows / len(rows), config.epochs)
     seconds = {"train": trained - began, "normalise": normalised - trained, "evaluate": time.monotonic() - normalised}
