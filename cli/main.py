@@ -10,6 +10,7 @@ from cli import (
     compare,
     data,
     doctor,
+    explain,
     export,
     memory,
     predict,
@@ -47,6 +48,7 @@ app.command("status")(status.command)
 app.add_typer(data.app, name="data")
 app.command("preset")(preset.command)
 app.command("show-mask")(show_mask.command)
+app.add_typer(explain.app, name="explain")
 app.command("compare")(compare.command)
 app.command("predict")(predict.command)
 app.command("serve")(serve.command)
