@@ -8,9 +8,10 @@
 Values are scikit-learn's. Intervals are 95 % percentile bootstrap intervals over rows, from one fixed set of resamples
 for all strategies (learning/statistics.py, the same formulas on many resamples at once); slices have Wilson intervals.
 Writes <strategy>.json and predictions.parquet. Nothing is chosen by these numbers: that is what validation is for.
-Variant `instruct`, a decoder beside its base: tasks/_evaluate_instruct.py.
+Variant `instruct`, a decoder beside its base: tasks/_evaluate_instruct.py. Variant `ppo`, a decoder before and after
+PPO: tasks/_evaluate_ppo.py.
 
-Run it: `dvc repro evaluate_classify`, `dvc repro evaluate_instruct`.
+Run it: `dvc repro evaluate_classify`, `dvc repro evaluate_instruct`, `dvc repro evaluate_ppo`.
 """
 
 import json
@@ -31,8 +32,11 @@ from learning.classifier import load, logits_of
 from learning.seeds import seed_everything
 from tasks import _span, _token
 from tasks._evaluate_instruct import InstructConfig, Reviews, evaluate_instruct
+from tasks._evaluate_ppo import Folders, Ledger, PpoConfig, evaluate_ppo
+from tasks._params import read_yaml, section, typed
 from tasks._rows import Rows, autocast, read_labels, read_rows
 from tasks._stage import Compute, Config, Stage, UsageError, start
+from tasks.forgetting import ForgettingConfig
 
 LENGTHS = (16, 32, 64, 128, 256, 512)  # upper bounds of the length slices, in tokens before truncation
 
@@ -202,8 +206,8 @@ def _number(value: float) -> float | None:
 
 
 def main() -> None:
-    with start("evaluate", {"classify": EvaluateConfig, "instruct": InstructConfig}) as stage:
-        (_main_instruct if stage.variant == "instruct" else _main_classify)(stage)
+    with start("evaluate", {"classify": EvaluateConfig, "instruct": InstructConfig, "ppo": PpoConfig}) as stage:
+        {"classify": _main_classify, "instruct": _main_instruct, "ppo": _main_ppo}[stage.variant](stage)
 
 
 def _main_classify(stage: Stage) -> None:
@@ -232,6 +236,24 @@ def _main_instruct(stage: Stage) -> None:
         f"held-out loss {losses['base']:.4f} -> {losses['instruct']:.4f}, "
         f"difference {gap['value']:.4f} ({gap['low']:.4f} to {gap['high']:.4f})"
     )
+
+
+def _main_ppo(stage: Stage) -> None:
+    artifacts, merged = Path("artifacts"), Path("artifacts/merged")
+    folders = Folders(
+        merged / "instruct", merged / "ppo", merged / "reward", merged / "gold", artifacts / "encoded/preferences"
+    )
+    # the very section of the scores before: those of another one would not compare
+    control = typed(ForgettingConfig, section(read_yaml(Path("params.yaml")), "forgetting", ""), "forgetting")
+    ledger = Ledger(
+        control, artifacts / "base/decoder", Path("data/control"), artifacts / "evaluated/forgetting_base"
+    )
+    report = evaluate_ppo(stage.config, stage.compute, folders, ledger, artifacts / "evaluated/ppo", stage.phase)
+    stage.count(tokens=report["tokens"])
+    for name in ("proxy", "gold"):
+        gap = report[name]["difference"]
+        print(f"{name} {gap['value']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f}) against SFT")
+    print(f"KL {report['kl']['value']:.2f} nats a response, on {report['prompts']} prompts")
 
 
 if __name__ == "__main__":

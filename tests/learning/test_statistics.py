@@ -103,3 +103,10 @@ def test_wilson_against_scipy(successes: int, rows: int) -> None:
     expected = binomtest(successes, rows).proportion_ci(method="wilson")
     assert statistics.wilson_interval(successes, rows) == pytest.approx((expected.low, expected.high), abs=1e-9)
     assert statistics.wilson_interval(0, 0) == (0.0, 1.0)
+
+
+def test_distinct_counts_ngrams_over_all_rows() -> None:
+    rows = [[1, 2, 1, 2], [1, 2], [3]]  # bigrams 12 21 12, 12
+    assert statistics.distinct(rows, 2) == 2 / 4
+    assert statistics.distinct(rows, 1) == 3 / 7
+    assert np.isnan(statistics.distinct([[1]], 2))

@@ -1,0 +1,60 @@
+"""learning/divergence.py against the definition, row by row, and against its sampled estimate."""
+
+import pytest
+import torch
+
+from learning.divergence import distribution_kl
+from tests.tiny_ppo import VOCABULARY, tiny_one, tiny_prompts
+
+
+@pytest.fixture(scope="module")
+def models():
+    policy, reference = (tiny_one().model.get_base_model() for _ in range(2))
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    return policy.eval(), reference.eval()
+
+
+def test_it_is_the_sum_over_the_vocabulary_at_every_token(models):
+    policy, reference = models
+    prompts = tiny_prompts(5)
+    responses = [[5, 6, 2], [7], [8, 9, 10, 11, 12, 2], [3, 2], [4, 4, 4]]
+    found = distribution_kl(policy, reference, prompts, responses, 0.7, pad_id=0, batch_rows=2)
+    for prompt, response, value in zip(prompts, responses, found, strict=True):
+        expected = 0.0
+        for t in range(len(response)):
+            ids = torch.tensor([[*prompt, *response[:t]]])
+            p, q = (torch.softmax(m(input_ids=ids).logits[0, -1].double() / 0.7, -1) for m in models)
+            expected += sum(p[v] * (p[v] / q[v]).log() for v in range(VOCABULARY)).item()
+        assert value.item() == pytest.approx(expected, abs=1e-4)
+    assert (found > 0).all()
+
+
+def test_a_model_and_itself_are_nothing_apart_and_the_batch_decides_nothing(models):
+    policy, reference = models
+    prompts, responses = tiny_prompts(4), [[5, 2], [6, 7, 2], [8], [9, 9, 9, 9]]
+    assert distribution_kl(policy, policy, prompts, responses, 1.0, 0).tolist() == [0.0] * 4
+    alone = distribution_kl(policy, reference, prompts, responses, 1.0, 0, batch_rows=1)
+    assert torch.allclose(distribution_kl(policy, reference, prompts, responses, 1.0, 0, batch_rows=4), alone, atol=1e-5)
+
+
+def test_the_sampled_log_ratio_has_the_same_mean(models):
+    from learning.rollout import sample
+
+    policy, reference = models
+    prompts = tiny_prompts(1) * 3000
+    drawn = sample(policy, prompts, 2, [2], 0, 1.0, torch.Generator().manual_seed(0))
+    rows = [row[kept].tolist() for row, kept in zip(drawn.responses, drawn.mask, strict=True)]
+    exact = distribution_kl(policy, reference, prompts, rows, 1.0, 0, batch_rows=500)
+    logits = reference(torch.cat([torch.tensor(prompts), drawn.responses], 1)).logits[:, len(prompts[0]) - 1 : -1]
+    q = torch.log_softmax(logits, -1).gather(2, drawn.responses[:, :, None])[:, :, 0]
+    k1 = ((drawn.log_probs - q) * drawn.mask).sum(1)
+    error = k1.std() / len(k1) ** 0.5
+    assert abs(k1.mean() - exact.mean()) < 4 * error and exact.std() < k1.std()
+
+
+def test_nothing_to_compare_is_said(models):
+    with pytest.raises(ValueError, match="no tokens"):
+        distribution_kl(*models, [[1]], [[]], 1.0, 0)
