@@ -13,7 +13,8 @@ evaluation.json (tasks/_evaluate_reward.py).
 
 Reads   artifacts/merged/instruct, artifacts/encoded/preferences
 Writes  artifacts/adapters/reward: PEFT's layout with the head, tokenizer, ajuste.json (the card), history.jsonl,
-        evaluation.json, and pairs.parquet (each test comparison: was it right?). The weights are those of the evaluation with the lowest validation loss.
+        evaluation.json, pairs.parquet (each test comparison: was it right?). The weights are those of the evaluation
+        with the lowest validation loss.
 Run it: `dvc repro reward`. Killed or interrupted, it goes on from its last checkpoint to the same bytes.
 Differs from the papers: LoRA instead of all weights; one epoch as in Stiennon et al. (2020), more overfits.
 """
