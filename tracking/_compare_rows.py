@@ -2,77 +2,137 @@
 
 import json
 import tempfile
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from tracking._families import ASSISTANT, of_name
+from tracking._families import ASSISTANT, BEFORE, PPO, kind_of
 from tracking._store import client
 from tracking.registry import ALIASES, Version
 
 RESAMPLES = 1000
+METRICS = {"held-out loss": True, "gold score": False, "proxy reward": False, "accuracy": False}  # lower is better?
+JUDGES = {"gold score": "gold", "proxy reward": "reward"}  # of answers.jsonl: the column, and the judge's tag
+Values = dict[object, tuple[float, float]]  # by row: (sum, weight)
 
 
 def paired(chosen: list[Version]) -> list[dict]:
-    """Each version against the reference (champion, else challenger, else the first), on the rows that both share."""
+    """Each version against the reference (champion, else challenger, else the first), on the rows that both share.
+
+    One entry a metric that both have; a PPO version and the SFT version that it was made from share gold and proxy.
+    """
     import numpy as np
 
     from learning import statistics
 
     if len(chosen) < 2:
         return []
-    loss = of_name(chosen[0].name) is ASSISTANT
     reference = next((v for alias in ALIASES[:2] for v in chosen if alias in v.aliases), chosen[0])
-    rows = {version.version: losses(version) if loss else right(version) for version in chosen}
+    rows = values(chosen)
     found = []
     for version in chosen:
-        a, b = rows[version.version], rows[reference.version]
-        shared = sorted(row for row in a.keys() & b.keys() if a[row][1] == b[row][1])
-        if version is reference or not shared:
-            continue
-        d = np.array([a[row][0] - b[row][0] for row in shared])
-        weights = np.array([a[row][1] for row in shared])
-        counts = statistics.resamples(len(d), RESAMPLES, seed=0)
-        low, high = statistics.percentile_interval((counts @ d) / (counts @ weights))
-        better, worse = (high < 0, low > 0) if loss else (low > 0, high < 0)
-        found.append({
-            "version": version.version, "against": reference.version,
-            "metric": "held-out loss" if loss else "accuracy",
-            "difference": float(d.sum() / weights.sum()), "low": low, "high": high, "rows": len(d),
-            "verdict": "better" if better else "worse" if worse else "no clear difference",
-        })
+        for metric, lower in METRICS.items():
+            a, b = rows.get((version.version, metric), {}), rows.get((reference.version, metric), {})
+            shared = sorted(row for row in a.keys() & b.keys() if a[row][1] == b[row][1])
+            if version is reference or not shared:
+                continue
+            d = np.array([a[row][0] - b[row][0] for row in shared])
+            weights = np.array([a[row][1] for row in shared])
+            counts = statistics.resamples(len(d), RESAMPLES, seed=0)
+            low, high = statistics.percentile_interval((counts @ d) / (counts @ weights))
+            better, worse = (high < 0, low > 0) if lower else (low > 0, high < 0)
+            found.append({
+                "version": version.version, "against": reference.version, "metric": metric,
+                "difference": float(d.sum() / weights.sum()), "low": low, "high": high, "rows": len(d),
+                "unit": "prompts" if metric in JUDGES else "pairs" if kind_of(version.name) == "reward"
+                else "test rows",
+                "verdict": "better" if better else "worse" if worse else "no clear difference",
+            })
     return found
 
 
-def right(version: Version) -> dict[str, tuple[float, float]]:
+def values(chosen: list[Version]) -> dict[tuple[str, str], Values]:
+    """{(version, metric): its value of each test row}, as the versions' own evaluations left them.
+
+    The scores of a PPO's prompts are kept apart by their judge: another reward model's are another scale.
+    """
+    found: dict[tuple[str, str], Values] = {}
+    for version in chosen:
+        if kind_of(version.name) == "classifier":
+            found[version.version, "accuracy"] = right(version)
+        elif kind_of(version.name) == "reward":
+            found[version.version, "accuracy"] = ordered(version)
+        elif version.tags.get("method") != PPO.method:
+            found[version.version, "held-out loss"] = losses(version)
+    for version, of, lines in _of_ppo(chosen):
+        for metric, judge in JUDGES.items():
+            column = f"{metric.partition(' ')[0]}_{of}"
+            known = found.setdefault((version.version, metric), {})
+            known |= {(row["id"], lines.judges.get(judge)): (row[column], 1.0) for row in lines.rows if column in row}
+    return found
+
+
+def right(version: Version) -> Values:
     """(1 if the version was right else 0, 1) by test row; {} if its evaluation left no predictions."""
     return {row["row_id"]: (float(row["label"] == row["prediction"]), 1.0)
             for row in _table(version, "predictions.parquet") if row["strategy"] == version.tags.get("strategy")}
 
 
-def losses(version: Version) -> dict[str, tuple[float, float]]:
+def ordered(version: Version) -> Values:
+    """(1 if the better response scored higher, 1/2 for a tie, else 0; 1) by test pair; {} where none are kept."""
+    return {row["row_id"]: (row["right"], 1.0) for row in _table(version, "pairs.parquet")}
+
+
+def losses(version: Version) -> Values:
     """(sum of -log p, tokens) by held-out row; {} if its evaluation left none."""
     return {row["row_id"]: (row["instruct"], float(row["tokens"])) for row in _table(version, "rows.parquet")}
 
 
-def answers(chosen: list[Version]) -> list[dict]:
-    """The prompts that all have in common: {"id", "prompt", "base", "versions": {"1": text, ...}}; [] of classifiers.
+@dataclass(frozen=True)
+class Lines:
+    """answers.jsonl of a PPO's evaluation, and the DVC hashes of the models that judged it."""
 
-    `base` is None where the versions have different bases, whose answers differ.
-    """
-    if of_name(chosen[0].name) is not ASSISTANT:
-        return []
-    said = {version.version: {(row["id"], row["prompt"]): row for row in _lines(version)} for version in chosen}
-    said = {version: rows for version, rows in said.items() if rows}
-    if not said:
-        return []
-    first = next(iter(said.values()))
+    rows: list[dict]
+    judges: dict[str, str | None]
+
+
+def _of_ppo(chosen: list[Version]) -> list[tuple[Version, str, Lines]]:
+    """(version, "ppo" or "sft", lines): each PPO version, and the chosen version that it was made from."""
+    by_reference = {f"{version.name}/{version.version}": version for version in chosen}
     found = []
-    for key, row in first.items():
-        if all(key in rows for rows in said.values()):
-            bases = {rows[key]["base"] for rows in said.values()}
-            found.append({"id": row["id"], "prompt": row["prompt"], "base": row["base"] if len(bases) == 1 else None,
-                          "versions": {version: rows[key]["instruct"] for version, rows in said.items()}})
+    for version in chosen:
+        if version.tags.get("method") == PPO.method and not version.name.endswith("-adapter"):
+            lines = Lines(_lines(version), {judge: version.tags.get(f"judge.{judge}") for judge in JUDGES.values()})
+            found.append((version, "ppo", lines))
+            if before := by_reference.get(version.tags.get("base_version")):
+                found.append((before, BEFORE.rstrip("_"), lines))
     return found
+
+
+def answers(chosen: list[Version]) -> list[dict]:
+    """The prompts that most have in common: {"id", "prompt", "base", "versions": {"1": text, ...}}; [] of classifiers.
+
+    `base` is None where the versions have different bases, whose answers differ, or where it was not asked.
+    """
+    if kind_of(chosen[0].name) != ASSISTANT:
+        return []
+    said: dict[tuple[str, str], dict[str, str]] = {}
+    bases: dict[tuple[str, str], set[str | None]] = {}
+    for version in chosen:
+        if version.tags.get("method") != PPO.method:
+            for row in _lines(version):
+                said.setdefault((row["id"], row["prompt"]), {})[version.version] = row["instruct"]
+                bases.setdefault((row["id"], row["prompt"]), set()).add(row["base"])
+    for version, of, lines in _of_ppo(chosen):
+        for row in lines.rows:
+            said.setdefault((row["id"], row["prefill"]), {})[version.version] = row[of]
+    most = max(map(len, said.values()), default=0)
+    first = next((list(texts) for texts in said.values() if len(texts) == most), [])
+    return [
+        {"id": key[0], "prompt": key[1], "base": next(iter(known)) if len(known := bases.get(key, {None})) == 1 else None,
+         "versions": {v.version: texts[v.version] for v in chosen if v.version in texts}}
+        for key, texts in said.items() if set(texts) == set(first)
+    ]  # fmt: skip
 
 
 def _table(version: Version, name: str) -> list[dict]:

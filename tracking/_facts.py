@@ -7,6 +7,8 @@ strategies share every name, and the part before the slash is the group that MLf
     test/accuracy, _low, _high     of the registered model, with its 95 % interval (tracking/registry.py logs these)
     accuracy/lora, _low, _high     the same on the run of `evaluate`, one line a strategy
     loss/instruct, loss/base, loss/difference, rouge1/instruct, ...    of an instruction fine-tuning, and of its base
+    accuracy/test, accuracy_margin_1.5/test, ece/test, ...             of a reward model, on test pairs
+    proxy/sft, proxy/ppo, proxy/difference, gold/..., kl/ppo, ...      of PPO, on test prompts
     score/<set>, forgetting/<set>  of the control sets; forgetting is F = score before - score after
     cost/seconds, cost/peak_memory_mb, cost/size_mb, cost/parameters_trainable, ...
     curve/loss, curve/validation_loss, ...      one point a step of history.jsonl
@@ -25,8 +27,13 @@ from tasks._params import split_name
 from tasks._stage import home
 from tracking import versions
 
-JSON_FILES = ("ajuste.json", "base.json", "encoding.json", "features.json", "proof.json", "validation.json")
-RESULTS = ("instruct.json", "scores.json", "answers.jsonl", "rows.parquet", "predictions.parquet")
+JSON_FILES = (
+    "ajuste.json", "base.json", "encoding.json", "features.json", "proof.json", "quality.json", "validation.json",
+)  # fmt: skip
+RESULTS = (
+    "alarms.json", "answers.jsonl", "evaluation.json", "instruct.json", "pairs.parquet", "ppo.json",
+    "predictions.parquet", "radar.json", "rows.parquet", "samples.jsonl", "scores.json",
+)  # fmt: skip
 INTERVALS = ("accuracy", "macro_f1", "mcc", "auc", "ece")
 MEGABYTE = 1e6  # decimal, as disks count
 
@@ -62,7 +69,9 @@ def metrics(entry: dict, measured: dict) -> dict[str, float]:
             for metric, value in evaluated(read_json(path)).items():
                 name, _, bound = metric.partition(":")
                 found[f"{name}/{path.stem}{bound and '_' + bound}"] = value
-        figures = instruct_figures(read_json(folder / "instruct.json"))
+        figures = instruct_figures(read_json(folder / "instruct.json")) | ppo_figures(read_json(folder / "ppo.json"))
+        judged = reward_figures(read_json(folder / "evaluation.json").get("test", {}))
+        figures |= {(figure, "test"): value for figure, value in judged.items()}
         named = {f"{figure}/{model}": value for (figure, model), value in figures.items()}
         named |= control_figures(read_json(folder / "scores.json"))
         found |= {key.replace(":", "_"): value for key, value in flat_intervals(named).items()}
@@ -103,6 +112,31 @@ def instruct_figures(result: dict) -> dict[tuple[str, str], dict | float]:
     return found
 
 
+def ppo_figures(result: dict) -> dict[tuple[str, str], dict | float]:
+    """ppo.json as {(figure, model): interval or number}; model is sft, ppo, difference or ratio."""
+    found: dict[tuple[str, str], dict | float] = {}
+    for figure in ("proxy", "gold", "length", "ended", "distinct2"):
+        for model in ("sft", "ppo", "difference", "ratio"):
+            if (value := result.get(figure, {}).get(model)) is not None:
+                found[figure, model] = value
+    if "kl" in result:
+        found["kl", "ppo"] = result["kl"]
+    return found
+
+
+def reward_figures(result: dict) -> dict[str, dict | float]:
+    """The part `test` of a reward model's evaluation.json as {figure: interval or number}."""
+    found: dict[str, dict | float] = {}
+    if "accuracy" in result:
+        found["accuracy"] = result["accuracy"]
+    for row in result.get("by_margin", []):
+        if row["accuracy"] is not None:  # no pairs of that margin
+            found[f"accuracy_margin_{float(row['margin'])}"] = row["accuracy"]
+    ece = result.get("calibration", {}).get("ece")
+    return found | {key: value for key, value in (("ece", ece), ("length_correlation", result.get("length_correlation")))
+                    if value is not None}
+
+
 def control_figures(result: dict) -> dict[str, dict]:
     """scores.json of a forgetting stage as {"score/<set>": interval, "forgetting/<set>": interval}."""
     found = {f"score/{name}": scored for name, scored in result.get("sets", {}).items()}
@@ -130,7 +164,7 @@ def curve_points(line: dict) -> dict[str, float]:
     """One line of history.jsonl as metrics: loss -> curve/loss, eval_loss -> curve/validation_loss."""
     return {
         metric_name(f"curve/{re.sub('^eval_', 'validation_', key)}"): float(value)
-        for key, value in line.items() if key != "step" and is_number(value)
+        for key, value in line.items() if key not in ("step", "update") and is_number(value)
     }
 
 
@@ -177,7 +211,7 @@ def describe(stage: str, entry: dict, measured: dict, numbers: dict[str, float])
 def results(numbers: dict[str, float]) -> dict[str, float]:
     """Of a run's metrics those that say how good a model is, without the bounds of their intervals."""
     return {key: value for key, value in numbers.items()
-            if key.startswith(("accuracy/", "loss/", "forgetting/")) and not key.endswith(("_low", "_high"))}
+            if key.startswith(("accuracy/", "loss/", "proxy/", "gold/", "kl/", "forgetting/")) and not key.endswith(("_low", "_high"))}
 
 
 def code() -> str:

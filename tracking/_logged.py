@@ -14,7 +14,9 @@ from tracking._store import client, local_path
 
 WEIGHTS = ("model.safetensors", "adapter_model.safetensors", "bottleneck.safetensors")
 LEARNING = Path(__file__).parents[1] / "learning"
-CODE = {"classifier": ("classifier.py",), "assistant": ("chat.py", "generate.py")}  # files that import nothing of ours
+CODE = {  # files that import nothing of ours
+    "classifier": ("classifier.py",), "assistant": ("chat.py", "generate.py"), "reward": ("chat.py",),
+}  # fmt: skip
 REQUIREMENTS = ("mlflow", "torch", "transformers", "peft", "safetensors", "numpy", "pandas")
 
 
@@ -46,9 +48,14 @@ class Model:
         return weights_of(self.folder)
 
     @property
+    def strategy(self) -> str:
+        """Which weights were trained, and how; for PPO, which is always a LoRA, "ppo"."""
+        return self.card.get("strategy", self.card.get("method"))
+
+    @property
     def name(self) -> str:
         """The registered name."""
-        served = self.family.kind if self.family is ASSISTANT else f"{self.card['set']}-{self.family.kind}"
+        served = ASSISTANT if self.family.kind == ASSISTANT else f"{self.card['set']}-{self.family.kind}"
         return f"{served}{'-adapter' if self.is_adapter else ''}"
 
 
@@ -66,9 +73,9 @@ def logged_model(model: Model, run_id: str, experiment: str, params: dict[str, s
     filter_string = f"tags.`stage_key` = '{model.key}' AND tags.`registered` = '{model.name}'"
     same = opened.search_logged_models([experiment], filter_string)
     logged = same[0] if same else opened.create_logged_model(
-        experiment, f"{model.name}-{model.card['strategy']}", run_id, model_type=model.family.kind,
+        experiment, f"{model.name}-{model.strategy}", run_id, model_type=model.family.kind,
         params=params,
-        tags={"stage_key": model.key, "registered": model.name, "strategy": model.card["strategy"]},
+        tags={"stage_key": model.key, "registered": model.name, "strategy": model.strategy},
     )
     if str(logged.status) != "READY":
         _write(model, run_id, logged.model_id, logged.artifact_location)
@@ -100,11 +107,17 @@ def _save_pyfunc(model: Model, run_id: str, model_id: str, out: Path) -> None:
     from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import Array
 
-    if model.family is ASSISTANT:
-        column, examples = "prompt", ["What is the capital of France?", "Give three tips for staying healthy."]
+    asked = [ColSpec(DataType.string)]  # without a name, so that a list of texts will do
+    if model.family.kind == "assistant":
+        examples = {"prompt": ["What is the capital of France?", "Give three tips for staying healthy."]}
         answers = [ColSpec(DataType.string, "answer"), ColSpec(DataType.long, "tokens")]
+    elif model.family.kind == "reward":
+        examples = {"prompt": ["Write a one-sentence movie review."] * 2,
+                    "response": ["A warm and funny film.", "Two hours that I will not get back."]}
+        asked = [ColSpec(DataType.string, name) for name in examples]
+        answers = [ColSpec(DataType.double, "reward")]
     else:
-        column, examples = "text", ["A warm and funny film.", "Two hours that I will not get back."]
+        examples = {"text": ["A warm and funny film.", "Two hours that I will not get back."]}
         answers = [ColSpec(DataType.string, "label"), ColSpec(DataType.double, "probability"),
                    ColSpec(Array(DataType.double), "probabilities")]
     with tempfile.TemporaryDirectory() as folder:
@@ -119,7 +132,7 @@ def _save_pyfunc(model: Model, run_id: str, model_id: str, out: Path) -> None:
             artifacts={"model": str(model.folder.resolve())},
             code_paths=[str(code)],
             mlflow_model=Description(run_id=run_id, model_id=model_id),
-            signature=ModelSignature(Schema([ColSpec(DataType.string)]), Schema(answers)),
-            input_example=pd.DataFrame({column: examples}),
+            signature=ModelSignature(Schema(asked), Schema(answers)),
+            input_example=pd.DataFrame(examples),
             pip_requirements=[f"{name}=={metadata.version(name).partition('+')[0]}" for name in REQUIREMENTS],
         )

@@ -1,13 +1,17 @@
 """From model folders to registered versions: find-or-create by stage key, the merge's proof, the challenger.
 
-For every model folder that dvc.lock names (tracking/_families.py says which), in this order:
+For every model folder that dvc.lock names (tracking/_families.py says which; first those that others are made from), in
+this order:
 
     find      a version with this stage key: nothing is copied, only its test metrics are brought up to date
     check     the folder is what dvc.lock names; a merged one has a passing proof of these very bytes, or it is refused;
               one that was not merged is, byte for byte, what was trained, and its proof says why
     log       MLflow's logged model of the stage's run: a whole one as pyfunc from code, an adapter as PEFT wrote it
     create    the version with all its tags, in one transaction, so a kill leaves a whole version or none
-    rank      `challenger` goes to the best on validation (tracking/_scores.py)
+    rank      `challenger` goes to the best on validation (tracking/_rank.py)
+
+What was trained on a merged assistant (a reward model, a PPO) names that assistant's version by the sha256 of its
+weights, in tag `base_version`.
 """
 
 import hashlib
@@ -18,9 +22,10 @@ from tasks._params import md5_of
 from tasks._stage import DataError
 from tracking import _facts, runs, versions
 from tracking._describe import describe_name, describe_version
-from tracking._families import ASSISTANT, of_folder
+from tracking._families import ASSISTANT, FAMILIES, of_folder
 from tracking._logged import Model, logged_model, weights_of
-from tracking._scores import log_scores, rank, rows_digest, scores_of, stage_of, text
+from tracking._rank import rank
+from tracking._scores import log_scores, rows_digest, scores_of, stage_of, text
 from tracking._store import client, experiment_id, locked
 from tracking._tags import fold, unfold
 
@@ -42,15 +47,15 @@ def register_all(parent: str | None) -> list[tuple[str, str]]:
         if created:
             new.append((model.name, number))
         log_scores(model, run_id, number, scores)
-    for name, family in sorted({(model.name, model.family) for model in found if not model.is_adapter}, key=str):
-        rank(name, family)
+    for name in sorted({model.name for model in found if not model.is_adapter}):
+        rank(name)
     if refused:
         raise DataError("; ".join(refused))
     return new
 
 
 def models() -> list[Model]:
-    """The model folders that dvc.lock names and that are there, adapters first."""
+    """The model folders that dvc.lock names and that are there, by family, adapters first."""
     found = []
     for stage, entry in versions.lock().items():
         for out in entry.get("outs", []):
@@ -60,11 +65,12 @@ def models() -> list[Model]:
             if not card:
                 continue
             deps = [Path(dep["path"]) for dep in entry.get("deps", [])]
-            trained = next((dep for dep in deps if dep.parent.name == "adapters"), None)
+            trained = folder.parents[1] / "adapters" / folder.name  # of a served one: what it was merged from
+            trained = trained if trained != folder and trained in deps else None
             model = Model(family, stage, folder, out["md5"], versions.stage_key(stage), card, trained)
             if not (model.is_adapter and model.is_whole):  # of full fine-tuning: its copy is what is served
                 found.append(model)
-    return sorted(found, key=lambda model: (not model.is_adapter, model.stage))
+    return sorted(found, key=lambda model: (FAMILIES.index(model.family), not model.is_adapter, model.stage))
 
 
 # --- one version ------------------------------------------------------------------------------------------------------
@@ -133,14 +139,14 @@ def passing_proof(model: Model) -> dict:
     equal = proof.get("equal_greedy_tokens", 1.0)
     if not equal >= proof.get("min_equal_greedy_tokens", 0.0):
         raise DataError(f"{model.folder} is refused: {equal:.2%} of its greedy tokens are those of base and adapter, "
-                        f"fewer than merge.instruct.min_equal_tokens")
+                        f"fewer than {family.merge.replace('_', '.')}.min_equal_tokens")
     return proof
 
 
 def _copied(model: Model, proof: dict, again: str) -> dict:
     """The proof of a model that was not merged: it must be what was trained, and of a kind that cannot be merged."""
     if model.card.get("mergeable") and weights_of(model.trained).name != "model.safetensors":
-        raise DataError(f"{model.folder} is refused: it was not merged, though {model.card['strategy']} can be: "
+        raise DataError(f"{model.folder} is refused: it was not merged, though {model.strategy} can be: "
                         f"{again}")
     if sha256_of(model.weights) != sha256_of(weights_of(model.trained)):
         raise DataError(f"{model.folder} is refused: it was not merged, and is not what {model.trained} holds: "
@@ -150,17 +156,22 @@ def _copied(model: Model, proof: dict, again: str) -> dict:
 
 def _tags(model: Model, adapters: dict[Path, str]) -> dict[str, str]:
     """What a version says of itself. All values are text; numbers as JSON writes them."""
-    card = model.card
-    if model.family is ASSISTANT:
-        own = {"tokenizer_sha256": card["base"]["tokenizer_sha256"], "template_sha256": card["base"]["template_sha256"],
-               "quantisation": card["quantisation"] or "none", "served_as": "whole" if model.is_whole else "adapter"}
-    else:
+    card, base = model.card, model.card["base"]
+    own = {}
+    if model.family.kind == "classifier":
         own = {"task": card["task"], "pooling": card["pooling"], "labels": card["labels"]}
+    else:
+        own = {"tokenizer_sha256": base["tokenizer_sha256"], "template_sha256": base["template_sha256"],
+               "quantisation": card.get("quantisation") or "none"}
+    if model.family.kind == "assistant":
+        own["served_as"] = "whole" if model.is_whole else "adapter"
+    if model.family.kind == "reward":
+        own |= {"bias": card["bias"], **{f"normalisation.{key}": value for key, value in card["normalisation"].items()}}
     tags = {
-        "stage_key": model.key, "stage": model.stage, "strategy": card["strategy"], "method": model.family.method,
+        "stage_key": model.key, "stage": model.stage, "strategy": model.strategy, "method": model.family.method,
         **own, "max_tokens": card["max_tokens"],
         "sha256": sha256_of(model.weights), "weights": model.weights.name,
-        "base_id": card["base"]["id"], "base_sha256": card["base"]["sha256"],
+        "base_id": base["id"], "base_sha256": base["sha256"],
         "size_bytes": sum(file.stat().st_size for file in model.folder.rglob("*") if file.is_file()),
         **{f"parameters.{key}": value for key, value in card["parameters"].items()},
         **{f"validation.{key}": value for key, value in card["validation"].items()},
@@ -168,11 +179,19 @@ def _tags(model: Model, adapters: dict[Path, str]) -> dict[str, str]:
         "data": versions.data_digest(), "dvc": model.md5,
         "git_commit": _facts.commit()["ajuste.git_commit"], "dirty": _facts.commit()["ajuste.dirty"],
     }
+    if made_from := _assistant_with(base["sha256"]):
+        tags["base_version"] = made_from
     if (model.folder / "head.safetensors").exists():
         tags["head_sha256"] = sha256_of(model.folder / "head.safetensors")
     if model.trained and model.trained in adapters:
         tags["adapter_version"] = adapters[model.trained]
     return {key: text(value) for key, value in tags.items()}
+
+
+def _assistant_with(sha256: str) -> str | None:
+    """The registered assistant whose weights these are: "assistant/3"; None of a pretrained base."""
+    found = client().search_model_versions(f"name='{ASSISTANT}' and tags.sha256='{sha256}'")
+    return f"{ASSISTANT}/{min(int(version.version) for version in found)}" if found else None
 
 
 def sha256_of(path: Path) -> str:

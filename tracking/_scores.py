@@ -1,31 +1,36 @@
-"""Test figures of a registered version, and which version is the best on validation.
+"""Test figures of a registered version, and the digest of the rows that they are of.
 
     scores_of     from the stages that judged these very weights (dvc.lock names them by hash)
     log_scores    onto the version's page in MLflow and the runs that made it
-    rank          `challenger` goes to the best on validation; tag `unranked` says until then that this is to be done
 """
 
 import hashlib
 import json
-from datetime import UTC, datetime
 from pathlib import Path
 
 from tracking import _facts, _families, runs, versions
 from tracking._families import Family
 from tracking._logged import Model
-from tracking._store import client, locked
+from tracking._store import client
 from tracking._tags import unfold
 
 
 def scores_of(model: Model, parent: str | None) -> dict[str, str]:
     """The test figures of a served model as tags; {} if dvc.lock has no evaluation of these very weights."""
-    figures, judges = _families.scores(model.family, model.folder, model.md5, model.card["strategy"])
+    figures, judges = _families.scores(model.family, model.folder, model.md5, model.strategy)
     if not figures:
         return {}
     recorded = {stage: runs.record(stage, parent) for stage in judges}
     run = recorded.get(model.family.evaluate) or next(iter(recorded.values()))
-    return {key: text(value) for key, value in figures.items()} | {
+    return {key: text(value) for key, value in figures.items()} | _judges(model.family.evaluate) | {
         "test_rows": rows_digest(model.family, "test"), "evaluate_run": run}
+
+
+def _judges(stage: str) -> dict[str, str]:
+    """The DVC hashes of the models that judged, as tags: scores of other judges do not compare."""
+    deps = {Path(dep["path"]): dep["md5"] for dep in versions.stage_lock(stage).get("deps", [])}
+    return {f"judge.{name}": deps[folder] for name in ("gold", "reward")
+            if (folder := Path("artifacts/merged") / name) in deps}
 
 
 def log_scores(model: Model, run_id: str, number: str, scores: dict[str, str]) -> None:
@@ -70,7 +75,7 @@ def rows_digest(family: Family, split: str) -> str:
     """
     import pyarrow.parquet as pq
 
-    path = family.encoded / f"{split}.parquet"
+    path = family.encoded / family.rows.format(split=split)
     if not path.exists():
         return ""
     file = pq.ParquetFile(path)
@@ -90,35 +95,3 @@ def text(value: object) -> str:
     """A tag's value: text as it is, anything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value)
 
-
-def rank(name: str, family: Family) -> None:
-    """Give `challenger` to the best on validation, if a version is unranked or the alias is missing.
-
-    Only versions whose validation rows are those of the newest one can be compared. The highest macro-F1 wins, of
-    assistants the lowest loss; equals go to the one with fewer trainable parameters, then to the older one.
-    """
-    opened = client()
-    with locked():
-        found = sorted(opened.search_model_versions(f"name='{name}'"), key=lambda version: int(version.version))
-        current = {alias: str(number) for alias, number in opened.get_registered_model(name).aliases.items()}
-        unranked = [version for version in found if "unranked" in version.tags]
-        if not found or ("challenger" in current and not unranked):
-            return
-        facts = {version.version: unfold(version.tags) for version in found}
-        rows = facts[(unranked or found)[-1].version].get("validation_rows")
-        group = [version for version in found if facts[version.version].get("validation_rows") == rows]
-
-        def order(version: object) -> tuple:
-            tags = facts[version.version]
-            figure = float(tags[f"validation.{family.best}"])
-            return figure if family.lower else -figure, int(tags["parameters.trainable"]), int(version.version)
-
-        best = min(group, key=order)
-        if current.get("challenger") != str(best.version):
-            before = f"before it version {current['challenger']}" if "challenger" in current else "the first"
-            why = (f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC: best validation {family.best_name} "
-                   f"{float(facts[best.version][f'validation.{family.best}']):.4f} of {len(group)} versions, {before}")
-            opened.set_model_version_tag(name, best.version, "alias.challenger", why)
-            opened.set_registered_model_alias(name, "challenger", best.version)
-        for version in unranked:
-            opened.delete_model_version_tag(name, version.version, "unranked")

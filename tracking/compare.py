@@ -4,7 +4,8 @@
     paired         the difference in accuracy of two versions on the test rows that both were judged on:
                    d_i = 1[a right on row i] - 1[b right on row i],  mean(d) with the 2.5 % and 97.5 % percentiles of
                    its mean over 1000 resamples of rows. It is far sharper than two intervals that overlap or not.
-                   Of assistants the difference in held-out loss, sum(d) / sum(tokens) with d_i that of row i's -log p
+                   Of assistants the difference in held-out loss, sum(d) / sum(tokens) with d_i that of row i's -log p;
+                   of a PPO and the SFT version that it was made from those in gold and proxy, on the same prompts
     answers        of assistants: what each version, and the base, said to the same prompts
     parameters     only those that differ, over everything that led to the version (its run and the runs that made
                    what that one read, found by DVC hash)
@@ -21,12 +22,11 @@ from functools import cache
 from tasks._params import split_name
 from tasks._stage import UsageError
 from tracking import _compare_rows, registry
-from tracking._families import FAMILIES, FIGURES
+from tracking._families import FAMILIES, FIGURES, of_stage
 from tracking._store import client, experiment_id
 from tracking.registry import Version
 
-TRAINED = tuple(family.trains for family in FAMILIES)
-TRAINING = ("features", *TRAINED, "merge")  # the verbs whose time and memory a version costs
+TRAINING = ("features", *(family.trains for family in FAMILIES), "merge")  # verbs whose time and memory a version costs
 
 
 def compare(name: str, wanted: list[str] | None = None) -> dict:
@@ -80,9 +80,10 @@ def _row(version: Version) -> dict:
     if test:
         test |= {"rows": _int(tags.get("test.rows")), "rows_digest": tags.get("test_rows")}
     control = [key for key in sorted(tags) if key.startswith("forgetting.") and not key.endswith((".low", ".high"))]
-    runs = {split_name(run.data.tags["ajuste.stage"])[0]: run.data.metrics for run in chain}
-    measured = [runs[verb] for verb in TRAINING if "cost/seconds" in runs.get(verb, {})]
-    complete = bool(measured) and len(measured) == sum(verb in runs for verb in TRAINING)
+    runs = {run.data.tags["ajuste.stage"]: run.data.metrics for run in chain}
+    trained = [numbers for stage, numbers in sorted(runs.items()) if split_name(stage)[0] in TRAINING]
+    measured = [numbers for numbers in trained if "cost/seconds" in numbers]
+    complete = bool(measured) and len(measured) == len(trained)
     return {
         "version": version.version,
         "aliases": list(version.aliases),
@@ -95,11 +96,12 @@ def _row(version: Version) -> dict:
         "forgetting": {key.removeprefix("forgetting."): _interval(tags, key) for key in control},
         "trained_parameters": {key: _float(value) for key, value in _group(tags, "parameters.").items()},
         "seconds": sum(numbers["cost/seconds"] for numbers in measured) if complete else None,
-        "feature_seconds": runs.get("features", {}).get("cost/seconds"),
+        "feature_seconds": next((n.get("cost/seconds") for s, n in runs.items() if split_name(s)[0] == "features"), None),
         "peak_memory_mb": max(n.get("cost/peak_memory_mb", 0.0) for n in measured) if complete else None,
         "size_bytes": _int(tags.get("size_bytes")),
         "proof": _proof(tags),
         "adapter_version": tags.get("adapter_version"),
+        "base_version": tags.get("base_version"),
         "base": {"id": tags.get("base_id"), "sha256": tags.get("base_sha256")},
         "sha256": tags.get("sha256"),
         "data": tags.get("data"),
@@ -107,7 +109,7 @@ def _row(version: Version) -> dict:
         "git_commit": tags.get("git_commit"),
         "dirty": {"true": True, "false": False}.get(tags.get("dirty", "")),
         "run_id": version.run_id,
-        "parameters": _parameters(chain),
+        "parameters": _parameters(chain, tags.get("stage", "")),
     }
 
 
@@ -143,13 +145,15 @@ def _maker(path: str, md5: str) -> object | None:
     return found[0] if found else None
 
 
-def _parameters(chain: list) -> dict[str, str]:
-    """lr, epochs, ... of the training as they are; those of the other stages behind their verb (encode.max_tokens)."""
+def _parameters(chain: list, stage: str) -> dict[str, str]:
+    """lr, epochs, ... of the version's own training as they are; those of other stages behind their verb (encode.rows)."""
+    family = of_stage(stage)
+    own = family.trains if family else split_name(stage)[0]
     found = {}
     for run in chain:
         verb = split_name(run.data.tags["ajuste.stage"])[0]
         for key, value in run.data.params.items():
-            found[key if verb in TRAINED or key.startswith("compute.") else f"{verb}.{key}"] = value
+            found[key if verb == own or key.startswith("compute.") else f"{verb}.{key}"] = value
     return found
 
 
