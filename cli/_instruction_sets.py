@@ -49,18 +49,15 @@ def check_labelled(path: Path, form: str, columns: Columns) -> None:
     try:
         check_columns(path, columns_of(path, form), columns)
     except DataError as error:
-        raise DataError(f"{error}. Of instructions a layout needs: {needs_of_layouts()}; --format names one") from None
+        raise DataError(f"{error}. Of instructions a layout needs: {needs_of_layouts()}; --layout names one") from None
 
 
 def layout_of(path: Path, form: str, mapping: dict[str, str], given: str, templates: str) -> str:
     """The layout that was named, else the one that the columns show. Raises UsageError or DataError."""
-    known = [*LAYOUTS, "templates"]
-    if given and given not in known:
-        raise UsageError(f"--format {given}: layouts are {', '.join(known)}")
     if templates and given not in ("", "templates"):
-        raise UsageError(f"--templates makes instructions of labelled rows: leave out --format {given}")
+        raise UsageError(f"--templates makes instructions of labelled rows: leave out --layout {given}")
     if given == "templates" and not templates:
-        raise UsageError("--format templates needs --templates NAME: a file of sources/templates, or a path to one")
+        raise UsageError("--layout templates needs --templates NAME: a file of sources/templates, or a path to one")
     if given or templates:
         return given or "templates"
     found = record_columns(path, form)

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import typer
 
-from cli import _instruction_sets, _sets
+from cli import _instruction_sets, _preference_sets, _sets
 from cli._sets import BATCH_ROWS
 from cli._ui import working
 from tasks._read import printable, read_rows
 from tasks._read_records import read_records
+from tasks._sets import read_set
 
 
 def show_texts(path: Path, file) -> None:
@@ -40,6 +41,23 @@ def show_instructions(path: Path, file) -> None:
         typer.echo(f"  {seen.unreadable:,} rows cannot be read; first: {seen.first_problem}")
     for row in seen.first:
         typer.echo(_instruction_sets.shown(row))
+
+
+def show_preferences(path: Path, file) -> None:
+    """A file of preferences: layout, rows by number of responses, the first rows, best response first."""
+    columns = "".join(f", {key} = {column}" for key, column in file.columns.items())
+    what = f"{file.format}, layout {file.layout}{columns}, from {file.source}"
+    if file.layout == "raters":
+        typer.echo(f"\n{file.path}: {what}")
+        return
+    with working(f"Reading {file.path}"):
+        seen = _preference_sets.look(path, read_set(path.parent), file)
+    typer.echo(f"\n{file.path}: {seen.rows:,} rows, {what}")
+    typer.echo(f"  {_preference_sets.contents(seen)}")
+    if seen.unreadable:
+        typer.echo(f"  {seen.unreadable:,} rows cannot be read; first: {seen.first_problem}")
+    for row in seen.first:
+        typer.echo(_preference_sets.shown(row))
 
 
 def show_control(path: Path, file) -> None:

@@ -45,6 +45,12 @@ def instruction_changes(name: str, sources: set[str]) -> list[tuple[str, object]
     return [("validate.instructions.set", name)] + ([("encode.instructions.weights", kept)] if kept != weights else [])
 
 
+def preference_changes(name: str) -> list[tuple[str, object]]:
+    """What params.yaml needs so that the next run uses the set of preferences."""
+    used = _params().get("validate", {}).get("preferences", {}).get("set")
+    return [] if used == name else [("validate.preferences.set", name)]
+
+
 def use(changes: list[tuple[str, object]], write: bool) -> None:
     """Say, or write, what params.yaml needs. A change is a dotted key and its value."""
     if not changes:

@@ -94,13 +94,17 @@ def add(
     labels: Annotated[
         str, typer.Option(help="Classes in id order: a,b,c, or by value in the file: 0=bad,1=good.")
     ] = "",
-    format: Annotated[
+    layout: Annotated[
         str,
         typer.Option(
-            help="Layout of instructions: alpaca, dolly, flan, prompt_completion, messages, sharegpt, tagged, text, "
-            "templates; else it is recognised."
+            "--layout",
+            "--format",
+            help="Of instructions: alpaca, dolly, flan, prompt_completion, messages, sharegpt, tagged, text, "
+            "templates. Of preferences: pairs, transcripts, conversational, sharegpt, rankings, ratings. "
+            "Else it is recognised.",
         ),
     ] = "",
+    prompt: Annotated[str, typer.Option(help="Of preferences in layout ratings: what all its texts answer.")] = "",
     templates: Annotated[
         str, typer.Option(help="Make instructions of labelled rows: a file of sources/templates, or a path.")
     ] = "",
@@ -116,12 +120,14 @@ def add(
     ajuste data add reviews mine.jsonl --map text=review --labels 0=negative,1=positive
     ajuste data add imdb aclImdb/
     ajuste data add instructions dolly.jsonl
-    ajuste data add helpdesk chats.parquet --format messages --map messages=turns --use
+    ajuste data add helpdesk chats.parquet --layout messages --map messages=turns --use
     ajuste data add instructions reviews.csv --templates sentiment --labels 0=negative,1=positive
+    ajuste data add preferences hh-rlhf.jsonl --use
+    ajuste data add jokes rated.jsonl --layout ratings --prompt "Tell a joke." --use
     """
     import shutil
 
-    from cli import _instruction_sets, _sets, _use
+    from cli import _instruction_sets, _preference_sets, _sets, _use
     from cli._ui import working
     from tasks._sets import Columns, SourceFile
     from tasks._sources import find
@@ -140,16 +146,10 @@ def add(
     if not path.exists():
         raise UsageError(f"{path} does not exist")
     form = "parquet" if path.is_dir() else _sets.format_of(path)
-    named = bool(format or templates)
-    if path.is_dir() and (named or (old and old.kind == "instructions")):
-        raise UsageError(f"{path} is a folder: instructions are added file by file")
-    if named and old and old.kind != "instructions":
-        raise UsageError(f"data/{name} is a set of kind {old.kind}, not of instructions: choose another set name")
-    instructs = not path.is_dir() and (
-        named or (old.kind == "instructions" if old else _instruction_sets.is_for_instructions(path, form, mapping))
-    )
-    if form == "txt" and not instructs:
-        raise UsageError(f"{path}: a .txt file has no labels: give a table, or a folder with one folder a label")
+    named = bool(layout or templates)
+    kind = _kind(name, path, form, mapping, old, layout, templates)
+    if prompt and kind != "preferences":
+        raise UsageError("--prompt belongs to preferences in layout ratings")
     folder = _sets.DATA / name
     with _sets.scratch() as workspace, working(f"Reading {path.name}"):
         if path.is_dir():
@@ -157,17 +157,22 @@ def add(
             packed.parent.mkdir()
             _sets.pack(path, packed)
             path, columns = packed, Columns(text="text", label="label", file="file")
-        elif not instructs:
+        elif kind == "classification":
             columns = _sets.columns_from(mapping)
             if old is None:
                 _instruction_sets.check_labelled(path, form, columns)
         own = _sets.free_name(path, folder, [part.path for part in old.files] if old else [])
         mapped = None
-        if instructs:
-            layout = _instruction_sets.layout_of(path, form, mapping, format, templates)
+        if kind == "instructions":
+            layout = _instruction_sets.layout_of(path, form, mapping, layout, templates)
             entry = _instruction_sets.file_of(path, own, form, layout, mapping, templates, labels, source)
             seen = _instruction_sets.look(path, entry)
             new = _instruction_sets.extend(old, entry, licence)
+        elif kind == "preferences":
+            entry = _preference_sets.file_of(path, own, form, layout, mapping, source)
+            layout = entry.layout
+            new = _preference_sets.extend(old, entry, licence, prompt)
+            seen = _preference_sets.look(path, new, entry)
         else:
             entry = SourceFile(path=own, format=form, columns=columns, source=source or f"path:{own}")
             seen = _sets.look(path, entry)
@@ -178,15 +183,55 @@ def add(
         shutil.copyfile(path, copy)
         with _sets.published(folder, new, copy, workspace):
             versions.add_data()
-    if instructs:
-        recognised = "" if named else ", recognised"
-        typer.echo(f"data/{name}/{own}: {seen.rows:,} rows, layout {layout}{recognised}; data.dvc names it now")
-        typer.echo(f"categories: {_instruction_sets.categories(seen)}")
-        _tell_unreadable(seen)
-        _use.use(_use.instruction_changes(name, {part.name or Path(part.path).stem for part in new.files}), use)
-    else:
+    if kind == "classification":
         _tell(name, own, seen, new, mapped or {})
         _use.use(_use.classification_changes(name, Path(own).stem, columns.source is None), use)
+        return
+    recognised = "" if named else ", recognised"
+    typer.echo(f"data/{name}/{own}: {seen.rows:,} rows, layout {layout}{recognised}; data.dvc names it now")
+    if kind == "instructions":
+        typer.echo(f"categories: {_instruction_sets.categories(seen)}")
+        changes = _use.instruction_changes(name, {part.name or Path(part.path).stem for part in new.files})
+    else:
+        typer.echo(_preference_sets.contents(seen))
+        changes = _use.preference_changes(name)
+    _tell_unreadable(seen)
+    _use.use(changes, use)
+
+
+def _kind(name: str, path: Path, form: str, mapping: dict[str, str], old, layout: str, templates: str) -> str:
+    """The kind of set that a file belongs to: of the set that it extends, of the named layout, else by its columns."""
+    from cli import _instruction_sets, _preference_sets
+    from tasks import _formats
+    from tasks._stage import UsageError
+
+    instructs = [*_formats.LAYOUTS, "templates"]
+    prefers = _preference_sets.OFFERED
+    if layout and layout not in (*instructs, *prefers):
+        both = f"{', '.join(instructs)}; of preferences {', '.join(prefers)}"
+        raise UsageError(f"--layout {layout}: layouts of instructions are {both}")
+    could = {kind for kind, layouts in (("instructions", instructs), ("preferences", prefers)) if layout in layouts}
+    could |= {"instructions"} if templates else set()
+    if path.is_dir():
+        if could or (old and old.kind != "classification"):
+            raise UsageError(f"{path} is a folder: {old.kind if old else could.pop()} are added file by file")
+        return "classification"
+    if old:
+        if could and old.kind not in could:
+            of = "of instructions" if could == {"instructions"} else "of preferences"
+            raise UsageError(f"data/{name} is a set of kind {old.kind}, not {of}: choose another set name")
+        kind = old.kind
+    elif len(could) == 1:
+        kind = could.pop()
+    elif _preference_sets.is_for_preferences(path, form, mapping):
+        kind = "preferences"
+    elif could or _instruction_sets.is_for_instructions(path, form, mapping):
+        kind = "instructions"
+    else:
+        kind = "classification"
+    if kind == "classification" and form == "txt":
+        raise UsageError(f"{path}: a .txt file has no labels: give a table, or a folder with one folder a label")
+    return kind
 
 
 def _tell(name: str, own: str, seen, new, mapped: dict[str, str]) -> None:
@@ -245,13 +290,15 @@ def show(name: Annotated[str, typer.Argument(help="A set of data/.")]) -> None:
     ajuste data show instructions
     """
     from cli._sets import DATA
-    from cli._show_sets import show_control, show_instructions, show_texts
+    from cli._show_sets import show_control, show_instructions, show_preferences, show_texts
     from tasks._sets import read_set
 
     folder = DATA / name
     found = read_set(folder)
     classes = f", classes {', '.join(found.labels)}" if found.kind == "classification" else ""
+    classes += f", prompt `{found.prompt}`" if found.kind == "preferences" and found.prompt else ""
     typer.echo(f"{name}: {found.kind}{classes}\nlicence: {found.licence}")
-    show_file = {"classification": show_texts, "instructions": show_instructions, "control": show_control}[found.kind]
+    show_file = {"classification": show_texts, "instructions": show_instructions, "preferences": show_preferences,
+                 "control": show_control}[found.kind]  # fmt: skip
     for file in found.files:
         show_file(folder / file.path, file)

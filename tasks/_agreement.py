@@ -3,17 +3,17 @@
 Text a has ratings a_1..a_n, text b has b_1..b_m, of other raters; the better mean is the chosen one. With
 win(x, y) = 1 if x > y, 1/2 if x = y, else 0:
 
-    agreement          (1/nm) sum_ij win(a_i, b_j)                the chance that a rater of the chosen text rates above a
-                                                                  rater of the rejected: the soft label of the pair
-    one against rest   (1/nm) sum_ij same(a_i - b_j, mean a without i - mean b without j)      how often one person says
-                                                                  what all the others say
-    split half         mean over splits of same(mean a' - mean b', mean a'' - mean b'')   a', a'' random halves of the
-                                                                  raters of a, b', b'' of b: how often two crowds of
-                                                                  half the size say the same
+    agreement         (1/nm) sum_ij win(a_i, b_j)
+                      the chance that a rater of the chosen text rates above a rater of the rejected: the soft label
+    one against rest  (1/nm) sum_ij same(a_i - b_j, mean of a without i - mean of b without j)
+                      how often one person says what all the others say
+    split half        mean over splits of same(mean a' - mean b', mean a'' - mean b'')
+                      a', a'' random halves of the raters of a, b', b'' of b: how often two half crowds agree
 
-same(u, v) = 1 if both have one sign, 0 if they have opposite ones, 1/2 if either is 0. A reward model that is right more
-often than one against the rest is as good as a person; above split half there is little left to learn. Margins are means
-of all raters, so pairs chosen by margin flatter people a little, as they flatter the model. Numpy alone: no text.
+same(u, v) = 1 if both have one sign, 0 if they have opposite ones, 1/2 if either is 0. A reward model that is right
+more often than one against the rest is as good as a person; above split half there is little left to learn. Margins
+are means of all raters, so pairs chosen by margin flatter people a little, as they flatter the model. Numpy alone: no
+text.
 """
 
 import numpy as np

@@ -9,10 +9,11 @@
 prompt_ids are those of a generation (learning/chat.py); a prompt and a response laid end to end are what training on
 conversations reads. The tokens of a prefill and its continuation need not be those of the whole text.
 
-The rows of a split: pairs whose margin, where they have one, is at least `min_margin`, and of these the `rows` lowest row
-ids (null: all); of the prompts the `prompts` lowest. A prompt that is too long with the longest of its responses loses its
-beginning (learning/masking.py). A comparison of which a response would be cut is left out, for the reward stands at a
-response's end; so is a prompt of over `max_prompt_tokens` and what this base cannot write. Private to the tasks.
+The rows of a split: pairs whose margin, where they have one, is at least `min_margin`, and of these the `rows` lowest
+row ids (null: all); of the prompts the `prompts` lowest. A prompt that is too long with the longest of its responses
+loses its beginning (learning/masking.py). A comparison of which a response would be cut is left out, for the reward
+stands at a response's end; so is a prompt of over `max_prompt_tokens` and what this base cannot write. Private to the
+tasks.
 """
 
 import sys
@@ -29,7 +30,6 @@ from pydantic import Field
 from tasks._encode_instructions import IDS, tokenizer_of
 from tasks._encoding import RowLimits, as_numbers, emptied, inputs_of, last_of_lowest, percentiles, write_encoding
 from tasks._parquet import ParquetRows, read_batches
-from tasks._split import SPLITS
 from tasks._stage import Compute, Config, DataError, UsageError
 
 CARRIED = ("agreement", "margin", "one_against_rest", "split_half")

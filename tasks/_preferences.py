@@ -1,15 +1,16 @@
 """The layouts that preference data comes in, each turned into one comparison: a prompt and its responses, best first.
 
     pairs           prompt, chosen, rejected: texts
-    transcripts     chosen, rejected: whole dialogues "\\n\\nHuman: ...\\n\\nAssistant: ...", the form of hh-rlhf; with a
-                    column `prompt` that ends before the last answer, the form of its derivatives
+    transcripts     chosen, rejected: whole dialogues "\\n\\nHuman: ...\\n\\nAssistant: ...", the form of hh-rlhf; with
+                    a column `prompt` that ends before the last answer, the form of its derivatives
     conversational  chosen, rejected: lists of {role, content}, with the prompt inside, or beside it in `prompt`
     sharegpt        conversations: [{from, value}], chosen and rejected: {from, value}
     rankings        prompt, responses: K >= 2 of them, best first; or in any order with `ranks` (1 is best) or `ratings`
                     (of each response a number, or a list with one a rater)
     ratings         text, ratings: one text and what several raters gave it. All texts answer one prompt, which set.yaml
                     names; comparisons are formed of them (tasks/_preferences_pairs.py)
-    raters          id, ratings: what the raters gave to the texts of another file, which has id and text. No rows itself
+    raters          id, ratings: what the raters gave to the texts of another file, which has id and text. No rows
+                    itself
 
 Pairs may have `chosen_rating` and `rejected_rating`, or `agreement`, the share of raters who preferred the chosen one.
 Any layout may have a column `source`. A value that is a list may also be its JSON in a text column.
@@ -242,7 +243,8 @@ def _judgement(row: Comparison, values: dict) -> None:
         raters = [numbers(_listed(value)) for value in given]
         row.ratings = [sum(part) / len(part) for part in raters]
         if row.ratings[0] < row.ratings[1]:
-            raise _Fault("order_contradicted", f"the chosen one has {row.ratings[0]:g}, the rejected {row.ratings[1]:g}")
+            words = f"the chosen one has {row.ratings[0]:g}, the rejected {row.ratings[1]:g}"
+            raise _Fault("order_contradicted", words)
         if len(raters[0]) + len(raters[1]) > 2:
             row.agreement = agreement(*raters)
     share = values["agreement"]

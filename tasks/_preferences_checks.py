@@ -12,7 +12,8 @@ from tasks._preferences import FAULTS
 
 ROLES = r"^(?:system )?user(?: assistant user)* assistant$"
 CONTRADICTORY = "contradictory"  # the same responses to the same prompt in another order
-MEASURED = ("damage", "roles", "prompt_chars", "responses", "response_chars", "equal", "chars", "template", "pii", "text")
+MEASURED = ("damage", "roles", "prompt_chars", "responses", "response_chars", "equal", "chars", "template", "pii",
+            "text")  # fmt: skip
 TEXTS = {*FAULTS, "roles", "template", "text"}  # the other columns hold numbers
 COLUMNS = ("row", *FAULTS, *MEASURED)
 

@@ -5,8 +5,8 @@
     2. the others in the order of their row ids, which are hashes: each text is compared with the next one that has
        another mean
 
-Texts wait in files of `scratch` by the first digits of their row id, one file in memory at a time. What is written for a
-text and for a pair is the caller's. Private to tasks/_validate_preferences.py.
+Texts wait in files of `scratch` by the first digits of their row id, one file in memory at a time. What is written for
+a text and for a pair is the caller's. Private to tasks/_validate_preferences.py.
 """
 
 import json

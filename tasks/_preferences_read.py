@@ -1,8 +1,8 @@
 """Comparisons of a file, in batches, with the line where each begins.
 
-The formats of tasks/_read_records.py, and a `.tsv` whose set.yaml names its `header`: a file without one, whose lines are
-cut at tabs alone, so that a quotation mark is a character like others. Texts and ratings that stand in two files meet by
-`id`; the file of the ratings is held in memory, some 200 bytes a text, the other one in batches.
+The formats of tasks/_read_records.py, and a `.tsv` whose set.yaml names its `header`: a file without one, whose lines
+are cut at tabs alone, so that a quotation mark is a character like others. Texts and ratings that stand in two files
+meet by `id`; the file of the ratings is held in memory, some 200 bytes a text, the other one in batches.
 
 Private to the tasks and the command line.
 """
@@ -64,7 +64,8 @@ def records(path: Path, file: PreferenceFile, batch_rows: int) -> Iterator[list[
 
 
 def _raters(folder: Path, data_set: PreferenceSet, file: PreferenceFile, batch_rows: int) -> dict[str, object] | None:
-    """What the raters gave, by id; None if it stands in the file itself. Raises DataError for an id that comes twice."""
+    """What the raters gave, by id; None if it stands in the file itself. Raises DataError for an id
+    that comes twice."""
     if not file.raters:
         return None
     other = next(part for part in data_set.files if part.path == file.raters)
@@ -74,6 +75,7 @@ def _raters(folder: Path, data_set: PreferenceSet, file: PreferenceFile, batch_r
             values = record.values or {}
             key = str(values.get(other.columns.get("id", "id"))).strip()
             if key in found and record.problem is None:
-                raise DataError(f"{folder / other.path}:{record.line}: id `{key[:60]}` comes twice: whose ratings are they?")
+                place = f"{folder / other.path}:{record.line}"
+                raise DataError(f"{place}: id `{key[:60]}` comes twice: whose ratings are they?")
             found[key] = values.get(other.columns.get("ratings", "ratings"))
     return found

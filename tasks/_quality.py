@@ -115,7 +115,8 @@ class Quality:
         }  # fmt: skip
 
     def shared(self, others: Iterator[tuple[str, str, str]]) -> list[dict]:
-        """others: (set, source, text). How many of our texts stand there, by split; sources without any are left out."""
+        """others: (set, source, text). How many of our texts stand there, by split; sources without any are left
+        out."""
         ours = {split: np.unique(np.array(self._texts[split], np.int64)) for split in SPLITS}
         every = np.unique(np.concatenate(list(ours.values())))
         wanted = set(every.tolist())

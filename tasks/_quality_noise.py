@@ -3,12 +3,12 @@
     phi(y)   TF-IDF of the words and pairs of words of a response, hashed to 2^18 places, 1 + log(count), length 1
     p        = sigmoid(w . (phi(chosen) - phi(rejected))): logistic regression without intercept, so p of the swapped
              pair is 1 - p, fitted on the other folds; a fold holds whole prompts (of rated texts: pairs)
-    suspect  1 - p >= t, where t is the mean p of all pairs, at least 1/2: as sure of the opposite as it is of the average label
-             (confident learning, Northcutt et al. 2021, for two classes that mirror each other)
+    suspect  1 - p >= t, where t is the mean p of all pairs, at least 1/2: as sure of the opposite as it is of the
+             average label (confident learning, Northcutt et al. 2021, for two classes that mirror each other)
     expected share of wrong labels = suspects / (suspects + pairs with p >= t)
 
-The judge reads words, not meaning: a suspect is a pair to look at, not a verdict, and an accuracy near 0.5 says that the
-judge knows nothing, so neither does this report. Of more than MOST pairs the lowest row ids are judged. The prompt
+The judge reads words, not meaning: a suspect is a pair to look at, not a verdict, and an accuracy near 0.5 says that
+the judge knows nothing, so neither does this report. Of more than MOST pairs the lowest row ids are judged. The prompt
 cancels out of the difference. Private to tasks/_validate_preferences.py.
 """
 

@@ -19,7 +19,7 @@
     kind: preferences                       # a file of it: format, layout (tasks/_preferences.py), columns, name, and
       prompt: Write a review.               # of the set: what all texts of layout `ratings` answer
       header: [id, mean, text]              # of a .tsv without a header line, its lines cut at tabs alone
-      raters: raw.txt                       # of layout `ratings`: the file of this set, layout `raters`, with id, ratings
+      raters: raw.txt                       # of layout `ratings`: a file of layout `raters`, with id and ratings
 
     kind: control                           # judges models, trains none. A file of it: format, layout, name
 
@@ -184,7 +184,7 @@ class PreferenceSet(_Set):
             if file.layout == "ratings" and not self.prompt:
                 raise ValueError("layout `ratings` needs `prompt`: what its texts answer")
             if file.raters and layouts.get(file.raters) != "raters":
-                raise ValueError(f"`raters` of {file.path} names {file.raters}, which is no file of layout `raters` here")
+                raise ValueError(f"`raters` of {file.path} names {file.raters}, and that is no file of layout `raters`")
         if set(layouts.values()) == {"raters"}:
             raise ValueError("files of layout `raters` alone hold no texts")
         return self

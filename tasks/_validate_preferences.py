@@ -1,7 +1,7 @@
 """Stage `validate_preferences`: comparisons in any layout -> a prompt and its responses, best first, in three splits.
 
-    1. read     rows in batches with file:line, turned into comparisons (tasks/_preferences.py), cleaned, and judged each
-                by itself by Great Expectations (tasks/_preferences_checks.py)
+    1. read     rows in batches with file:line, turned into comparisons (tasks/_preferences.py), cleaned, and judged
+                each by itself by Great Expectations (tasks/_preferences_checks.py)
     2. compare  the same responses to the same prompt: in the same order a duplicate, in another one contradictory, so
                 that none stays; prompts (rated texts: the texts) that are nearly the same in two splits
     3. write    comparisons as they are; of rated texts comparisons are formed (tasks/_preferences_pairs.py)
@@ -14,9 +14,9 @@
     quarantine.parquet                 row_id, location, reasons, detail, text (the row as JSON)
     validation.json, quality.json      checks and counts; what may be wrong with the comparisons. No text of a row
 
-The split is decided by the last user turn of a prompt, of rated texts by the text. Comparisons may resemble each other
-(many answers to one prompt), so near duplicates leave only where they stand in two splits. A prompt of rated texts is
-continued from the first words of a text (`prefill`), in train of a text that stands in no comparison.
+The split is decided by the first user turn, as of instructions, so that a dialogue stands in one split with whatever it
+grows into; of rated texts by the text. Comparisons may resemble each other (many answers to one prompt), so near
+duplicates leave only where they stand in two splits. A prompt of rated texts is continued from the first words of a text (`prefill`), in train of a text that stands in no comparison.
 Memory is a batch and some 300 bytes a row. Private to tasks/validate.py.
 """
 
@@ -145,7 +145,7 @@ def _typed(set_name: str, file: PreferenceFile, row: Comparison) -> dict:
     responses = [cleaned_text(response) for response in row.responses]
     measured = dict.fromkeys(MEASURED) if row.fault else measure(prompt, responses, row.roles, row.raters is not None)
     users = [turn["content"] for turn in prompt if turn["role"] == "user"]
-    about = row.raw if row.fault else responses[0] if row.raters is not None else users[-1] if users else ""
+    about = row.raw if row.fault else responses[0] if row.raters is not None else users[0] if users else ""
     whole = [] if row.raters is not None else [(turn["role"], split_text(turn["content"])) for turn in prompt]
     normal = [split_text(response) for response in responses]
     return {
@@ -215,7 +215,8 @@ def _text(rows: dict, k: int) -> str:
     """The row as JSON, or as it stands in the file if it could not be read."""
     if rows["raw"][k] is not None:
         return rows["raw"][k]
-    return json.dumps({name: rows[name][k] for name in ("prompt", "responses", "ratings", "source")}, ensure_ascii=False)
+    names = ("prompt", "responses", "ratings", "source")
+    return json.dumps({name: rows[name][k] for name in names}, ensure_ascii=False)
 
 
 # --- 3. write -------------------------------------------------------------------------------------------------------

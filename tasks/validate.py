@@ -14,8 +14,8 @@ A check of severity `error` passes while its failing rows, which are all in quar
 `max_quarantine_share` of the rows read. Above that share for all checks together the stage stops; what it found then
 stands in <out>.failed/. Memory is a batch and some 60 bytes a row.
 
-`instructions` and `preferences` are validated the same way, with checks of their own: tasks/_validate_instructions.py and
-tasks/_validate_preferences.py.
+`instructions` and `preferences` are validated the same way, with checks of their own:
+tasks/_validate_instructions.py and tasks/_validate_preferences.py.
 
 Run it: `python -m tasks.validate reviews|instructions|preferences`, or `dvc repro validate_reviews`.
 """
