@@ -54,12 +54,12 @@ def check(config: object, update: int, row: Row, last_good: int) -> None:
                 raise Alarm(update, key, figure, row[figure], limit, last_good)
 
 
-def report(folder: Path, alarm: Alarm | None, row: Row, back_to: int) -> dict:
+def report(folder: Path, alarm: Alarm | None, row: Row, back_to: int) -> list[dict]:
     """Write alarms.json, say on stderr what happened, and return what was written; without an alarm an empty list."""
-    found = {"alarms": []}
+    found = []
     if alarm is not None:
         number = alarm.value if math.isfinite(alarm.value) else str(alarm.value)
-        found["alarms"].append(
+        found.append(
             {"update": alarm.update, "alarm": alarm.key, "figure": alarm.figure, "value": number, "limit": alarm.limit,
              "said": str(alarm), "rolled_back_to": back_to,
              "row": {key: value if math.isfinite(value) else str(value) for key, value in row.items()}}

@@ -217,7 +217,7 @@ class _Loop:
         )
         columns = {
             "score": episodes.scores, "kl": k1, "k2": k2, "k3": k3, "rlhf_reward": episodes.scores - beta * k1,
-            "length": mask.sum(1), "end_rate": episodes.ended, "repeats": repeats(episodes),
+            "length": mask.sum(1), "ended": episodes.ended, "repeats": repeats(episodes),
             "entropy": episodes.entropy.sum(1), "squares": episodes.scores.double() ** 2,
         }  # fmt: skip
         totals = self.world.totals({name: column.double().sum() for name, column in columns.items()})
@@ -294,7 +294,7 @@ class _Loop:
         if not self.world.main:
             return [{}]
         _ppo_state.write_history(self.folder, self.state.history)
-        return _ppo_alarms.report(self.folder, alarm, self.row, self.state.update)["alarms"]
+        return _ppo_alarms.report(self.folder, alarm, self.row, self.state.update)
 
     @contextmanager
     def _clock(self, name: str):

@@ -189,15 +189,16 @@ def _gold(folder: Path) -> Callable[[list[str]], Tensor]:
 def _ptx(one: OneBase, encoded: Path, config: PpoConfig, seed: int) -> Callable[[int], Tensor]:
     """The supervised loss of the policy on `ptx_rows` instruction rows, the next ones of an endless stream."""
     rows = read_conversations(encoded, "train")
-    ragged.attach(one.model)
+    device = next(one.parameters()).device
 
     def loss(drawn: int) -> Tensor:
         chosen = []
         for position in range(drawn, drawn + config.ptx_rows):
             turn, place = divmod(position, len(rows))
             chosen.append(rows[int(np.random.default_rng([seed, turn]).permutation(len(rows))[place])])
+        batch = {name: tensor.to(device) for name, tensor in ragged.padded(chosen, pad_id=0).items()}
         with one.using(POLICY):
-            return ragged.response_loss(one.model, ragged.collate(chosen))
+            return ragged.response_loss(one.model, batch)
 
     return loss
 

@@ -16,7 +16,7 @@ from tests.tiny_ppo import STOP, config, count, files, same, tiny_one, tiny_prom
 
 torch.set_num_threads(1)
 KEYS = {
-    "step", "episodes", "score", "score_std", "kl", "k2", "k3", "rlhf_reward", "length", "end_rate", "repeats",
+    "step", "episodes", "score", "score_std", "kl", "k2", "k3", "rlhf_reward", "length", "ended", "repeats",
     "entropy", "beta", "sampler_gap", "loss", "policy_loss", "value_loss", "approx_kl", "clip_fraction", "ratio_mean",
     "ratio_max", "value_mean", "value_clip_fraction", "grad_norm", "first_ratio_error", "first_approx_kl",
     "first_clip_fraction", "lr",
@@ -131,7 +131,7 @@ def test_history_has_every_figure_once_an_update(calm):
         assert row["rlhf_reward"] == pytest.approx(row["score"] - row["beta"] * row["kl"], abs=1e-5)
     assert [row["lr"] for row in lines] == pytest.approx([0.003, 0.00225, 0.0015, 0.00075])
     assert json.loads((folder / "progress.json").read_text()) == {"steps": 4}
-    assert json.loads((folder / "alarms.json").read_text()) == {"alarms": []}
+    assert json.loads((folder / "alarms.json").read_text()) == []
 
 
 def test_checkpoints_that_can_be_gone_back_to_stay(calm):
@@ -233,7 +233,7 @@ def test_an_interrupt_saves_after_the_running_update(calm, tmp_path, monkeypatch
 )
 def test_alarms_stop_and_go_back_to_weights_that_were_found_good(tmp_path, capsys, limits, said):
     outcome, one = run(tmp_path, **limits)
-    alarms = json.loads((tmp_path / "alarms.json").read_text())["alarms"]
+    alarms = json.loads((tmp_path / "alarms.json").read_text())
     assert alarms == outcome.alarms
     if said is None:
         assert not alarms and len(outcome.history) == 4
@@ -325,7 +325,7 @@ def test_all_ended_at_once(tmp_path, monkeypatch):
     """Every response is its end token alone."""
     monkeypatch.setattr("tests.tasks.test_ppo_loop.STOP", list(range(1, 64)))
     outcome, one = run(tmp_path, updates=2)
-    assert [(row["length"], row["end_rate"]) for row in outcome.history] == [(1.0, 1.0)] * 2
+    assert [(row["length"], row["ended"]) for row in outcome.history] == [(1.0, 1.0)] * 2
     assert all(torch.isfinite(value).all() for value in weights(one).values())
 
 

@@ -1,0 +1,233 @@
+"""Stage `ppo` on tiny folders: what it writes, what it refuses, and what `ajuste explain ppo` shows of it."""
+
+import json
+import shutil
+import types
+from pathlib import Path
+
+import numpy as np
+import peft
+import pyarrow.parquet
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from cli.main import app
+from learning import decoder, ragged
+from learning.classifier import sha256_of
+from learning.one_base import OneBase, Settings
+from tasks import _ppo_explain, _ppo_recorder
+from tasks._conversations import read_conversations
+from tasks._stage import Compute, DataError, UsageError
+from tasks.ppo import _ptx, ppo, read_prompts, said
+from tests import tiny_classifiers, tiny_decoders, tiny_rlhf
+from tests.tiny_ppo import config, files
+
+torch.set_num_threads(1)
+COMPUTE = Compute(dtype="float32", device="cpu", threads=1, seed=0)
+CHANGES = {"updates": 2, "micro_rows": 4, "radar_prompts": 3, "radar_every": 1, "keep": "gold", "record": [2]}
+
+
+@pytest.fixture(scope="module")
+def artifacts(tmp_path_factory) -> Path:
+    """What the stage reads."""
+    folder = tmp_path_factory.mktemp("artifacts")
+    base = tiny_decoders.tiny_base(folder / "base/decoder")
+    instruct = tiny_rlhf.whole(base, folder / "merged/instruct", seed=3)
+    tiny_rlhf.reward_adapter(instruct, folder / "adapters/reward")
+    tiny_rlhf.prompts(instruct, folder / "encoded/preferences", ("train", "validation"))
+    tiny_classifiers.tiny_full(tiny_classifiers.tiny_base(folder / "base/encoder"), folder / "merged/gold")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(artifacts, tmp_path_factory):
+    """(card, the out folder) of a run."""
+    out, checkpoints = (tmp_path_factory.mktemp(name) for name in ("out", "checkpoints"))
+    return ppo(config(**CHANGES), COMPUTE, artifacts, out, checkpoints), out
+
+
+def test_the_folder_is_an_adapter_that_any_tool_loads(artifacts, done):
+    card, out = done
+    base = artifacts / "merged/instruct"
+    written = json.loads((out / "ajuste.json").read_text())
+    assert written == {key: card[key] for key in written}
+    assert written["method"] == written["strategy"] == "ppo" and written["mergeable"] and written["kind"] == "decoder"
+    assert written["base"]["sha256"] == sha256_of(base / "model.safetensors")
+    assert written["parameters"]["trainable"] == sum(
+        x.numel() for x in load_file(out / "adapter_model.safetensors").values()
+    )
+    ours, _, _ = decoder.load(out, base)
+    plain = peft.PeftModel.from_pretrained(decoder.load_base(base)[0], out)
+    ids = torch.tensor([[5, 9, 30, 7]])
+    with torch.no_grad():
+        assert torch.equal(ours(ids).logits, plain(ids).logits)
+        assert not torch.equal(ours(ids).logits, decoder.load_base(base)[0](ids).logits)
+    assert set(load_file(out / "value.safetensors")) == {"value_head.weight", "value_head.bias"}
+    names = {"history.jsonl", "radar.json", "samples.jsonl", "alarms.json", "flight/update-0002.json"}
+    assert names <= files(out).keys()
+
+
+def test_radar_and_card_say_what_the_kept_update_gained(done):
+    card, out = done
+    radar = json.loads((out / "radar.json").read_text())
+    assert [row["update"] for row in radar] == [0, 1, 2] and "rows" not in radar[0]
+    (kept,) = [row for row in radar if row["kept"]]
+    assert kept["update"] == card["validation"]["update"] > 0
+    assert kept["gold"]["value"] == max(row["gold"]["value"] for row in radar[1:])
+    first = radar[0]
+    assert first["kl"] == first["sqrt_kl"] == 0 and first["gold_gain"] == {"value": 0, "low": 0, "high": 0}
+    for name in ("proxy", "gold"):
+        gain = kept[f"{name}_gain"]
+        assert gain["value"] == pytest.approx(kept[name]["value"] - first[name]["value"])
+        assert gain["low"] <= gain["value"] <= gain["high"]
+        assert card["validation"][f"{name}_gain_low"] == gain["low"]
+    samples = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+    assert len(samples) == 9 and all(sample["prefill"] in " ".join(tiny_rlhf.SNIPPETS) for sample in samples)
+    assert "kept" in said(card) and "KL" in said(card)
+
+
+def test_twice_the_same_bytes_and_no_path_inside(artifacts, done, tmp_path):
+    _, out = done
+    (tmp_path / "c").mkdir()
+    ppo(config(**CHANGES), COMPUTE, artifacts, tmp_path / "out", tmp_path / "c")
+    found = files(tmp_path / "out")
+    assert found == files(out)
+    assert not any(str(artifacts).encode() in content for content in found.values())
+
+
+def test_ptx_reads_instructions_and_changes_the_result(artifacts, done, tmp_path):
+    both = tmp_path / "artifacts"
+    shutil.copytree(artifacts, both)
+    tiny_decoders.encoded(both / "merged/instruct", both / "encoded/instructions", ("train",))
+    (tmp_path / "c").mkdir()
+    card = ppo(config(**CHANGES, ptx=1.0), COMPUTE, both, tmp_path / "out", tmp_path / "c")
+    assert all(row["ptx_loss"] > 1 for row in card["history"])
+    assert card["history"][0]["score"] == done[0]["history"][0]["score"]
+    rows = read_conversations(both / "encoded/instructions", "train")
+    first = np.random.default_rng([0, 0]).permutation(len(rows))[:2]
+    model = ragged.attach(decoder.load_base(both / "merged/instruct")[0])
+    expected = ragged.response_loss(model, ragged.collate([rows[int(i)] for i in first]))
+    loss = _ptx(OneBase(decoder.load_base(both / "merged/instruct")[0], Settings()), both / "encoded/instructions",
+                config(ptx=1.0), 0)  # fmt: skip
+    assert loss(0).item() == pytest.approx(expected.item(), rel=1e-5)
+    changed, plain = (load_file(folder / "adapter_model.safetensors") for folder in (tmp_path / "out", done[1]))
+    assert any(not torch.equal(changed[name], plain[name]) for name in plain)
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+def refused(artifacts: Path, folder: Path, error: type[Exception], match: str) -> None:
+    (folder / "c").mkdir()
+    with pytest.raises(error, match=match) as caught:
+        ppo(config(**CHANGES), COMPUTE, artifacts, folder / "out", folder / "c")
+    assert "\n" not in str(caught.value) and not (folder / "out").exists()
+
+
+def linked(artifacts: Path, folder: Path, leave: str) -> Path:
+    """The artifacts without one of them."""
+    for path in ("merged/instruct", "merged/gold", "adapters/reward", "encoded/preferences"):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        if path != leave:
+            (folder / path).symlink_to(artifacts / path)
+    return folder
+
+
+def test_a_base_that_is_an_adapter_is_refused(artifacts, tmp_path):
+    other = linked(artifacts, tmp_path / "a", "merged/instruct")
+    tiny_decoders.tiny_adapter(artifacts / "base/decoder", other / "merged/instruct", "bottleneck")
+    refused(other, tmp_path, UsageError, "holds an adapter, and PPO needs a whole model: set `instruct.method`")
+
+
+def test_a_reward_model_of_another_base_is_refused(artifacts, tmp_path):
+    other = linked(artifacts, tmp_path / "a", "merged/instruct")
+    tiny_rlhf.whole(artifacts / "base/decoder", other / "merged/instruct", seed=9)
+    refused(other, tmp_path, UsageError, "was trained on another base .*: run stage `reward` again")
+
+
+@pytest.mark.parametrize("missing", ["merged/gold", "adapters/reward", "encoded/preferences"])
+def test_a_missing_input_is_named(artifacts, tmp_path, missing):
+    refused(linked(artifacts, tmp_path / "a", missing), tmp_path, UsageError, f"{missing}.* is missing")
+
+
+def test_no_prompt_left_names_the_file_and_the_cure(artifacts):
+    encoded = artifacts / "encoded/preferences"
+    with pytest.raises(DataError, match=r"prompts_train.parquet: none of its 6 prompts is left.*max_new_tokens"):
+        read_prompts(encoded, "train", room=3)
+    ids = read_prompts(encoded, "train", 1000)["row_id"]
+    assert ids == sorted(ids) and read_prompts(encoded, "train", 1000, 2)["row_id"] == ids[:2]
+    assert pyarrow.parquet.read_table(encoded / "prompts_train.parquet")["row_id"].to_pylist() != ids
+
+
+# --- explain ----------------------------------------------------------------------------------------------------------
+
+
+def test_explain_shows_every_token_and_its_numbers_add_up(done):
+    _, out = done
+    found = _ppo_explain.read(out, 2)
+    flight = _ppo_recorder.read(out, 2)
+    assert len(found.episodes) == 8
+    for number, episode in enumerate(found.episodes):
+        ids = flight.episodes.responses[number][flight.episodes.mask[number]]
+        assert len(episode.tokens) == len(ids)
+        assert sum(token.reward for token in episode.tokens) == pytest.approx(episode.paid, abs=1e-4)
+        assert sum(token.kl for token in episode.tokens) == pytest.approx(episode.kl, abs=1e-4)
+        for t, token in enumerate(episode.tokens):
+            assert token.kl == pytest.approx(token.log_prob - token.reference, abs=1e-5)
+            assert token.advantage == float(flight.episodes.advantages[number, t])
+            assert token.ratio > 0 and len(_ppo_explain.numbers(token)) == len(_ppo_explain.COLUMNS)
+
+
+def test_explain_in_the_terminal_and_as_a_page(done, tmp_path, monkeypatch):
+    _, out = done
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "160")
+    result = CliRunner().invoke(app, ["explain", "ppo", "--update", "2", "--rows", "1", "--folder", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "update 2: score" in result.output and "advantage" in result.output and "reports/ppo-2.html" in result.output
+    page = Path("reports/ppo-2.html").read_text()
+    assert page.count("<h2>episode") == 8 and "http" not in page and "<script" not in page
+    first = _ppo_explain.read(out, 2).episodes[0]
+    for token in first.tokens:
+        assert f"{token.advantage:+.3f}" in result.output and f"{token.advantage:+.3f}" in page
+
+
+def test_hostile_tokens_stay_text(done, tmp_path):
+    token = _ppo_explain.Token("<script>\x1b[2J\n", -1.0, -1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.5, True)
+    episode = _ppo_explain.Episode(0, "<b>", "x", 1.0, 0.0, 1.0, True, [token])
+    row = json.loads((done[1] / "history.jsonl").read_text().splitlines()[0])
+    page = _ppo_explain.to_html(_ppo_explain.Explained(1, row, {}, [episode]))
+    assert "<script" not in page and "<b>" not in page and "\x1b" not in page
+    assert _ppo_explain.visible(token.text) == "<script>\\x1b[2J\\n" and _ppo_explain.visible(None) == "(after)"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--update", "1"], "update 1 was not recorded: there are 2"),
+        (["--update", "2", "--folder", "nowhere"], "run stage `ppo` first"),
+        (["--update", "2", "-o", "blocked/page.html"], "cannot write blocked/page.html"),
+    ],
+)
+def test_explain_says_in_one_line_what_is_wrong(done, tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    Path("blocked").write_text("")
+    folder = [] if "--folder" in arguments else ["--folder", str(done[1])]
+    result = CliRunner().invoke(app, ["explain", "ppo", *arguments, *folder])
+    assert isinstance(result.exception, UsageError) and said in str(result.exception)
+
+
+def test_the_step_after_the_end_is_shown_where_it_is_paid():
+    """`after_end`: the score stands on a row of its own, with a value and a return and no probability."""
+    row = torch.zeros(1, 3)
+    episodes = types.SimpleNamespace(
+        mask=torch.tensor([[True, True]]), value_mask=torch.tensor([[True, True, True]]), log_probs=row[:, :2],
+        new_log_probs=row[:, :2] + 0.5, reference=row[:, :2], kl=row[:, :2], rewards=torch.tensor([[0.0, 0.0, 2.0]]),
+        values=row, returns=row + 1, advantages=torch.tensor([[1.0, -1.0]]),
+    )  # fmt: skip
+    flight = _ppo_recorder.Flight(episodes, {}, {"clip": 0.2})
+    first, second, after = _ppo_explain._tokens(flight, 0, ["a", "b"])
+    assert first.clipped and not second.clipped  # ratio e^0.5: beyond 1.2 where A > 0, on the free side where A < 0
+    assert after.text is None and after.reward == 2.0 and after.returned == 1.0 and after.ratio is None
