@@ -7,7 +7,9 @@ a code review and a gate can see it:
     metrics/classify.json   the lecture's table: per strategy the quality with its 95 % interval, the trainable
                             parameters and their share of all, the size of what is saved
     metrics/instruct.json   the fine-tuned decoder beside its base: held-out loss, answers' scores, rules, reviews
-    metrics/forgetting.json what the base and the fine-tuned decoder score on control sets, and F = before - after
+    metrics/reward.json     the reward model on pairs that it never saw, by margin beside what people agree on
+    metrics/ppo.json        the assistant after PPO beside the one before it: proxy, gold, KL, variety; radar, alarms
+    metrics/forgetting.json what the base and the fine-tuned decoders score on control sets, and F = before - after
     metrics/merge.json      the proofs of W = W0 + (alpha/r) B A
     metrics/curves.csv      one row a step, one column a curve
     metrics/confusion.csv   one row a test row: its label and what each strategy predicted
@@ -31,6 +33,7 @@ from tasks._stage import Config, UsageError, start
 
 DIGITS = 6  # significant ones: more than any interval is wide, few enough to read in a diff
 CURVES = {"loss": "train_loss", "eval_loss": "validation_loss", "eval_accuracy": "validation_accuracy"}
+PPO_CURVES = {name: name for name in ("score", "rlhf_reward", "kl", "beta", "entropy", "length")}  # a step an update
 
 
 class SummaryConfig(Config):
@@ -48,6 +51,17 @@ class Decoder:
     forgetting: tuple[Path, Path]
 
 
+@dataclass(frozen=True)
+class Rlhf:
+    """The folders of RLHF. reward, policy: the adapter and what it was merged into."""
+
+    validated: Path
+    encoded: Path
+    reward: tuple[Path, Path]
+    policy: tuple[Path, Path]
+    evaluated: Path
+
+
 def summarise(
     config: SummaryConfig,
     validated: Path,
@@ -56,9 +70,10 @@ def summarise(
     adapters: dict[str, Path],
     evaluated: Path,
     decoder: Decoder,
+    rlhf: Rlhf,
     out: Path,
 ) -> dict:
-    """Write the seven files of metrics/ into `out` and return the table of strategies.
+    """Write the nine files of metrics/ into `out` and return the table of strategies.
 
     models: strategy -> folder of the classifier that is served. adapters: strategy -> folder of its adapter, for the
     strategies that have one. evaluated: folder with <strategy>.json and predictions.parquet.
@@ -83,16 +98,27 @@ def summarise(
     data["instructions"] = _read(decoder.validated / "validation.json")
     proof["instruct"] = _read(decoder.model / "proof.json")
     before, after = (_read(folder / "scores.json") for folder in decoder.forgetting)
-    forgetting = {"base": before["sets"], "instruct": after["sets"], "F": after["F"]}
+    last = _read(rlhf.evaluated / "scores.json")
+    forgetting = {
+        "base": before["sets"], "instruct": after["sets"], "ppo": last["sets"], "F": after["F"], "F_ppo": last["F"]
+    }  # fmt: skip
+    data["preferences"] = {
+        **_read(rlhf.validated / "validation.json"),
+        "quality": _read(rlhf.validated / "quality.json"),
+        "encoding": _read(rlhf.encoded / "encoding.json"),
+    }
+    proof |= {"reward": _read(rlhf.reward[1] / "proof.json"), "ppo": _read(rlhf.policy[1] / "proof.json")}
 
     out.mkdir(parents=True, exist_ok=True)
     _write(out / "data.json", data)
     _write(out / "classify.json", table)
     _write(out / "instruct.json", instruct)
+    _write(out / "reward.json", _reward(rlhf))
+    _write(out / "ppo.json", _ppo(rlhf))
     _write(out / "forgetting.json", forgetting)
     _write(out / "merge.json", proof)
-    curves = {s: folder / "history.jsonl" for s, folder in trained.items()}
-    _write_curves(out / "curves.csv", {**curves, "instruct": decoder.model / "history.jsonl"})
+    histories = {**trained, "instruct": decoder.model, "reward": rlhf.reward[0], "ppo": rlhf.policy[0]}
+    _write_curves(out / "curves.csv", {name: folder / "history.jsonl" for name, folder in histories.items()})
     _write_confusion(out / "confusion.csv", evaluated / "predictions.parquet", labels)
     return table
 
@@ -109,6 +135,33 @@ def _strategy(strategy: str, model: Path, adapter: Path | None, evaluated: Path)
     if adapter is not None:
         row["adapter_bytes"] = _size(adapter)
     return row
+
+
+def _reward(rlhf: Rlhf) -> dict:
+    """The reward model: its test pairs, its card's figures, and the bytes of adapter and merged model."""
+    adapter, merged = rlhf.reward
+    card = _read(adapter / "ajuste.json")
+    return {
+        **_read(adapter / "evaluation.json")["test"],
+        **{key: card[key] for key in ("set", "method", "parameters", "validation", "normalisation")},
+        "adapter_bytes": _size(adapter),
+        "artefact_bytes": _size(merged),
+    }
+
+
+def _ppo(rlhf: Rlhf) -> dict:
+    """PPO: test prompts, what validation said of the update that was kept, the radar, and how it went."""
+    adapter, merged = rlhf.policy
+    card = _read(adapter / "ajuste.json")
+    return {
+        **_read(rlhf.evaluated / "ppo.json"),
+        **{key: card[key] for key in ("parameters", "validation")},
+        "radar": _read(adapter / "radar.json"),
+        "alarms": _read(adapter / "alarms.json"),
+        "updates": len(_lines(adapter / "history.jsonl")),
+        "adapter_bytes": _size(adapter),
+        "artefact_bytes": _size(merged),
+    }
 
 
 def _best(cards: dict[str, dict]) -> str:
@@ -130,15 +183,15 @@ def _size(folder: Path) -> int:
 
 
 def _write_curves(path: Path, histories: dict[str, Path]) -> None:
-    """One row a step, one column a curve ("lora_validation_loss"); a step that a curve lacks is "nan".
+    """One row a step, one column a curve ("lora_validation_loss", "ppo_kl"); a step that a curve lacks is "nan".
 
     Not an empty cell: the plots of DVC are drawn by Vega, which reads an empty text as 0 and drops a nan.
     """
     cells: dict[int, dict[str, float]] = {}
     columns = []
     for strategy, history in histories.items():
-        lines = [json.loads(line) for line in _text(history).splitlines() if line.strip()]
-        for key, name in CURVES.items():
+        lines = _lines(history)
+        for key, name in (PPO_CURVES if strategy == "ppo" else CURVES).items():
             column = f"{strategy}_{name}"
             points = [(line["step"], line[key]) for line in lines if key in line]
             if points:
@@ -173,6 +226,10 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UsageError(f"{path} is missing: run `dvc repro`, which makes it before the summary") from None
+
+
+def _lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in _text(path).splitlines() if line.strip()]
 
 
 def _read(path: Path):
@@ -214,6 +271,13 @@ def main() -> None:
                     Path("artifacts/evaluated/forgetting_base"),
                     Path("artifacts/evaluated/forgetting_instruct"),
                 ),
+            ),
+            rlhf=Rlhf(
+                validated=Path("artifacts/validated/preferences"),
+                encoded=Path("artifacts/encoded/preferences"),
+                reward=(Path("artifacts/adapters/reward"), merged / "reward"),
+                policy=(Path("artifacts/adapters/ppo"), merged / "ppo"),
+                evaluated=Path("artifacts/evaluated/ppo"),
             ),
             out=Path("metrics"),
         )

@@ -69,9 +69,11 @@ def policy(base: Path, folder: Path, seed: int = 30, **validation: float) -> Pat
 def curves(folder: Path, hostile: str = "") -> None:
     """history.jsonl, radar.json, samples.jsonl and alarms.json of six updates, invented."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [{"step": step, "score": 0.1 * step, "kl": 0.8 * step, "reward": 0.05 * step, "beta": 0.05 + step / 100,
-             "entropy": 2.5 - step / 10, "ratio_max": 1.2, "clip_fraction": 0.05, "value_loss": 1 / step,
-             "length": 20.0, "ended": 0.9, "lr": 1e-4} for step in range(1, 7)]
+    rows = [{"step": step, "episodes": 8 * step, "score": 0.1 * step, "score_std": 1.0, "kl": 0.8 * step,
+             "k2": 0.9 * step, "k3": 0.85 * step, "rlhf_reward": 0.05 * step, "beta": 0.05 + step / 100,
+             "entropy": 2.5 - step / 10, "length": 20.0, "ended": 0.9, "repeats": 0.02, "loss": 0.1, "policy_loss": 0.0,
+             "value_loss": 1 / step, "approx_kl": 0.01, "clip_fraction": 0.05, "ratio_mean": 1.0, "ratio_max": 1.2,
+             "grad_norm": 0.5, "lr": 1e-4} for step in range(1, 7)]
     (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def interval(value: float, half: float = 0.05) -> dict:

@@ -9,7 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks._stage import UsageError
-from tasks.summary import Decoder, SummaryConfig, summarise
+from tasks.summary import Decoder, Rlhf, SummaryConfig, summarise
+from tests import tiny_rlhf
+from tests.tracking import rlhf
 
 LABELS = ["negative", "positive"]
 TEST_ROWS = [("aa", 0), ("bb", 1), ("cc", 1)]
@@ -32,10 +34,10 @@ def model(folder: Path, strategy: str) -> None:
             "labels": LABELS,
             "parameters": {
                 "total": 1_000_770,
-                "trainable": TRAINABLE[strategy],
-                "share": TRAINABLE[strategy] / 1_000_770,
+                "trainable": TRAINABLE.get(strategy, 5),
+                "share": TRAINABLE.get(strategy, 5) / 1_000_770,
             },
-            "validation": {"loss": 0.4, "accuracy": VALIDATION[strategy], "macro_f1": VALIDATION[strategy]},
+            "validation": {"loss": 0.4, "accuracy": VALIDATION.get(strategy), "macro_f1": VALIDATION.get(strategy)},
         },
     )
     (folder / "model.safetensors").write_bytes(b"w" * 1000)
@@ -92,6 +94,7 @@ def made(tmp_path: Path) -> dict:
     )
     return {
         "decoder": decoder,
+        "rlhf": make_rlhf(tmp_path / "rlhf"),
         "validated": tmp_path / "validated",
         "encoded": tmp_path / "encoded",
         "models": models,
@@ -99,6 +102,30 @@ def made(tmp_path: Path) -> dict:
         "evaluated": tmp_path / "evaluated",
         "out": tmp_path / "metrics",
     }
+
+
+def make_rlhf(root: Path) -> Rlhf:
+    """The small files of RLHF, and weights that are only bytes."""
+    write(root / "validated/validation.json", {"set": "ratings", "rows": {"read": 50}})
+    write(root / "validated/quality.json", {"humans": [{"margin": 1.5, "one_against_rest": 0.9}]})
+    write(root / "encoded/encoding.json", {"set": "ratings", "max_tokens": 96})
+    for name in ("reward", "ppo"):
+        for folder, weights in (("adapters", "adapter_model"), ("merged", "model")):
+            model(root / folder / name, name)
+            (root / folder / name / "model.safetensors").rename(root / folder / name / f"{weights}.safetensors")
+        write(root / "merged" / name / "proof.json", {"max_logit_difference": 1e-6})
+    card = json.loads((root / "adapters/reward/ajuste.json").read_text())
+    write(root / "adapters/reward/ajuste.json", card | {"set": "ratings", "method": "lora", "normalisation": {"gain": 2}})
+    rlhf.evaluate_reward(root / "adapters/reward")
+    tiny_rlhf.curves(root / "adapters/ppo")
+    rlhf.evaluate_ppo(root / "evaluated")
+    return Rlhf(
+        validated=root / "validated",
+        encoded=root / "encoded",
+        reward=(root / "adapters/reward", root / "merged/reward"),
+        policy=(root / "adapters/ppo", root / "merged/ppo"),
+        evaluated=root / "evaluated",
+    )
 
 
 def summary(made: dict) -> dict:
@@ -136,9 +163,9 @@ def test_confusion_rows_count_up_to_the_matrix(made):
 def test_curves_are_wide_with_nan_for_no_point_and_rounded(made):
     summary(made)
     rows = list(csv.DictReader((made["out"] / "curves.csv").open()))
-    assert [row["step"] for row in rows] == ["10", "20"]
-    assert rows[0]["lora_train_loss"] == "0.712346" and rows[0]["lora_validation_loss"] == "nan"
-    assert rows[1]["full_validation_loss"] == "0.6"
+    assert [row["step"] for row in rows] == [*map(str, range(1, 7)), "10", "20"]  # six updates of PPO
+    assert rows[-2]["lora_train_loss"] == "0.712346" and rows[-2]["lora_validation_loss"] == "nan"
+    assert rows[-1]["full_validation_loss"] == "0.6"
 
 
 def test_a_small_difference_of_the_proof_is_not_rounded_to_zero(made):
@@ -152,7 +179,8 @@ def test_two_runs_write_the_same_bytes(made):
     summary(made)
     assert first == {path.name: path.read_bytes() for path in made["out"].iterdir()}
     assert set(first) == {
-        "data.json", "classify.json", "instruct.json", "forgetting.json", "merge.json", "curves.csv", "confusion.csv",
+        "data.json", "classify.json", "instruct.json", "reward.json", "ppo.json", "forgetting.json", "merge.json",
+        "curves.csv", "confusion.csv",
     }  # fmt: skip
 
 
@@ -167,6 +195,26 @@ def test_the_decoder_stands_beside_its_base(made):
     assert "instruct_train_loss" in (made["out"] / "curves.csv").read_text()
 
 
+def test_reward_model_and_ppo_are_summed_up(made):
+    summary(made)
+    folder = made["out"]
+    reward = json.loads((folder / "reward.json").read_text())
+    assert reward["accuracy"]["value"] == 0.75 and reward["by_margin"][2]["one_against_rest"] == 0.875
+    assert reward["set"] == "ratings" and reward["adapter_bytes"] == sum(
+        path.stat().st_size for path in made["rlhf"].reward[0].iterdir())
+    ppo = json.loads((folder / "ppo.json").read_text())
+    assert ppo["gold"]["difference"]["low"] == 0.05 and ppo["kl"]["value"] == 3.5
+    assert ppo["updates"] == 6 and ppo["alarms"] == [] and [row["update"] for row in ppo["radar"]] == [0, 2, 4, 6]
+    forgetting = json.loads((folder / "forgetting.json").read_text())
+    assert forgetting["F_ppo"]["general"]["value"] == 0.15 and "boolq" in forgetting["ppo"]
+    data = json.loads((folder / "data.json").read_text())
+    assert data["preferences"]["quality"]["humans"][0]["margin"] == 1.5 and data["preferences"]["rows"]["read"] == 50
+    assert {"reward", "ppo"} < json.loads((folder / "merge.json").read_text()).keys()
+    rows = list(csv.DictReader((folder / "curves.csv").open()))
+    assert {row["step"]: row["ppo_kl"] for row in rows}["3"] == "2.4" and rows[0]["lora_train_loss"] == "nan"
+    assert "reward_train_loss" in rows[0] and "ppo_train_loss" not in rows[0]
+
+
 @pytest.mark.parametrize(
     "missing",
     [
@@ -177,6 +225,10 @@ def test_the_decoder_stands_beside_its_base(made):
         "validated/validation.json",
         "chat/evaluated/instruct.json",
         "chat/forgetting_base/scores.json",
+        "rlhf/adapters/reward/evaluation.json",
+        "rlhf/adapters/ppo/radar.json",
+        "rlhf/evaluated/scores.json",
+        "rlhf/validated/quality.json",
     ],
 )
 def test_a_missing_input_is_named(made, missing):
