@@ -10,7 +10,8 @@ tasks and the studies.
 
 import json
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -98,3 +99,12 @@ def write(path: Path, point: dict) -> None:
     """One point as JSON: same point, same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(point, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def errors_told() -> Iterator[None]:
+    """What is wrong with parameters or data ends the process with one line."""
+    try:
+        yield
+    except (DataError, UsageError) as error:
+        raise SystemExit(f"error: {error}") from None

@@ -57,3 +57,19 @@ def tiny_decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tiny_models import make_tiny_decoder
 
     return make_tiny_decoder(tmp_path_factory.mktemp("tiny") / "decoder")
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny decoder as stage `base_decoder` writes it, unless a test has a base of its own. Read it."""
+    from tests.tiny_decoders import tiny_base
+
+    return tiny_base(tmp_path_factory.mktemp("base") / "decoder")
+
+
+@pytest.fixture(scope="session")
+def encoded(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows for that base as stage `encode_instructions` writes them, unless a test has its own. Read them."""
+    from tests.tuned import judged_set
+
+    return judged_set(base, tmp_path_factory.mktemp("set"))

@@ -16,8 +16,8 @@ import numpy as np
 from learning import chat, ragged
 from learning.generate import generate
 from tasks._conversations import read_conversations
-from tasks._params import Compute, DataError, UsageError, read_yaml, section, typed
-from tasks._points import encode, load, select, tune, write
+from tasks._params import Compute, UsageError, read_yaml, section, typed
+from tasks._points import encode, errors_told, load, select, tune, write
 from tasks._span import exact_match
 
 STUDY, OUT = Path("studies/generalisation"), Path("artifacts/studies/generalisation")
@@ -69,7 +69,5 @@ def main(name: str) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with errors_told():
         main(sys.argv[1])
-    except (DataError, UsageError) as error:
-        raise SystemExit(f"error: {error}") from None

@@ -12,8 +12,8 @@ import tempfile
 from pathlib import Path
 
 from learning import statistics
-from tasks._params import Compute, DataError, UsageError, read_yaml, section, typed
-from tasks._points import losses, select, tune, write
+from tasks._params import Compute, UsageError, read_yaml, section, typed
+from tasks._points import errors_told, losses, select, tune, write
 from tasks.forgetting import ForgettingConfig, forgetting
 
 STUDY, OUT = Path("studies/mitigations"), Path("artifacts/studies/mitigations")
@@ -53,7 +53,5 @@ def main(name: str) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with errors_told():
         main(sys.argv[1])
-    except (DataError, UsageError) as error:
-        raise SystemExit(f"error: {error}") from None

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from cli import data
 from tasks._stage import DataError, UsageError
+from tests.cli.commands import ajuste_data
 from tracking import versions
 
 PARAMS = """\
@@ -75,15 +76,6 @@ def pulled(pulled_template, tmp_path, monkeypatch) -> Path:
     shutil.copytree(pulled_template, tmp_path / "project")
     monkeypatch.chdir(tmp_path / "project")
     return tmp_path / "project"
-
-
-def ajuste_data(*args: str) -> str:
-    """What the command prints; an error comes out as the exception that main() turns into one line."""
-    result = CliRunner().invoke(data.app, list(args))
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.output
 
 
 def state(folder: Path = Path("data")) -> dict[str, bytes]:

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from typer.testing import CliRunner
 
-from cli import data
 from tasks._stage import DataError, UsageError
+from tests.cli.commands import ajuste_data
 from tests.instruction_files import ROWS, pairs
 from tracking import versions
 
@@ -35,14 +34,6 @@ def project(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(versions, "add_data", lambda: "")
     monkeypatch.setattr(versions, "data_status", lambda: "untracked")
     return tmp_path
-
-
-def ajuste_data(*args: str) -> str:
-    result = CliRunner().invoke(data.app, list(args))
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.output
 
 
 def write(name: str, rows: list[dict]) -> str:

@@ -13,8 +13,6 @@ from tests import tiny_decoders
 from tests.serving.conftest import FakeRegistry
 from tests.tiny_decoders import ASKED
 
-METHODS = ("lora", "rslora", "dora", "qlora", "qlora8", "prefix", "prompt", "bottleneck")
-
 
 class Told(list):
     """What a job was told."""
@@ -77,30 +75,6 @@ def test_requests_join_and_leave_and_each_gets_its_own_answer(generation, speake
     counts = generation.counts
     assert counts["submitted"] == counts["finished"] == 30 and counts["tokens"] > 1.3 * counts["steps"]
     assert generation.load() == {"generating": 0, "waiting": 0} and not generation.active()
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_is_served_and_merged_and_adapter_say_the_same(method, speakers, tmp_path):
-    adapter = tiny_decoders.tiny_adapter(speakers["base"], tmp_path / "adapter", method)
-    alone = decoder.load(adapter, speakers["base"])
-    paths = [adapter]
-    if method in tiny_decoders.MERGEABLE:
-        model, tokenizer, card = decoder.load(adapter, speakers["base"])
-        if card["quantisation"]:                # W is the dequantised base, as tasks/merge.py has it
-            from learning import quantize
-
-            model = decoder.put_on(quantize.dequantised_base(speakers["base"], card["quantisation"]), adapter)
-        decoder.save_whole(model.merge_and_unload(), tokenizer, tmp_path / "merged", card)
-        paths.append(tmp_path / "merged")
-    registry = FakeRegistry({"assistant": paths}, {"assistant": {"champion": 1}})
-    generation = Generation(Models(registry.resolve, ["assistant"], speakers["base"], speakers["base"]))
-    told = {(version, question): ask(generation, user(question), f"assistant/{version}")[1]
-            for version in range(1, len(paths) + 1) for question in ASKED}
-    run(generation)
-    base = decoder.load_base(speakers["base"])
-    assert any(told[1, question].text != right(*base, user(question))[0] for question in ASKED), "no effect"
-    for (_, question), answer in told.items():
-        assert answer.text == right(*alone[:2], user(question))[0]
 
 
 def test_the_same_seed_says_the_same_whoever_else_is_there(generation):

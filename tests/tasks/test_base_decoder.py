@@ -15,6 +15,7 @@ from learning import chat
 from tasks._gguf import gguf_tokenizer
 from tasks._stage import UsageError
 from tasks.base import DecoderConfig, decoder
+from tests.folders import assert_names_nothing_local, contents
 
 TALK = [{"role": "user", "content": "Name a color."}, {"role": "assistant", "content": "Blue."}]
 TEXT = "Steps:\n\n1. In 2024 it was 10%.\n\n\n2. Don't, ünï  ☃ 3."
@@ -28,10 +29,6 @@ def logits(folder: Path, ids: list[int]) -> torch.Tensor:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.inference_mode():
         return model(torch.tensor([ids])).logits[0]
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
 def sha256(path: Path) -> str:
@@ -109,10 +106,7 @@ def test_the_same_model_the_same_bytes_and_its_digests(tiny_decoder: Path, tmp_p
 
 def test_nothing_of_this_machine_or_of_a_library_version_is_written(tiny_decoder: Path, tmp_path: Path) -> None:
     bring(tiny_decoder, tmp_path / "out")
-    for file in (tmp_path / "out").glob("*.json"):
-        text = file.read_text()
-        assert str(tmp_path.parent) not in text and str(tiny_decoder.parent) not in text, file.name
-        assert "transformers_version" not in text and "local_files_only" not in text, file.name
+    assert_names_nothing_local(tmp_path / "out", tmp_path.parent, tiny_decoder.parent)
     generation = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     assert (generation["eos_token_id"], generation["pad_token_id"]) == (2, 2)
 

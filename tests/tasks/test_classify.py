@@ -17,6 +17,7 @@ from tasks import _train
 from tasks._stage import Compute, UsageError
 from tasks.classify import FrozenConfig, FullConfig, LoraConfig, classify
 from tasks.features import FeaturesConfig, features
+from tests.killed import die_thrice
 from tests.tiny_classifiers import tiny_base
 from tests.tiny_rows import sentence_set
 
@@ -204,39 +205,13 @@ def test_best_step_breaks_ties_by_loss_then_by_the_earlier() -> None:
 # --- kill and resume -------------------------------------------------------------------------------------------------
 
 
-class Killed(Exception):
-    """Stands for the end of the process in a test."""
-
-
 @pytest.mark.parametrize("config", [FULL, LORA], ids=["full", "lora"])
 def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(
     config, encoded: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed in the first epoch, in the second, and while a checkpoint is being written."""
     run(config, encoded, base, tmp_path / "calm")
-    on_step_end = _train._Follow.on_step_end
-    seal = _train.seal
-
-    def stop_at(step: int):
-        def hook(self, args, state, control, **kwargs):
-            on_step_end(self, args, state, control, **kwargs)
-            if state.global_step == step:
-                raise Killed
-
-        return hook
-
-    def torn(folder: Path) -> None:
-        if folder.name == "checkpoint-12":
-            raise Killed
-        seal(folder)
-
-    for step in (6, 11):
-        with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(_train._Follow, "on_step_end", stop_at(step))
-            run(config, encoded, base, tmp_path / "killed")
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(_train, "seal", torn)
-        run(config, encoded, base, tmp_path / "killed")
+    die_thrice(lambda: run(config, encoded, base, tmp_path / "killed"), (6, 11), "checkpoint-12", monkeypatch)
     assert (tmp_path / "killed" / "checkpoints" / "checkpoint-12").is_dir()
     run(config, encoded, base, tmp_path / "killed")
     assert files(tmp_path / "killed" / "out") == files(tmp_path / "calm" / "out")

@@ -1,0 +1,38 @@
+"""A training that dies: after a step, after a later one, and while a checkpoint is being written."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tasks import _train
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+def die_thrice(run: Callable[[], object], steps: tuple[int, int], torn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Call `run`, a training of tasks/_train.py, three times: it dies after each of `steps`, then in `torn`."""
+    on_step_end, seal = _train._Follow.on_step_end, _train.seal
+
+    def stop_at(step: int):
+        def hook(self, args, state, control, **kwargs):
+            on_step_end(self, args, state, control, **kwargs)
+            if state.global_step == step:
+                raise Killed
+
+        return hook
+
+    def tear(folder: Path) -> None:
+        if folder.name == torn:
+            raise Killed
+        seal(folder)
+
+    for step in steps:
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(_train._Follow, "on_step_end", stop_at(step))
+            run()
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(_train, "seal", tear)
+        run()
