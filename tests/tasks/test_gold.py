@@ -135,7 +135,8 @@ def test_a_review_has_the_mean_log_odds_of_its_sentences(made, base: Path, sets)
     out, _ = made
     model, tokenizer, card = load(out)
     table = pq.read_table(sets[0] / "validation.parquet").sort_by("row_id").to_pylist()
-    rows = [row for row in table if row["source"] == "imdb"][:20]
+    imdb = iter(row for row in table if row["source"] == "imdb")
+    rows = Decontaminated(CONFIG, [row["text"] for row in texts_of(sets)]).take(imdb, 20, "validation")
     losses, hits = [], []
     for row in rows:
         ids = tokenizer(sentences(row["text"], 3), truncation=True, max_length=32)["input_ids"]
