@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from tasks._formats import to_row
+from tasks._preferences_read import read_comparisons
 from tasks._read import read_rows
 from tasks._read_records import read_records
 from tasks._sets import read_set
@@ -92,28 +93,38 @@ def _powers(count: int) -> tuple[np.ndarray, np.ndarray]:
 def ngrams_of(data: Path, name: str, n: int) -> Ngrams:
     """The n-grams of the evaluation rows of a set. `data`: the folder of all sets. Raises DataError."""
     ngrams = Ngrams(n)
-    for place, texts in _evaluation_rows(data / name):
-        ngrams.add(texts, f"data/{name}/{place}")
+    for place, _, about, texts in rows_of(data / name):
+        if about is None or _judges(about):
+            ngrams.add(texts, f"data/{name}/{place}")
     ngrams.sort()
     return ngrams
 
 
-def _evaluation_rows(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """(file:line, texts) of the rows that judge a model."""
+def rows_of(folder: Path) -> Iterator[tuple[str, str, str | None, list[str]]]:
+    """(file:line, source, what decides its split or None, texts) of every row of a set that can be read."""
     found = read_set(folder)
     for file in found.files:
+        name, path = getattr(file, "name", None) or Path(file.path).stem, folder / file.path
         if found.kind == "classification":
-            for batch in read_rows(folder / file.path, file.format, file.columns, BATCH_ROWS):
-                yield from ((f"{file.path}:{row.line}", [row.text]) for row in batch if _judges(row.text))
-            continue
-        for batch in read_records(folder / file.path, file.format, BATCH_ROWS, getattr(file, "layout", "") == "tagged"):
-            for record in batch:
-                if found.kind == "control":
-                    yield f"{file.path}:{record.line}", list(_texts(record.values or {}))
-                    continue
-                row = to_row(record, file.layout, file.columns, file.phrasings(), file.label_names)
-                if row.messages and _judges(split_source(row.messages, row.split)):
-                    yield f"{file.path}:{record.line}", [message["content"] for message in row.messages]
+            for batch in read_rows(path, file.format, file.columns, BATCH_ROWS):
+                yield from ((f"{file.path}:{row.line}", row.source or name, row.text, [row.text]) for row in batch)
+        elif found.kind == "preferences":
+            for batch in read_comparisons(folder, found, file, BATCH_ROWS) if file.layout != "raters" else ():
+                for row in batch:
+                    texts = [*(turn["content"] for turn in row.prompt), *row.responses]
+                    if texts:
+                        yield f"{file.path}:{row.line}", row.source or name, row.about(), texts
+        else:
+            for batch in read_records(path, file.format, BATCH_ROWS, getattr(file, "layout", "") == "tagged"):
+                for record in batch:
+                    place = f"{file.path}:{record.line}"
+                    if found.kind == "control":
+                        yield place, name, None, list(_texts(record.values or {}))
+                        continue
+                    row = to_row(record, file.layout, file.columns, file.phrasings(), file.label_names)
+                    if row.messages:
+                        texts = [message["content"] for message in row.messages]
+                        yield place, row.source or name, split_source(row.messages, row.split), texts
 
 
 def split_source(messages: list[dict], split: str | None) -> str:

@@ -60,6 +60,12 @@ class Comparison:
     raw: str = ""
     fault: tuple[str, str] | None = None
 
+    def about(self) -> str:
+        """What decides the split: the first user turn, of a rated text the text."""
+        if self.raters is not None:
+            return self.responses[0]
+        return next((turn["content"] for turn in self.prompt if turn["role"] == "user"), "")
+
 
 class _Fault(ValueError):
     """What is wrong with a row: the name of a check, and words."""

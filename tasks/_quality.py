@@ -25,7 +25,7 @@ import numpy as np
 
 from learning.statistics import wilson_interval
 from tasks._agreement import MARGINS, by_margin
-from tasks._decontaminate import NO_WORD
+from tasks._decontaminate import NO_WORD, rows_of
 from tasks._quality_cycles import Cycles
 from tasks._split import SPLITS, split_text
 
@@ -158,35 +158,9 @@ class Quality:
 
 def texts_of_sets(data: Path, names: list[str]) -> Iterator[tuple[str, str, str]]:
     """(set, source, text) of all texts of other sets. data: the folder of all sets. Raises DataError."""
-    from tasks._formats import to_row
-    from tasks._read import read_rows
-    from tasks._read_records import read_records
-    from tasks._sets import read_set
-
     for name in names:
-        folder = data / name
-        found = read_set(folder)
-        for file in found.files:
-            stem = getattr(file, "name", None) or Path(file.path).stem
-            if found.kind == "classification":
-                for batch in read_rows(folder / file.path, file.format, file.columns, 4096):
-                    yield from ((name, row.source or stem, row.text) for row in batch)
-                continue
-            for batch in read_records(folder / file.path, file.format, 4096, getattr(file, "layout", "") == "tagged"):
-                for record in batch:
-                    if found.kind == "instructions":
-                        row = to_row(record, file.layout, file.columns, file.phrasings(), file.label_names)
-                        yield from ((name, stem, turn["content"]) for turn in row.messages)
-                    else:
-                        yield from ((name, stem, text) for text in _strings(record.values or {}))
-
-
-def _strings(value: object) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from _strings(part)
+        for _, source, _, texts in rows_of(data / name):
+            yield from ((name, source, text) for text in texts)
 
 
 def _mean(values: array) -> dict | None:

@@ -16,7 +16,8 @@
 
 The split is decided by the first user turn, as of instructions, so that a dialogue stands in one split with whatever it
 grows into; of rated texts by the text. Comparisons may resemble each other (many answers to one prompt), so near
-duplicates leave only where they stand in two splits. A prompt of rated texts is continued from the first words of a text (`prefill`), in train of a text that stands in no comparison.
+duplicates leave only where they stand in two splits. A prompt of rated texts is continued from the first words of a
+text (`prefill`), in train of a text that stands in no comparison.
 Memory is a batch and some 300 bytes a row. Private to tasks/validate.py.
 """
 
@@ -144,8 +145,6 @@ def _typed(set_name: str, file: PreferenceFile, row: Comparison) -> dict:
     prompt = [{"role": turn["role"], "content": cleaned_text(turn["content"])} for turn in row.prompt]
     responses = [cleaned_text(response) for response in row.responses]
     measured = dict.fromkeys(MEASURED) if row.fault else measure(prompt, responses, row.roles, row.raters is not None)
-    users = [turn["content"] for turn in prompt if turn["role"] == "user"]
-    about = row.raw if row.fault else responses[0] if row.raters is not None else users[0] if users else ""
     whole = [] if row.raters is not None else [(turn["role"], split_text(turn["content"])) for turn in prompt]
     normal = [split_text(response) for response in responses]
     return {
@@ -158,7 +157,7 @@ def _typed(set_name: str, file: PreferenceFile, row: Comparison) -> dict:
         "location": f"data/{set_name}/{file.path}:{row.line}",
         "raw": printable(row.raw) if row.fault else None,
         "cleaned": sorted(set(cleaned)),
-        "about": split_text(about),
+        "about": split_text(row.raw if row.fault else clean(row.about())[0]),
         "same": json.dumps([whole, sorted(normal), row.raw]),
         # which of the orders of the same responses this is: two that differ contradict each other
         "order": int(text_digest(json.dumps(normal)).hex()[:7], 16),
