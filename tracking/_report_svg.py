@@ -7,19 +7,23 @@ scripts and network needs exactly four simple pictures.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup, escape
 
 
 @dataclass(frozen=True)
 class Line:
-    """One curve. `style` is a CSS class of the page (c-frozen, c-full, c-lora); `dashed` marks validation."""
+    """One curve. `style` is a CSS class of the page (c-frozen, c-full, c-lora); `dashed` marks validation.
+
+    bounds: the (low, high) of each point, drawn as a bar behind it; a curve has them for all of its points or for none.
+    """
 
     label: str
     style: str
     points: Sequence[tuple[float, float]]
     dashed: bool = False
+    bounds: Sequence[tuple[float, float]] = ()
 
 
 @dataclass(frozen=True)
@@ -56,12 +60,17 @@ def lines(
     y_range: tuple[float, float] | None = None,
     log_x: bool = False,
     diagonal: bool = False,
+    mark: tuple[str, float] | None = None,
     width: int = 320,
     height: int = 200,
 ) -> Markup:
-    """Curves over a shared pair of axes. log_x: a logarithmic x axis with a tick at every x of the first curve."""
-    curves = [Line(c.label, c.style, [p for p in c.points if all(map(math.isfinite, p))], c.dashed) for c in curves]
+    """Curves over a shared pair of axes. log_x: a logarithmic x axis with a tick at every x of the first curve.
+
+    mark: a name and the x of a vertical line.
+    """
+    curves = [c if c.bounds else replace(c, points=[p for p in c.points if all(map(math.isfinite, p))]) for c in curves]
     points = [point for curve in curves for point in curve.points]
+    points += [(x, end) for c in curves for (x, _), ends in zip(c.points, c.bounds, strict=False) for end in ends]
     if not points:
         return Markup('<p class="none">no points yet</p>')
     scale = math.log10 if log_x else float
@@ -84,7 +93,12 @@ def lines(
         parts.append(_text(column, height - bottom + 15, number(x), "tick mid"))
     if diagonal:
         parts.append(_line(*at(x_low, x_low), *at(x_high, x_high), "diagonal"))
+    if mark:
+        name, x = mark
+        parts.append(_line(*at(x, y_low), *at(x, y_high), "diagonal") + _text(at(x, y_low)[0], 12, name, "tick mid"))
     for curve in curves:
+        for (x, _), (low, high) in zip(curve.points, curve.bounds, strict=False):
+            parts.append(_line(*at(x, low), *at(x, high), f"bar {curve.style}"))
         place = [at(x, y) for x, y in curve.points]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in place)
         style = f"curve {curve.style}{' dashed' if curve.dashed else ''}"

@@ -17,6 +17,7 @@ from tasks._params import stage_names
 from tasks._stage import UsageError, write_atomically
 from tracking import _report_data as data
 from tracking import _report_instruct as instruct
+from tracking import _report_rlhf as rlhf
 from tracking import _report_svg as svg
 from tracking import _report_trust as trust
 from tracking import registry, versions
@@ -53,15 +54,17 @@ def page() -> dict:
     provenance = _provenance()
     registered, registry_problem = _registered()
     best = trust.verdict(rows, predictions)
-    assistant = instruct.section()
+    assistant, preferred = instruct.section(), rlhf.section()
     return {
         "made": datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
         "set": encoding.get("set") or validation.get("set") or "",
         "provenance": provenance,
         "verdict": best,
         "findings": trust.findings(best, validation, encoding, quarantine, proof, provenance)
-        + instruct.findings(assistant),
+        + instruct.findings(assistant)
+        + rlhf.findings(preferred),
         "assistant": assistant,
+        "rlhf": preferred,
         "intervals": _intervals(rows, best),
         "strategies": rows,
         "metrics": METRICS,
@@ -71,7 +74,7 @@ def page() -> dict:
         "curves": [(row["name"], *_curves(row)) for row in rows if row["history"]],
         "reliability": _reliability(rows, predictions),
         "proofs": {name: found for name, found in (("classifier", proof), ("assistant", assistant.get("proof")))
-                   if found},
+                   if found} | rlhf.proofs(),
         "registered": registered,
         "registry_problem": registry_problem,
         "stages": data.stages(),

@@ -98,6 +98,55 @@ def evaluate_ppo(folder: Path, seed: int = 0, hostile: str = "") -> None:
                    folder / "rows.parquet")
 
 
+def figures(root: Path, hostile: str = "") -> Path:
+    """What the report reads of the run, without its models; `hostile` stands in every text that a user can choose."""
+    artifacts = root / "artifacts"
+    cards = {"reward": {"kind": "reward", "set": "ratings"}, "ppo": {"kind": "decoder", "method": "ppo"}}
+    for name, card in cards.items():
+        folder = artifacts / "adapters" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "ajuste.json").write_text(json.dumps({**card, "parameters": {"trainable": 1234, "total": 10_000,
+                                                                               "share": 0.1234}}))
+        proof = artifacts / "merged" / name / "proof.json"
+        proof.parent.mkdir(parents=True, exist_ok=True)
+        proof.write_text(json.dumps({"merged": True, "max_logit_difference": 4.2e-6, "tolerance": 1e-3}))
+    projects.write_history(artifacts / "adapters/reward/history.jsonl", 6)
+    evaluate_reward(artifacts / "adapters/reward")
+    tiny_rlhf.curves(artifacts / "adapters/ppo", hostile)
+    alarm = [{"update": 7, "alarm": "alarm_kl", "figure": "kl", "value": 31.0, "limit": 30.0, "rolled_back_to": 5,
+              "said": f"KL 31.0 nats a response is above 30{hostile}"}]
+    (artifacts / "adapters/ppo/alarms.json").write_text(json.dumps(alarm))
+    evaluate_ppo(artifacts / "evaluated/ppo", hostile=hostile)
+    assistants.control(artifacts / "evaluated")
+    validated = artifacts / "validated/preferences"
+    validated.mkdir(parents=True, exist_ok=True)
+    (validated / "quality.json").write_text(json.dumps(quality(hostile)))
+    (validated / "validation.json").write_text(json.dumps({"set": f"mine{hostile}", "checks": [], "rows": {}}))
+    pq.write_table(pa.table({"location": [f"data/mine{hostile}.jsonl:7"], "reasons": [[f"equal_texts{hostile}"]],
+                             "text": ["secret"]}), validated / "quarantine.parquet")
+    return root
+
+
+def quality(hostile: str = "") -> dict:
+    """quality.json as validation writes it."""
+    humans = [{"margin": margin, "pairs": 100 - int(20 * margin), "one_against_rest": 0.8, "split_half": 0.85}
+              for margin in (0.5, 1.0, 1.5, 2.5)]
+    return {
+        "set": f"mine{hostile}", "comparisons": {"train": 1024, "validation": 128, "test": 128},
+        "responses": {"2": 1280}, "margins": {}, "agreement": {"pairs": 1280, "mean": 0.91},
+        "duplicates": {"exact": 3, "contradictory": 2, "near": 5},
+        "cycles": {"comparisons": 3, "prompts": 1, "first": [f"data/mine{hostile}.jsonl:12"]}, "position": None,
+        "length": {"pairs": 1200, "longer_wins": 0.47, "low": 0.44, "high": 0.5, "chosen_words": 20.0,
+                   "rejected_words": 21.0, "correlation_with_margin": -0.02},
+        "label_noise": {"pairs": 1280, "accuracy": 0.71, "low": 0.68, "high": 0.74, "threshold": 0.7, "suspected": 9,
+                        "expected_share": 0.031, "suspects": []},
+        "prompts": {"train": {"different": 1, "comparisons": 1024}, "shared_by_train_and_test": 1},
+        "shared_texts": [{"set": f"reviews{hostile}", "source": "rotten_tomatoes", "train": 40, "validation": 4,
+                          "test": 5}],
+        "humans": humans, "humans_all": humans,
+    }  # fmt: skip
+
+
 def lock(root: Path) -> None:
     """dvc.lock of the run."""
     stages = assistants.STAGES | STAGES
