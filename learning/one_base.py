@@ -31,7 +31,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from learning import decoder, fused, methods, shared_prefix
-from learning.classifier import ADAPTER_CONFIG, quiet, read_card
+from learning.classifier import quiet, read_card
+from learning.packed import Packed
 from learning.token_log_probs import token_log_probs
 
 POLICY, VALUE, REWARD = "policy", "value", "reward"
@@ -66,6 +67,7 @@ class OneBase(nn.Module):
         if settings.value_start == "reward" and (reward is None or settings.value != "adapter"):
             raise ValueError("value_start: reward needs a reward model and value: adapter")
         self.settings = settings
+        self.packed: Packed | None = None  # the base as a rollout reads it, made by the first one
         targets = methods.target_layers(model, settings.targets)
         config = {"task_type": "CAUSAL_LM", "r": settings.r, "lora_alpha": settings.alpha, "target_modules": targets}
         config["fan_in_fan_out"] = any(isinstance(module, methods.Conv1D) for module in model.modules())

@@ -17,11 +17,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import DynamicCache
 
 from learning.generate import pad_left
 from learning.one_base import POLICY, OneBase
+from learning.packed import Run, pack
 
+BLOCK = 256  # tokens whose probabilities are summed at once
 
 class Rollout(NamedTuple):
     """responses [B, R] int64 (pad id after the end), mask [B, R] bool (the end token included), ended [B] bool (False
@@ -55,52 +58,74 @@ def sample(
     B, R = len(prompts), max_new_tokens
     numbers = torch.rand(B, R, generator=generator, dtype=torch.float64) if temperature else None
     if isinstance(one, OneBase):
+        if one.packed is None:
+            one.packed = pack(one.model)
+        packed = one.packed
         with one.using(POLICY):
-            return _sample(one.model.get_base_model(), prompts, R, stop_ids, pad_id, temperature, numbers)
-    return _sample(one, prompts, R, stop_ids, pad_id, temperature, numbers)
+            run = packed.begin(prompts, R, POLICY) if packed else _Plain(one.model.get_base_model(), prompts, pad_id)
+            return _rollout(run, B, R, stop_ids, pad_id, temperature, numbers)
+    packed = pack(one)
+    run = packed.begin(prompts, R) if packed else _Plain(one, prompts, pad_id)
+    return _rollout(run, B, R, stop_ids, pad_id, temperature, numbers)
 
 
-def _sample(
-    model: nn.Module,
-    prompts: Sequence[Sequence[int]],
+def _rollout(
+    run: "Run | _Plain",
+    B: int,
     R: int,
     stop_ids: Sequence[int],
     pad_id: int,
     temperature: float,
     numbers: Tensor | None,
 ) -> Rollout:
-    device = next(model.parameters()).device
-    B = len(prompts)
     responses = torch.full((B, R), pad_id)
     mask, ended, log_probs = torch.zeros(B, R, dtype=torch.bool), torch.zeros(B, dtype=torch.bool), torch.zeros(B, R)
-    stops = torch.tensor(list(stop_ids), dtype=torch.int64)
-    ids, seen = (tensor.to(device) for tensor in pad_left(prompts, pad_id))
-    rows, cache = torch.arange(B), DynamicCache(config=model.config)
+    stops, rows = torch.tensor(list(stop_ids), dtype=torch.int64), torch.arange(B)
     for t in range(R):
-        positions = (seen.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        logits = model(
-            input_ids=ids, attention_mask=seen, position_ids=positions, past_key_values=cache, use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-        tokens, log_p = (x.cpu() for x in draw(logits, temperature, None if numbers is None else numbers[rows, t]))
-        responses[rows, t], mask[rows, t], log_probs[rows, t] = tokens, True, log_p
+        tokens, log_p = draw(run.logits, temperature, None if numbers is None else numbers[rows, t])
+        tokens = tokens.cpu()
+        responses[rows, t], mask[rows, t], log_probs[rows, t] = tokens, True, log_p.cpu()
         stopped = torch.isin(tokens, stops)
         ended[rows[stopped]] = True
         going = (~stopped).nonzero().flatten()
         if not len(going) or t == R - 1:
             break
         if len(going) < len(rows):
-            cache.batch_select_indices(going.to(device))
-            rows, tokens, seen = rows[going], tokens[going], seen[going.to(device)]
-        seen = torch.cat([seen, seen.new_ones(len(rows), 1)], dim=1)
-        ids = tokens[:, None].to(device)
+            run.keep(going)
+            rows, tokens = rows[going], tokens[going]
+        run.step(tokens)
     return Rollout(responses, mask, ended, log_probs)
+
+
+class _Plain:
+    """Run of learning/packed.py for any architecture: transformers' forward, left padding and a growing cache."""
+
+    def __init__(self, model: nn.Module, prompts: Sequence[Sequence[int]], pad_id: int) -> None:
+        self.model, self.cache = model, DynamicCache(config=model.config)
+        ids, self.mask = (tensor.to(model.device) for tensor in pad_left(prompts, pad_id))
+        self._forward(ids)
+
+    def _forward(self, ids: Tensor) -> None:
+        positions = (self.mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        self.logits = self.model(
+            input_ids=ids, attention_mask=self.mask, position_ids=positions, past_key_values=self.cache,
+            use_cache=True, logits_to_keep=1,
+        ).logits[:, -1]  # fmt: skip
+
+    def step(self, tokens: Tensor) -> None:
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
+        self._forward(tokens[:, None].to(self.mask.device))
+
+    def keep(self, rows: Tensor) -> None:
+        rows = rows.to(self.mask.device)
+        self.cache.batch_select_indices(rows)
+        self.mask, self.logits = self.mask[rows], self.logits[rows]
 
 
 def draw(logits: Tensor, temperature: float, numbers: Tensor | None) -> tuple[Tensor, Tensor]:
     """One token a row and its log-probability: logits [B, V], uniform numbers [B] in [0, 1) -> int64 and float32 [B].
 
-    The smallest v whose cumulative probability exceeds the number; a token of probability 0 is never drawn.
+    The smallest v whose cumulative probability exceeds the number, in float64; a token of probability 0 is never drawn.
     """
     z = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if not temperature:
@@ -108,7 +133,23 @@ def draw(logits: Tensor, temperature: float, numbers: Tensor | None) -> tuple[Te
         tokens = log_p.argmax(1)
     else:
         log_p = (z / temperature).log_softmax(1)
-        total = log_p.exp().double().cumsum(1)
-        wanted = numbers.to(total)[:, None] * total[:, -1:]
-        tokens = torch.searchsorted(total, wanted, right=True)[:, 0]
+        tokens = _inverted(log_p.exp(), numbers.to(z.device, torch.float64))
     return tokens, log_p.gather(1, tokens[:, None])[:, 0].float()
+
+
+def _inverted(p: Tensor, numbers: Tensor) -> Tensor:
+    """p [B, V], numbers [B] -> tokens [B]: first the block of BLOCK tokens in which the number falls, then the token."""
+    p = F.pad(p, (0, -p.shape[1] % BLOCK)).view(len(p), -1, BLOCK)
+    sums = p.sum(2, dtype=torch.float64)
+    ends = sums.cumsum(1)
+    wanted = numbers[:, None] * ends[:, -1:]
+    block = torch.searchsorted(ends, wanted, right=True).clamp(max=_last(sums))
+    inside = p[torch.arange(len(p), device=p.device), block[:, 0]].double()
+    wanted = wanted - (ends - sums).gather(1, block)
+    token = torch.searchsorted(inside.cumsum(1), wanted, right=True).clamp(max=_last(inside))
+    return (block * BLOCK + token)[:, 0]
+
+
+def _last(p: Tensor) -> Tensor:
+    """The last place of each row that is above 0 [B, 1]: where rounding would step over the end."""
+    return ((p > 0) * torch.arange(p.shape[1], device=p.device)).amax(1, keepdim=True)
