@@ -91,16 +91,19 @@ def test_a_fixed_beta_stays() -> None:
 
 
 def test_hold_by_hand() -> None:
-    """P = 1.5, I = 0.25, the KL smoothed by half, errors within one: the first updates written out."""
+    """P = 3, I = 0.15, errors within one: the first updates written out."""
     beta = Beta(0.1, "hold", target=4.0)
-    beta.update(4.0, 8)  # smoothed 2, from 0: on the way up nothing is lowered
+    beta.update(2.0, 8)  # from 0: on the way up nothing is lowered
     assert beta.value == 0.1
-    beta.update(6.0, 8)  # smoothed 4: on its target, after an error of -0.5
-    assert beta.value == pytest.approx(0.1 * math.exp(1.5 * 0.5))
+    beta.update(4.0, 8)  # on its target, after an error of -0.5
+    assert beta.value == pytest.approx(0.1 * math.exp(3 * 0.5))
     beta.update(4.0, 8)  # and there it stays
-    assert beta.value == pytest.approx(0.1 * math.exp(1.5 * 0.5))
+    assert beta.value == pytest.approx(0.1 * math.exp(3 * 0.5))
     beta.update(100.0, 8)  # an error above one counts as one
-    assert beta.value == pytest.approx(0.1 * math.exp(1.5 * 0.5 + 1.5 + 0.25))
+    assert beta.value == pytest.approx(0.1 * math.exp(3 * 0.5 + 3 + 0.15))
+    for _ in range(500):
+        beta.update(100.0, 8)
+    assert beta.value == pytest.approx(0.1 * 1000)  # never further from its start than that
 
 
 def test_hold_lowers_a_price_that_keeps_the_policy_far_from_its_target() -> None:
@@ -109,7 +112,7 @@ def test_hold_lowers_a_price_that_keeps_the_policy_far_from_its_target() -> None
     for update in range(10):
         stuck.update(0.1, 8)
         climbing.update((0.15 * (update + 1)) ** 2, 8)
-    assert stuck.value < 0.1 * math.exp(-0.25 * 0.9 * 5)
+    assert stuck.value < 0.1 * math.exp(-0.15 * 0.9 * 8)
     assert climbing.value == 0.1
 
 
