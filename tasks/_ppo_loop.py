@@ -136,6 +136,9 @@ class _Loop:
     def _begin(self) -> None:
         """Go on from the last checkpoint, or make checkpoint 0."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        if self.world.main:
+            _ppo_state.resumable(self.folder)  # removes spoilt ones before the others look
+        self.world.wait()
         checkpoint = _ppo_state.resumable(self.folder)
         if checkpoint is not None:
             self.state.load(checkpoint)

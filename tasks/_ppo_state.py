@@ -89,7 +89,7 @@ class State:
                 self.optimiser.state[parameter] = {
                     name: value if name == "step" else value.to(device) for name, value in moments.items()
                 }
-        self.generator.set_state(tensors["generators"][self.world.rank])
+        self.generator.set_state(tensors["generators"][self.world.rank].clone())
         self.beta.load(numbers["beta"])
         for name in ("update", "cursor", "ptx_cursor", "history", "radar", "samples"):
             setattr(self, name, numbers[name])

@@ -1,7 +1,11 @@
 """Stage `ppo` on tiny folders: what it writes, what it refuses, and what `ajuste explain ppo` shows of it."""
 
 import json
+import random
 import shutil
+import subprocess
+import sys
+import time
 import types
 from pathlib import Path
 
@@ -231,3 +235,39 @@ def test_the_step_after_the_end_is_shown_where_it_is_paid():
     first, second, after = _ppo_explain._tokens(flight, 0, ["a", "b"])
     assert first.clipped and not second.clipped  # ratio e^0.5: beyond 1.2 where A > 0, on the free side where A < 0
     assert after.text is None and after.reward == 2.0 and after.returned == 1.0 and after.ratio is None
+
+
+# --- kill -9 ----------------------------------------------------------------------------------------------------------
+
+
+def start_run(artifacts: Path, folder: Path) -> subprocess.Popen:
+    """The stage in a process of its own, when it begins to train."""
+    command = [sys.executable, "-m", "tests.tasks.ppo_run", str(artifacts), str(folder / "out"), str(folder / "c")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout.readline() == "training\n"
+    return process
+
+
+@pytest.mark.slow
+def test_kill_9_at_ten_random_moments_changes_no_byte(artifacts, tmp_path):
+    (tmp_path / "calm").mkdir()
+    began = time.monotonic()
+    process = start_run(artifacts, tmp_path / "calm")
+    assert process.wait(timeout=300) == 0
+    seconds = time.monotonic() - began
+
+    chance, kills, folder = random.Random(11), 0, tmp_path / "killed"
+    folder.mkdir()
+    while kills < 10:
+        process = start_run(artifacts, folder)
+        try:
+            process.wait(timeout=chance.uniform(0, seconds / 8))
+            shutil.rmtree(folder / "c")  # it ended before the kill: from the start again
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+    assert start_run(artifacts, folder).wait(timeout=300) == 0
+    assert files(folder / "out") == files(tmp_path / "calm/out")
+    states = [files(place / "c/checkpoint-30") for place in (folder, tmp_path / "calm")]
+    assert states[0] == states[1]

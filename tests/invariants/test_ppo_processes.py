@@ -1,0 +1,62 @@
+"""PPO in two processes over gloo: other samples, the same weights, and sums of the whole batch."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.invariants.ppo_processes import run
+
+torch.set_num_threads(1)
+
+
+def together(folder: Path, *arguments: str) -> list[dict]:
+    """What each of two processes ended with."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true",
+             "LOCAL_WORLD_SIZE": "2"}  # fmt: skip
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.invariants.ppo_processes", str(folder), *arguments],
+            env={**os.environ, **world, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        for process in processes:
+            output, _ = process.communicate(timeout=240)
+            assert process.returncode == 0, output
+    finally:
+        for process in processes:
+            process.kill()
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def test_two_processes_with_the_same_episodes_equal_one(tmp_path):
+    """Token counts, whitening, KL, gradients and the metrics are those of the whole batch."""
+    alone = run(tmp_path / "alone", fixed=True)
+    first, second = together(tmp_path, "fixed")
+    for other in (first, second):
+        for left, right in zip(alone["history"], other["history"], strict=True):
+            for name, value in left.items():
+                assert right[name] == pytest.approx(value, rel=1e-3, abs=2e-5), name
+        for name, value in alone["weights"].items():
+            assert (value - other["weights"][name]).abs().max() < 1e-4, name
+    assert max(value.abs().max() for name, value in alone["weights"].items() if "lora_B" in name) > 1e-3
+
+
+def test_two_processes_draw_other_samples_and_stay_one_model(tmp_path):
+    first, second = together(tmp_path)
+    assert first["history"] == second["history"]
+    assert all(torch.equal(value, second["weights"][name]) for name, value in first["weights"].items())
+    assert first["responses"].shape == second["responses"].shape == (8, 6)
+    assert (first["responses"] != second["responses"]).any(1).all()
