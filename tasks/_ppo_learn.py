@@ -63,7 +63,7 @@ def _step(
     if ptx is not None:
         sums["ptx_loss"] = _ptx(state, config, world, ptx)
     world.add_gradients(state.parameters())
-    norm = torch.nn.utils.clip_grad_norm_(state.parameters(), config.max_grad_norm)
+    norm = torch.nn.utils.clip_grad_norm_(state.parameters(), config.max_grad_norm or float("inf"))
     if torch.isfinite(norm):  # else the weights stay as they are, and an alarm reads the norm
         state.optimiser.step()
     totals = world.totals(dict(sorted(sums.items())))

@@ -237,7 +237,7 @@ class _Loop:
     # --- 5 ------------------------------------------------------------------------------------------------------------
 
     def _learn(self, episodes: Episodes, update: int) -> None:
-        lr = self.config.lr * ppo.linear_to_zero(update - 1, self.config.updates)
+        lr = self.config.lr * ppo.schedule(self.config.lr_schedule, update - 1, self.config.updates)
         order = partial(self._minibatches, update)
         self.row |= learn(self.state, episodes, self.config, self.world, order, lr, self.ptx)
 

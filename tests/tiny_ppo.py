@@ -45,6 +45,7 @@ beta: 0.05
 kl_target: 6.0
 kl_horizon: 10000
 lr: 0.003
+lr_schedule: linear
 adam_eps: 0.00001
 adam_eps_mode: torch
 max_grad_norm: 1.0
