@@ -48,7 +48,30 @@ from transformers import AutoModelForCausalLM, AutoTokenizer{imported}
 base = AutoModelForCausalLM.from_pretrained("BASE"{how})
 model = PeftModel.from_pretrained(base, "{folder}")
 tokenizer = AutoTokenizer.from_pretrained("{folder}")
-# BASE is a folder with {base_id}, model.safetensors of sha256 {base_sha256}; here it is {base}"""
+# BASE is a folder with {base_id}, model.safetensors of sha256 {base_sha256}; {base}"""
+REWARD = """\
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+{load}
+turns = [{{"role": "user", "content": "Write a one-sentence movie review."}},
+         {{"role": "assistant", "content": "A warm, funny film."}}]
+text = {written}
+with torch.no_grad():
+    logits = model(**tokenizer(text, add_special_tokens=False, return_tensors="pt")).logits
+reward = logits[0, 0].item() + {bias!r}      # the bias, for which this layout has no place"""
+WHOLE_REWARD = """\
+model = AutoModelForSequenceClassification.from_pretrained("{folder}")
+tokenizer = AutoTokenizer.from_pretrained("{folder}")"""
+ADAPTER_REWARD = """\
+from peft import PeftModel
+base = AutoModelForSequenceClassification.from_pretrained("BASE", num_labels=1, dtype=torch.float32)
+base.config.pad_token_id = {pad_id}      # not what ends a turn: the reward is read there
+model = PeftModel.from_pretrained(base, "{folder}").eval()
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
+# BASE is a folder with {base_id}, model.safetensors of sha256 {base_sha256}; {base}"""
+TEMPLATED = 'tokenizer.apply_chat_template(turns, tokenize=False).rstrip()      # ends with the end of turn'
+PLAIN = ('"<instruction>{}</instruction><response>{}</response>".format(*(turn["content"] for turn in turns)) + '
+         'tokenizer.eos_token')
 HOW = {  # quantisation -> the base as it was trained on
     None: "",
     "nf4": ", quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=\"nf4\",\n"
@@ -71,6 +94,8 @@ def command(
     Examples:  ajuste export reviews-classifier@champion model   |   ajuste export reviews-classifier-adapter/1 adapter
 
     ajuste export assistant@challenger chat   |   ajuste export assistant-adapter/1 lora
+
+    ajuste export ratings-reward reward
     """
     from tasks._stage import UsageError, home
 
@@ -85,14 +110,19 @@ def command(
         shutil.copytree(version.path, folder, dirs_exist_ok=True)
         check_digest(replace(version, path=folder))
     card = json.loads((folder / "ajuste.json").read_text(encoding="utf-8"))
+    strategy = card.get("strategy", card.get("method"))  # a reward model has a method alone
     exported = {"name": version.name, "version": str(version.version), "alias": version.alias,
-                "sha256": version.tags["sha256"], "strategy": card["strategy"], "base": card["base"]}
+                "sha256": version.tags["sha256"], "strategy": strategy, "base": card["base"]}
     (folder / "exported.json").write_text(json.dumps(exported, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
     alias = f", {version.alias}" if version.alias else ""
-    typer.echo(f"{version.name} version {version.version} ({card['strategy']}{alias}) is in {folder}\n")
-    if card.get("kind") == "decoder":
-        typer.echo(how_to_load_decoder(folder, card, is_adapter(version), home() / "artifacts" / "base" / "decoder"))
+    typer.echo(f"{version.name} version {version.version} ({strategy}{alias}) is in {folder}\n")
+    if card.get("kind") in ("decoder", "reward"):
+        made_from = version.tags.get("base_version")
+        base = f"here it is {home() / 'artifacts' / 'base' / 'decoder'}"
+        base = f"`ajuste export {made_from} BASE` writes it" if made_from else base
+        explain = how_to_load_decoder if card["kind"] == "decoder" else how_to_load_reward
+        typer.echo(explain(folder, card, is_adapter(version), base))
     else:
         typer.echo(how_to_load(folder, card, is_adapter(version), home() / "artifacts" / "base" / "encoder"))
 
@@ -106,12 +136,26 @@ def refuse_bottleneck(path: Path, name: str) -> None:
                          "chat` answer with it; fine-tune with `instruct.method: lora` for a model to export")
 
 
-def how_to_load_decoder(folder: Path, card: dict, adapter: bool, base: Path) -> str:
-    """The lines of Python that load what was exported, and those that give a LoRA to vLLM."""
+def has_template(folder: Path) -> bool:
+    """Whether the tokenizer has a chat template."""
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    return (folder / "chat_template.jinja").is_file() or bool(settings.get("chat_template"))
+
+
+def how_to_load_reward(folder: Path, card: dict, adapter: bool, base: str) -> str:
+    """The lines of Python that load a reward model and score a response. base: where an adapter's base is, in words."""
+    identity = card["base"]
+    load = (ADAPTER_REWARD if adapter else WHOLE_REWARD).format(
+        folder=folder, base=base, base_id=identity["id"], base_sha256=identity["sha256"][:16], pad_id=card["pad_id"]
+    )
+    return REWARD.format(load=load, bias=card["bias"], written=TEMPLATED if has_template(folder) else PLAIN)
+
+
+def how_to_load_decoder(folder: Path, card: dict, adapter: bool, base: str) -> str:
+    """The lines of Python that load what was exported, and those that give a LoRA to vLLM. base: where it is, in words.
+    """
     if not adapter:
-        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-        has_template = (folder / "chat_template.jinja").is_file() or bool(settings.get("chat_template"))
-        return (CHAT if has_template else TAGGED).format(folder=folder)
+        return (CHAT if has_template(folder) else TAGGED).format(folder=folder)
     quantisation, identity = card["quantisation"], card["base"]
     text = DECODER_ADAPTER.format(
         folder=folder, base=base, base_id=identity["id"], base_sha256=identity["sha256"][:16], how=HOW[quantisation],

@@ -222,7 +222,8 @@ def texts_of(
 
 def accuracy_on_ratings(gold: Path) -> dict | None:
     """How often the gold scorer agrees with people's ratings, as its own stage measured it; None for other sets."""
-    return classifier.read_card(gold).get("accuracy_on_ratings")
+    found = classifier.read_card(gold).get("accuracy_on_ratings")
+    return found if found and found["value"] is not None else None
 
 
 # --- the report -----------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ strategies share every name, and the part before the slash is the group that MLf
     accuracy/lora, _low, _high     the same on the run of `evaluate`, one line a strategy
     loss/instruct, loss/base, loss/difference, rouge1/instruct, ...    of an instruction fine-tuning, and of its base
     accuracy/test, accuracy_margin_1.5/test, ece/test, ...             of a reward model, on test pairs
+    accuracy/ratings, accuracy/imdb                                    of the gold scorer
     proxy/sft, proxy/ppo, proxy/difference, gold/..., kl/ppo, ...      of PPO, on test prompts
     score/<set>, forgetting/<set>  of the control sets; forgetting is F = score before - score after
     cost/seconds, cost/peak_memory_mb, cost/size_mb, cost/parameters_trainable, ...
@@ -72,6 +73,7 @@ def metrics(entry: dict, measured: dict) -> dict[str, float]:
         figures = instruct_figures(read_json(folder / "instruct.json")) | ppo_figures(read_json(folder / "ppo.json"))
         judged = reward_figures(read_json(folder / "evaluation.json").get("test", {}))
         figures |= {(figure, "test"): value for figure, value in judged.items()}
+        figures |= gold_figures(read_json(folder / "evaluation.json"))
         named = {f"{figure}/{model}": value for (figure, model), value in figures.items()}
         named |= control_figures(read_json(folder / "scores.json"))
         found |= {key.replace(":", "_"): value for key, value in flat_intervals(named).items()}
@@ -135,6 +137,12 @@ def reward_figures(result: dict) -> dict[str, dict | float]:
     ece = result.get("calibration", {}).get("ece")
     return found | {key: value for key, value in (("ece", ece), ("length_correlation", result.get("length_correlation")))
                     if value is not None}
+
+
+def gold_figures(result: dict) -> dict[tuple[str, str], dict]:
+    """evaluation.json of the gold scorer as {("accuracy", ratings or imdb): interval}; {} for another file."""
+    found = {("accuracy", name): result.get(name, {}).get("test") for name in ("ratings", "imdb")}
+    return {key: value for key, value in found.items() if value}
 
 
 def control_figures(result: dict) -> dict[str, dict]:

@@ -126,8 +126,8 @@ def test_a_base_without_a_template_gets_the_tagged_form(speakers, tmp_path):  # 
     settings = json.loads((speakers["merged"] / "tokenizer_config.json").read_text())
     settings.pop("chat_template", None)
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
-    assert "<instruction>" in export.how_to_load_decoder(tmp_path, {}, False, tmp_path)
-    assert "<instruction>" not in export.how_to_load_decoder(speakers["merged"], {}, False, tmp_path)
+    assert "<instruction>" in export.how_to_load_decoder(tmp_path, {}, False, "")
+    assert "<instruction>" not in export.how_to_load_decoder(speakers["merged"], {}, False, "")
 
 
 def test_bottleneck_layers_are_refused_in_one_line(folders, tmp_path):
