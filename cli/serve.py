@@ -57,7 +57,8 @@ def command(
                     with errors_told():
                         raise
                 typer.echo(f"warning: {name} is not served: {error}", err=True)
-        pages = {"classifier": "POST /classify, ", "decoder": "POST /v1/chat/completions, "}
+        pages = {"classifier": "POST /classify, ", "decoder": "POST /v1/chat/completions, ",
+                 "reward": "POST /v1/score, "}
         there = "".join(page for kind, page in pages.items() if models.of_kind(kind))
     address, number = listening.getsockname()[:2]
     loopback = address.startswith("127.") or address == "::1"

@@ -1,7 +1,7 @@
-"""The HTTP server: text in, a label or more text out, and in every answer the version that gave it.
+"""The HTTP server: text in, a label, a score or more text out, and in every answer the version that gave it.
 
     POST /classify   {"text": "..."} or {"texts": ["...", ...]}, and "model" for another than the default
-    /v1/...          OpenAI's chat and completions: serving/completions.py
+    /v1/...          OpenAI's chat and completions: serving/completions.py; POST /v1/score: serving/scores.py
     GET  /models     what this server answers for, and what is loaded
     GET  /health     whether it answers, and how much it is doing
 
@@ -14,12 +14,13 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from serving import completions, errors
+from serving import completions, errors, scores
 from serving.batches import Batcher
 from serving.generation import Generation
 from serving.limits import BodyLimit, KnownHosts
@@ -98,9 +99,10 @@ def make_app(models: Models, hosts: Sequence[str] = ("127.0.0.1", "localhost")) 
     """The server for these models. `hosts` are the names that a request may call it by (a browser page that points a
     name of its own at this machine is refused)."""
 
-    def work(reference: str, texts: list[str]) -> tuple[Served, list[list[float]]]:
-        served = models.get(reference or models.default("classifier"))
-        return served, served.probabilities(texts).tolist()
+    def work(asked: tuple[str, str], texts: list) -> tuple[Served, list]:
+        kind, reference = asked
+        served = models.get(reference or models.default(kind))
+        return served, scores.scored(served, texts) if kind == "reward" else served.probabilities(texts).tolist()
 
     generation = Generation(models)
     batcher = Batcher(work, generation=generation)
@@ -117,15 +119,20 @@ def make_app(models: Models, hosts: Sequence[str] = ("127.0.0.1", "localhost")) 
     errors.install(app)
     app.include_router(completions.routes(models, batcher.generate))
 
+    async def ask(kind: str, reference: str, texts: list) -> Any:
+        return await _asked(lambda: batcher.submit((kind, reference), texts))
+
+    app.include_router(scores.routes(partial(ask, "reward")))
+
     @app.post("/classify")
     async def classify(question: Question) -> Answers:
-        served, rows = await _asked(lambda: batcher.submit(question.model or "", question.all_texts()))
+        served, rows = await ask("classifier", question.model or "", question.all_texts())
         return Answers(**identity(served), results=answers(served.card["labels"], rows))
 
     @app.get("/models")
     def list_models() -> dict[str, Any]:
         default = {}
-        for kind in ("classifier", "decoder"):
+        for kind in ("classifier", "decoder", "reward"):
             with contextlib.suppress(UnknownModel):
                 default[kind] = models.default(kind)
         return {"default": default, "names": models.names, "loaded": [described(one) for one in models.loaded()]}

@@ -1,4 +1,4 @@
-"""One inference thread and its queue: texts that wait for the same classifier are answered in one batch.
+"""One inference thread and its queue: texts that wait for the same model are answered in one batch.
 
 While a batch is computed, new requests queue up; the next batch takes all of those that name the same model as the
 oldest, up to `max_rows` texts. Nothing ever waits for a batch to fill, so a lone request pays no delay. One thread does
@@ -8,7 +8,7 @@ all the computing: torch uses the cores inside a batch, and the models need no l
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple, Protocol
 
@@ -18,8 +18,8 @@ class Busy(RuntimeError):
 
 
 class Texts(NamedTuple):
-    reference: str
-    texts: Sequence[str]
+    reference: Hashable                     # what may stand in one batch
+    texts: Sequence
     future: Future
 
 
@@ -36,7 +36,7 @@ class Batcher:
     """Runs `work(reference, texts) -> (who, rows)` in one thread; `rows` has one entry a text, in their order."""
 
     def __init__(
-        self, work: Callable[[str, list[str]], tuple[Any, Sequence]], max_rows: int = 64, max_waiting: int = 128,
+        self, work: Callable[[Any, list], tuple[Any, Sequence]], max_rows: int = 64, max_waiting: int = 128,
         generation: Stepwise | None = None,
     ) -> None:
         self._generation = generation
@@ -47,7 +47,7 @@ class Batcher:
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
         self._thread.start()
 
-    def submit(self, reference: str, texts: Sequence[str]) -> Future:
+    def submit(self, reference: Hashable, texts: Sequence) -> Future:
         """Queue the texts; the future gives (who, rows of these texts). Raises Busy when too many requests wait."""
         future: Future = Future()
         with self._changed:

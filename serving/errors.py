@@ -19,8 +19,8 @@ from serving.models import RefusedModel, UnknownModel
 
 log = logging.getLogger("ajuste.serving")
 
-PATHS = ("there is POST /v1/chat/completions, POST /v1/completions, GET /v1/models, POST /classify, GET /models "
-         "and GET /health")
+PATHS = ("there is POST /v1/chat/completions, POST /v1/completions, POST /v1/score, GET /v1/models, POST /classify, "
+         "GET /models and GET /health")
 CLASSIFY = 'the body is {"text": "..."} or {"texts": ["...", ...]}, optional "model"'
 CODES = {404: "not_found", 413: "body_too_large", 415: "no_json"}
 

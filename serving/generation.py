@@ -21,7 +21,7 @@ import torch
 from learning import chat
 from serving.batches import Busy
 from serving.decoding import Batch, pick
-from serving.models import Models, Served, UnknownModel
+from serving.models import Models, Served
 from serving.pieces import Pieces
 
 MAX_ROWS = 32                   # under way at once, over all models
@@ -200,8 +200,7 @@ class Generation:
             return
         try:
             served = self._models.get(job.reference or self._models.default("decoder"))
-            if served.kind != "decoder":
-                raise UnknownModel(f"`{job.reference}` is a classifier, it generates no text: ask POST /classify")
+            served.must_be("decoder")
             self._waiting.append(Row(job, served))
         except Exception as error:
             self._fail([job], error)

@@ -8,8 +8,9 @@
 Adapters share their base. A LoRA model is W0 and a small A and B: `TensorPool` gives all loaded models one and the same
 tensor wherever theirs are equal byte for byte. So ten adapters of one base cost one base and ten times A and B, and a
 merged model costs only the matrices that the merge changed. Every model keeps its own modules, so there is no active
-adapter to switch, and no request can be answered by another one's. Classifiers label texts, decoders generate them; the
-card (ajuste.json) says which it is, and adapters of each kind have their own base.
+adapter to switch, and no request can be answered by another one's. Classifiers label texts, decoders generate them,
+reward models score them; the card (ajuste.json) says which it is. An adapter's base is the pretrained one of its kind,
+or the registered version that its tag `base_version` names.
 
 A reference is looked up again after `FRESH_SECONDS`: when an alias moves, the server follows without a restart. If the
 registry does not answer then, the last answer stands. At most `MAX_LOADED` models are kept, the least used goes first.
@@ -31,11 +32,17 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from learning import bottleneck, classifier, decoder
+from learning import bottleneck, classifier, decoder, reward
 from serving import decoding
 
 FRESH_SECONDS = 10.0
 MAX_LOADED = 8
+# what a model of each kind is for, where it was asked for something else
+DOES = {
+    "classifier": "labels texts: ask POST /classify",
+    "decoder": "generates text: ask POST /v1/chat/completions",
+    "reward": "scores responses: ask POST /v1/score",
+}
 REFERENCE = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)(?:@(?P<alias>[\w-]+)|/(?P<version>\d{1,9}))?")
 
 log = logging.getLogger("ajuste.serving")
@@ -73,20 +80,24 @@ class Served:
 
     @property
     def kind(self) -> str:
-        """`classifier` or `decoder`."""
+        """`classifier`, `decoder` or `reward`."""
         return self.card.get("kind", "classifier")
+
+    def must_be(self, kind: str) -> None:
+        """Raise UnknownModel, saying what this model is for, unless it is of that kind."""
+        if self.kind != kind:
+            raise UnknownModel(f"`{self.name}` {DOES[self.kind]}")
 
     @property
     def context(self) -> int:
-        """How many tokens a decoder can look back on, those of a learned prefix not counted."""
+        """How many tokens a decoder or a reward model can look back on, those of a learned prefix not counted."""
         adapter = getattr(self.model, "active_peft_config", None)
         prefix = adapter.num_virtual_tokens if adapter and adapter.is_prompt_learning else 0
         return self.model.config.max_position_embeddings - prefix
 
     def probabilities(self, texts: Sequence[str]) -> Tensor:
         """Probabilities [N, C] of the texts, in their order; C follows card["labels"]. Raises UnknownModel."""
-        if self.kind != "classifier":
-            raise UnknownModel(f"`{self.name}` generates text and labels none: ask POST /v1/chat/completions")
+        self.must_be("classifier")
         return classifier.predict(self.model, self.tokenizer, self.card, list(texts))
 
 
@@ -188,7 +199,7 @@ class Models:
             raise UnknownModel(f"no model `{reference}`: {error}") from error
 
     def of_kind(self, kind: str) -> list[str]:
-        """The names that hold classifiers, or decoders. From any thread."""
+        """The names that hold models of that kind. From any thread."""
         for name in self.names:
             for reference in (name, f"{name}/1"):       # aliases stand on served names alone, not on adapters
                 if name not in self._kinds:
@@ -203,7 +214,8 @@ class Models:
         for reference in self._defaults:
             if REFERENCE.fullmatch(reference)["name"] in names:
                 return reference
-        raise UnknownModel(f"no {kind} is served here: `ajuste run` trains and registers one")
+        word = "reward model" if kind == "reward" else kind
+        raise UnknownModel(f"no {word} is served here: `ajuste run` trains and registers one")
 
     def _check(self, reference: str) -> None:
         if not self.names:
@@ -217,6 +229,16 @@ class Models:
         """What is in memory now, the least used first."""
         return list(self._loaded.values())
 
+    def _base_of(self, version: Version) -> Path | None:
+        """The folder of a decoder's or reward model's base: the registered version that it was trained on, if any."""
+        made_from = version.tags.get("base_version")
+        if not made_from or not is_adapter(version):
+            return self._decoder_base
+        try:
+            return self._resolve(made_from).path
+        except Exception as error:          # as in `find`
+            raise ValueError(f"its base {made_from} is not to be had: {error}") from None
+
     def _keep(self, key: tuple[str, str], served: Served) -> None:
         self._loaded[key] = served
         while len(self._loaded) > MAX_LOADED:
@@ -228,17 +250,20 @@ class Models:
         try:
             card = classifier.read_card(version.path)
             if card.get("kind") == "decoder":
-                model, tokenizer, card = decoder.load(version.path, self._decoder_base)
+                model, tokenizer, card = decoder.load(version.path, self._base_of(version))
                 decoding.check(model)
+            elif card.get("kind") == "reward":
+                model, tokenizer, card = reward.load(version.path, self._base_of(version))
             elif is_adapter(version):
                 model, tokenizer, card = classifier.load_adapter(self._base, version.path)
             else:
                 model, tokenizer, card = classifier.load(version.path)
         except (ValueError, OSError) as error:
             raise RefusedModel(f"{label} does not load: {error}") from None
-        if card.get("kind") != "decoder" and card["task"] != "sequence":
+        if card.get("kind", "classifier") == "classifier" and card["task"] != "sequence":
             raise RefusedModel(f"{label} is a model for task `{card['task']}`: "
                                "/classify answers with one label a text, task `sequence`")
         model.eval().requires_grad_(False)
         self._pool.share(model)
-        return Served(version.name, str(version.version), version.alias, card["strategy"], model, tokenizer, card)
+        strategy = card.get("strategy", card.get("method", ""))      # a reward model has a method alone
+        return Served(version.name, str(version.version), version.alias, strategy, model, tokenizer, card)
