@@ -115,7 +115,7 @@ CHAT = {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "co
         (["mine"], {"ask": "x", "reply": "y"}, DataError, "its columns are ask, reply.*dolly .instruction, resp"),
         (["chats"], {"ask": "x", "reply": "y"}, DataError, "no layout of instructions has its columns: ask, reply"),
         (["mine"], {"text": "x"}, DataError, "no column `label`.*--layout names one"),
-        (["mine", "--format", "alpca"], CHAT, UsageError, "--layout alpca: layouts of instructions are messages, sharegpt, alpaca"),
+        (["mine", "--format", "alpca"], CHAT, UsageError, "layouts of instructions are messages, sharegpt"),
         (["mine", "--format", "alpaca"], CHAT, DataError, "no column `instruction`, which layout alpaca needs"),
         (["mine", "--format", "templates"], CHAT, UsageError, "needs --templates NAME"),
         (["mine", "--templates", "sentimental"], CHAT, UsageError, "sources/templates has arithmetic, multiple_choice"),

@@ -4,10 +4,13 @@ import json
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
+
+from tests.preference_files import write_set as write_preferences
 
 ROOT = Path(__file__).parents[2]
 STAGES = """
@@ -24,6 +27,11 @@ elif sys.argv[3] == "instructions":
     config = InstructionsConfig(set="mine", sample=1.0, max_chars=20000, max_repeats=4, near_duplicate_jaccard=0.8,
                                 decontaminate="control", ngram=8, max_quarantine_share=0.1, batch_rows=4096)
     validate_instructions(config, None, folder / "chats", folder / "instructions")
+elif sys.argv[3] == "preferences":
+    from tasks.validate import PreferencesConfig, validate_preferences
+    config = PreferencesConfig(set="mine", sample=1.0, max_chars=20000, near_duplicate_jaccard=0.8, prompt_share=0.5,
+                               shared_with=["chats"], max_quarantine_share=0.1, batch_rows=4096)
+    validate_preferences(config, None, folder / "preferences", folder / "compared")
 else:
     from tasks._stage import Compute
     from tasks.encode import EncodeConfig, encode
@@ -59,6 +67,7 @@ def make_chats(folder: Path, rows: int) -> None:
     (folder / "chats").mkdir(parents=True)
     with (folder / "chats/a.jsonl").open("w") as file:
         file.writelines(json.dumps({"inputs": text(), "targets": text()}) + "\n" for _ in range(rows))
+    make_preferences(folder / "preferences", rows, text)
     (folder / "control").mkdir()
     (folder / "control/c.jsonl").write_text("".join(json.dumps({"text": text()}) + "\n" for _ in range(1000)))
     for name, kind, entry in (("chats", "instructions", {"path": "a.jsonl", "layout": "flan"}),
@@ -67,15 +76,28 @@ def make_chats(folder: Path, rows: int) -> None:
         (folder / name / "set.yaml").write_text(yaml.safe_dump({"kind": kind, "licence": "own", "files": [file]}))
 
 
+def make_preferences(folder: Path, rows: int, text: Callable[[], str]) -> None:
+    """Half the rows are pairs, half are rated texts."""
+    generator = random.Random(1)
+    layouts = [{"layout": "pairs"}, {"layout": "ratings"}]
+    write_preferences(folder, {"a.jsonl": [], "b.jsonl": []}, layouts, prompt="Write.")
+    with (folder / "a.jsonl").open("w") as file:
+        for _ in range(rows // 2):
+            file.write(json.dumps({"prompt": text(), "chosen": text(), "rejected": text()}) + "\n")
+    with (folder / "b.jsonl").open("w") as file:
+        for _ in range(rows // 2):
+            file.write(json.dumps({"text": text(), "ratings": generator.choices(range(-4, 5), k=5)}) + "\n")
+
+
 @pytest.mark.slow
 def test_ten_times_the_rows_take_hardly_more_memory(tmp_path, tiny_encoder):
     peaks = {}
     for rows in (12_000, 120_000):
         make_set(tmp_path / str(rows) / "data", rows)
         make_chats(tmp_path / str(rows), rows)
-        for stage in ("validate", "encode", "instructions"):
+        for stage in ("validate", "encode", "instructions", "preferences"):
             command = [sys.executable, "-c", STAGES, str(tmp_path / str(rows)), str(tiny_encoder), stage]
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
             peaks[stage, rows] = int(done.stdout.split()[-1])
-    for stage in ("validate", "encode", "instructions"):
+    for stage in ("validate", "encode", "instructions", "preferences"):
         assert peaks[stage, 120_000] < 1.2 * peaks[stage, 12_000], peaks

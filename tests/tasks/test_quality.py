@@ -89,7 +89,7 @@ def test_prompts_of_train_and_test_are_compared_by_their_words():
 
 def test_texts_that_stand_in_other_sets_are_counted(tmp_path):
     rows = [{"inputs": "Say something long enough to count here.", "targets": "No."},
-            {"inputs": "other words that nobody else has written", "targets": "A good film, if you ask me!"}]  # fmt: skip
+            {"inputs": "other words that nobody else has written", "targets": "A good film, if you ask me!"}]
     write_set(tmp_path / "chats", {"a.jsonl": "\n".join(map(json.dumps, rows))}, [{"layout": "flan"}])
     quality = Quality()
     quality.add("train", comparison("a good film -- if you ask me", "No."))

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -62,6 +63,23 @@ def test_an_unpacked_source_archive_is_found(tmp_path: Path, monkeypatch: pytest
     assert find("sdist:mine==1.0/data/rows.json").path == file
     with pytest.raises(UsageError, match="mine==1.0 has no `data/other.json`"):
         find("sdist:mine==1.0/data/other.json")
+
+
+def test_a_file_of_an_archive_inside_a_source_archive_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    folder = tmp_path / "sdists/mine-1.0/more"
+    folder.mkdir(parents=True)
+    (tmp_path / "rows.txt").write_bytes(b"1\r\n2")
+    with tarfile.open(folder / "rows.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "rows.txt", "inner/rows.txt")
+    for _ in range(2):  # unpacked, then found
+        found = find("sdist:mine==1.0/more/rows.tar.gz/inner/rows.txt")
+        assert found.path.read_bytes() == b"1\r\n2"
+        assert found.source == "sdist:mine==1.0/more/rows.tar.gz/inner/rows.txt"
+    assert find("sdist:mine==1.0/more/rows.tar.gz").path == folder / "rows.tar.gz"
+    for inside in ("inner", "rows.txt", "inner/../rows.txt"):
+        with pytest.raises(UsageError, match="has no|write sdist"):
+            find(f"sdist:mine==1.0/more/rows.tar.gz/{inside}")
 
 
 def test_a_folder_is_recorded_without_the_path_of_this_machine(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Validation of preferences: every broken row in quarantine with its reason, comparisons formed of ratings, equal bytes."""
+"""Validation of preferences: broken rows in quarantine with their reason, comparisons of ratings, equal bytes."""
 
 import json
 import random
@@ -272,8 +272,8 @@ def test_texts_of_one_mean_form_no_comparison(tmp_path):
         ({"a.jsonl": [ROWS["pairs"]("x", "y", "y")]}, [{"layout": "pairs"}], {}, "equal_responses 1"),
         ({"a.tsv": ["1\tx", "1\ty"], "b.tsv": ["1\t[1]", "1\t[2]"]},
          [{"layout": "ratings", "format": "tsv", "header": ["id", "text"], "raters": "b.tsv"},
-          {"layout": "raters", "format": "tsv", "header": ["id", "ratings"]}], {"prompt": "w"}, "b.tsv:2: id `1` comes"),
-        ({"a.jsonl": [{"text": "x", "id": 1}]}, [{"layout": "ratings", "raters": "c"}], {"prompt": "w"}, "names c, and"),
+          {"layout": "raters", "format": "tsv", "header": ["id", "ratings"]}], {"prompt": "w"}, "tsv:2: id `1` comes"),
+        ({"a.jsonl": [{"text": "x", "id": 1}]}, [{"layout": "ratings", "raters": "c"}], {"prompt": "w"}, "c, and that"),
         ({"a.jsonl": [ROWS["pairs"]("x", "y", "z")]}, [{"layout": "pairs", "columns": {"worse": "z"}}], {},
          "layout pairs has no `worse`"),
         ({"a.jsonl": [ROWS["pairs"]("x", "y", "z")]}, [{"layout": "pairs", "header": ["a"]}], {}, "format tsv"),
