@@ -1,0 +1,195 @@
+"""learning/rollout.py and learning/packed.py: what is drawn, from which distribution, and where it ends."""
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from learning import packed, rollout
+from learning.one_base import POLICY, OneBase, Settings
+from learning.rollout import draw, sample
+from tests.invariants.decoders import VOCABULARY, decoder
+
+torch.set_num_threads(1)
+HEAD = [1, 40, 41, 42, 43]
+RAGGED = [[*HEAD, 5], [*HEAD, 6, 7, 8, 9], [*HEAD, 10, 11]]
+PROMPTS = {"ragged": RAGGED, "equal": [[*HEAD, 5, 6], [*HEAD, 7, 8]], "apart": [[3], [4, 5, 6], [7, 8]], "one": [[1, 2, 3]]}
+
+
+def one_base(family="llama", seed=0, **settings):
+    """A policy that has learnt something: B is not zero."""
+    torch.manual_seed(seed)
+    one = OneBase(decoder(family), Settings(r=4, **settings))
+    with torch.no_grad():
+        for name, parameter in one.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    return one
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def greedy(model, prompts, new_tokens, eos=None):
+    """transformers' generate, one prompt at a time: nothing is padded."""
+    options = {"max_new_tokens": new_tokens, "do_sample": False, "pad_token_id": 0, "eos_token_id": eos}
+    return [model.generate(torch.tensor([prompt]), **options)[0, len(prompt) :].tolist() for prompt in prompts]
+
+
+@pytest.mark.parametrize("prompts", PROMPTS.values(), ids=PROMPTS)
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mistral"])
+def test_greedy_equals_generate(family, prompts):
+    one = one_base(family)
+    expected = greedy(one.model, prompts, 12)
+    found = sample(one, prompts, 12, [], 0, 0.0)
+    assert found.responses.tolist() == expected and found.mask.all() and not found.ended.any()
+    assert (one.packed is not None) is (family == "llama")
+
+
+def test_plain_models_and_untouched_bases_answer_alike():
+    model = decoder()
+    expected = greedy(model, RAGGED, 9)
+    assert sample(model, RAGGED, 9, [], 0, 0.0).responses.tolist() == expected
+    torch.manual_seed(1)
+    assert sample(OneBase(decoder(), Settings()), RAGGED, 9, [], 0, 0.0).responses.tolist() == expected
+
+
+def test_what_the_packed_form_does_not_describe_goes_the_plain_way():
+    assert packed.pack(decoder("gpt2")) is None
+    assert packed.pack(decoder("mistral")) is None
+    dora = get_peft_model(decoder(), LoraConfig(task_type="CAUSAL_LM", r=2, use_dora=True, target_modules="all-linear"))
+    assert packed.pack(dora) is None
+    assert packed.pack(decoder()) is not None
+
+
+@pytest.mark.parametrize("targets", [("q_proj", "v_proj"), ("all-linear",), ("down_proj",)])
+def test_adapters_on_some_projections_only(targets):
+    one = one_base(targets=targets)
+    assert sample(one, RAGGED, 10, [], 0, 0.0).responses.tolist() == greedy(one.model, RAGGED, 10)
+
+
+def test_without_onednn_the_same(monkeypatch):
+    one = one_base()
+    expected = sample(one, RAGGED, 10, [], 0, 0.0).responses
+
+    def missing(*args):
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", missing)
+    one.packed = None
+    assert torch.equal(sample(one, RAGGED, 10, [], 0, 0.0).responses, expected)
+
+
+def test_a_step_of_learning_is_seen_by_the_next_rollout():
+    one = one_base()
+    before = sample(one, RAGGED, 10, [], 0, 0.0).responses
+    with torch.no_grad():
+        for parameter in one.policy_parameters():
+            parameter.mul_(-3)
+    after = sample(one, RAGGED, 10, [], 0, 0.0).responses
+    assert not torch.equal(before, after) and after.tolist() == greedy(one.model, RAGGED, 10)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_rows_end_with_a_stop_token_and_leave(family):
+    one = one_base(family)
+    free = sample(one, RAGGED, 12, [], 0, 0.0).responses.tolist()
+    stops = [free[0][2], free[1][5]]
+    found = sample(one, RAGGED, 12, stops, 96, 0.0)
+    for row, response, mask, ended in zip(free, *found[:3], strict=True):
+        length = next((t + 1 for t, token in enumerate(row) if token in stops), 12)
+        assert response[:length].tolist() == row[:length] and (response[length:] == 96).all()
+        assert mask.tolist() == [t < length for t in range(12)]
+        assert ended.item() is (length < 12 or row[11] in stops)
+    assert found.ended.any() and (found.log_probs[~found.mask] == 0).all()
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_early_exit(family, monkeypatch):
+    """No step is made after the last row has ended."""
+    one = one_base(family)
+    free = sample(one, RAGGED, 8, [], 0, 0.0).responses
+    steps = []
+    kind = packed.Run if family == "llama" else rollout._Plain
+    step = kind.step
+    monkeypatch.setattr(kind, "step", lambda self, tokens: (steps.append(len(tokens)), step(self, tokens))[1])
+    every = sorted(set(free[:, 0].tolist()))
+    found = sample(one, RAGGED, 8, every, 0, 0.0)  # all rows end at once
+    assert steps == [] and found.ended.all() and found.mask.sum(1).tolist() == [1, 1, 1]
+    sample(one, RAGGED, 8, every[:1], 0, 0.0)
+    assert len(steps) == 7 or max(steps) < 3
+    steps.clear()
+    assert sample(one, RAGGED, 1, [], 0, 0.0).mask.tolist() == [[True]] * 3 and steps == []  # one token
+    sample(one, RAGGED, 8, list(range(VOCABULARY)), 0, 1.0, generator())
+    assert steps == []
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_log_probs_are_those_of_training(family):
+    one = one_base(family)
+    found = sample(one, RAGGED, 10, [7, 50], 0, 0.7, generator())
+    with torch.no_grad():
+        log_probs, _, _ = one.policy_and_values(RAGGED, found.responses, found.mask, 0.7)
+    assert (log_probs - found.log_probs).abs().max() < 1e-5
+
+
+def test_a_row_does_not_depend_on_when_others_end():
+    one = one_base()
+    free = sample(one, RAGGED, 10, [], 0, 1.0, generator())
+    stops = [free.responses[1, 2].item()]
+    cut = sample(one, RAGGED, 10, stops, 0, 1.0, generator())
+    assert torch.equal(cut.responses[cut.mask], free.responses[cut.mask]) and not cut.mask.all()
+    again = sample(one, RAGGED, 10, stops, 0, 1.0, generator())
+    assert all(torch.equal(a, b) for a, b in zip(cut, again, strict=True))
+    assert not torch.equal(sample(one, RAGGED, 10, [], 0, 1.0, generator(1)).responses, free.responses)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_samples_follow_the_softmax(temperature):
+    """Chi-square of the first token of 4000 rows against softmax(z / T) of a plain forward: no top-k, no top-p."""
+    one, prompt, N = one_base(), RAGGED[1], 4000
+    with torch.no_grad():
+        p = (one.model(torch.tensor([prompt])).logits[0, -1].double() / temperature).softmax(-1)
+    run = packed.pack(one.model).begin([prompt], 1, POLICY)
+    numbers = torch.rand(N, generator=generator(3), dtype=torch.float64)
+    tokens, _ = draw(run.logits.expand(N, -1), temperature, numbers)
+    assert _chi_square(tokens, p) < 3.1
+    assert _chi_square(sample(one, [prompt] * N, 1, [], 0, temperature, generator(4)).responses[:, 0], p) < 3.1
+    narrow = p.clone()  # the control: top-k = 50, as transformers' generate would have it
+    narrow[p.argsort()[:-50]] = 1e-12
+    assert _chi_square(tokens, narrow / narrow.sum()) > 10
+
+
+def _chi_square(tokens, p):
+    """Standard deviations above what is expected (Wilson and Hilferty); cells that expect fewer than 5 are one."""
+    counts, N = torch.bincount(tokens, minlength=len(p)).double(), len(tokens)
+    rare = p * N < 5
+    observed = torch.cat([counts[~rare], counts[rare].sum()[None]])
+    expected = torch.cat([p[~rare], p[rare].sum()[None]]) * N
+    some = expected > 0
+    statistic, k = ((observed - expected) ** 2 / expected)[some].sum().item(), some.sum().item() - 1
+    spread = 2 / (9 * k)
+    return ((statistic / k) ** (1 / 3) - 1 + spread) / spread**0.5
+
+
+def test_draw_inverts_the_cumulative_distribution():
+    p = torch.tensor([[0.0, 0.25, 0.0, 0.5, 0.25, 0.0]])
+    for number, token in ((0.0, 1), (0.249, 1), (0.251, 3), (0.749, 3), (0.751, 4), (1 - 1e-16, 4)):
+        assert draw(p.log(), 1.0, torch.tensor([number], dtype=torch.float64))[0].item() == token
+    wide = torch.randn(5, 1000, generator=generator())
+    numbers = torch.rand(5, generator=generator(), dtype=torch.float64)
+    tokens, log_p = draw(wide, 0.5, numbers)
+    p = (wide.double() / 0.5).softmax(1)
+    before = torch.stack([row[:token].sum() for row, token in zip(p, tokens, strict=True)])
+    picked = p.gather(1, tokens[:, None])[:, 0]
+    assert (before <= numbers + 1e-6).all() and (numbers <= before + picked + 1e-6).all()
+    assert torch.allclose(log_p, picked.log().float(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "prompts, new_tokens, temperature, words",
+    [([], 4, 0.0, "prompt"), ([[1], []], 4, 0.0, "prompt"), ([[1]], 0, 0.0, "at least 1"), ([[1]], 4, 0.7, "generator")],
+)
+def test_bad_requests(prompts, new_tokens, temperature, words):
+    with pytest.raises(ValueError, match=words):
+        sample(decoder(), prompts, new_tokens, [2], 0, temperature)

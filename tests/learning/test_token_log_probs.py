@@ -1,0 +1,41 @@
+"""learning/token_log_probs.py against torch's own log-softmax and autograd."""
+
+import pytest
+import torch
+
+from learning.token_log_probs import token_log_probs
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 2.0])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 2e-6), (torch.bfloat16, 4e-2)])
+def test_equals_log_softmax(dtype, tolerance, temperature):
+    torch.manual_seed(0)
+    h, W = torch.randn(150, 12, dtype=dtype, requires_grad=True), torch.randn(31, 12, dtype=dtype)
+    targets, g = torch.randint(0, 31, (150,)), torch.randn(150)
+    kind = torch.float64 if dtype == torch.float64 else torch.float32
+    z = (h @ W.t()).to(kind).div(temperature).log_softmax(1)
+    expected = z.gather(1, targets[:, None])[:, 0]
+    (expected_gradient,) = torch.autograd.grad((expected * g).sum(), h)
+    log_p, entropy = token_log_probs(h, W, targets, temperature)
+    (gradient,) = torch.autograd.grad((log_p * g).sum(), h)
+    assert log_p.dtype == kind and not entropy.requires_grad
+    assert (log_p - expected).abs().max() < min(tolerance, 1e-5)
+    assert (entropy + (z.exp() * z).sum(1)).abs().max() < min(tolerance, 1e-5)
+    assert (gradient - expected_gradient).abs().max() < tolerance * expected_gradient.abs().max()
+
+
+def test_the_same_bits_with_and_without_gradients():
+    torch.manual_seed(0)
+    h, W, targets = torch.randn(70, 12, requires_grad=True), torch.randn(31, 12), torch.randint(0, 31, (70,))
+    learnt = token_log_probs(h, W, targets, 0.7)
+    with torch.no_grad():
+        seen = token_log_probs(h, W, targets, 0.7)
+    assert all(torch.equal(a, b) for a, b in zip(learnt, seen, strict=True))
+
+
+def test_certainty_is_finite_and_a_temperature_of_zero_refused():
+    h, W = torch.tensor([[1e4], [-1e4]]), torch.tensor([[1.0], [-1.0]])
+    log_p, entropy = token_log_probs(h, W, torch.tensor([0, 0]), 1.0)
+    assert log_p.tolist() == [0.0, -2e4] and entropy.tolist() == [0.0, 0.0]
+    with pytest.raises(ValueError, match="above 0"):
+        token_log_probs(h, W, torch.tensor([0, 0]), 0.0)
