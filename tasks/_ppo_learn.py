@@ -9,26 +9,23 @@ Old log-probs, values, advantages and returns stay what they were in all epochs.
 
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from learning import ppo
+from tasks._ppo_config import PpoConfig
 from tasks._ppo_episodes import Episodes
 from tasks._ppo_state import State
 from tasks._ppo_world import World
-
-if TYPE_CHECKING:
-    from tasks.ppo import PpoConfig
 
 Ptx = Callable[[int], Tensor]  # (rows drawn so far) -> the loss on the next ones, with gradients
 Row = dict[str, float]
 
 
 def learn(
-    state: State, episodes: Episodes, config: "PpoConfig", world: World, order: Callable[[int], list[Tensor]],
+    state: State, episodes: Episodes, config: PpoConfig, world: World, order: Callable[[int], list[Tensor]],
     lr: float, ptx: Ptx | None,
 ) -> Row:  # fmt: skip
     """All optimiser steps of an update at learning rate `lr`; returns the means of their metrics.
@@ -49,7 +46,7 @@ def learn(
 
 
 def _step(
-    state: State, episodes: Episodes, rows: Tensor, config: "PpoConfig", world: World, ptx: Ptx | None
+    state: State, episodes: Episodes, rows: Tensor, config: PpoConfig, world: World, ptx: Ptx | None
 ) -> Row:
     """One optimiser step on the minibatch `rows`; its metrics are those of all processes."""
     items = world.totals({"policy": episodes.mask[rows].sum(), "value": episodes.value_mask[rows].sum()})
@@ -73,7 +70,7 @@ def _step(
 
 
 def _backward(
-    state: State, episodes: Episodes, part: Tensor, config: "PpoConfig", items: Row
+    state: State, episodes: Episodes, part: Tensor, config: PpoConfig, items: Row
 ) -> tuple[Row, Row]:
     """The gradient of a micro-batch's share of the loss; (metrics that add up, metrics of which the largest counts)."""
     answer = state.one.policy_and_values(*episodes.rows(part), config.temperature)
@@ -94,7 +91,7 @@ def _backward(
     return sums, {"ratio_max": sums.pop("ratio_max"), "ratio_error": float(error)}
 
 
-def _ptx(state: State, config: "PpoConfig", world: World, ptx: Ptx) -> float:
+def _ptx(state: State, config: PpoConfig, world: World, ptx: Ptx) -> float:
     """The mean over the processes of the supervised loss, each on rows of its own; its share here."""
     loss = ptx(state.ptx_cursor + world.rank * config.ptx_rows) / world.processes
     state.ptx_cursor += config.ptx_rows * world.processes

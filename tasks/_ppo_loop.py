@@ -27,7 +27,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -37,13 +36,11 @@ from learning import advantages, kl, ppo, rollout
 from learning.one_base import OneBase
 from tasks import _ppo_alarms, _ppo_recorder, _ppo_state
 from tasks._interrupt import interruptible
+from tasks._ppo_config import PpoConfig
 from tasks._ppo_episodes import Episodes, repeats
 from tasks._ppo_learn import Ptx, learn
 from tasks._ppo_world import World
 from tasks._stage import DataError, UsageError, write_atomically
-
-if TYPE_CHECKING:
-    from tasks.ppo import PpoConfig
 
 Prompts = list[list[int]]
 Score = Callable[[Prompts, Tensor, Tensor], Tensor]  # (prompts, responses [B, R], mask [B, R]) -> [B]
@@ -68,7 +65,7 @@ def train(
     one: OneBase,
     prompts: Prompts,
     score: Score,
-    config: "PpoConfig",
+    config: PpoConfig,
     seed: int,
     folder: Path,
     stop_ids: list[int],
