@@ -87,7 +87,8 @@ def attach(model: nn.Module, bias: float = 0.0) -> nn.Module:
     rows behind a shared prefix. Parameters, names and what is saved stay as they are.
     """
     try:
-        shared_prefix.attach(model)
+        with classifier.quiet():
+            shared_prefix.attach(model)
     except ValueError:
         pass  # its attention cannot be told where a row ends: padded batches
     inner = _inner(model)
