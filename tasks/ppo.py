@@ -38,7 +38,6 @@ from tasks._ppo_config import PpoConfig
 from tasks._ppo_radar import Radar, published
 from tasks._stage import Compute, DataError, UsageError, start, write_atomically
 
-
 __all__ = ["PpoConfig", "ppo"]
 
 
