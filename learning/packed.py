@@ -33,6 +33,7 @@ from learning.shared_prefix import collate, prefix_attention
 GROUPS = (("self_attn", ("q_proj", "k_proj", "v_proj")), ("self_attn", ("o_proj",)),
           ("mlp", ("gate_proj", "up_proj")), ("mlp", ("down_proj",)))  # fmt: skip
 Product = Callable[[Tensor], Tensor]
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]  # layer, q [N, H, d], k and v [N, G, d] -> [N, H, d]
 Low = tuple[Tensor, Tensor] | None  # A^T [k, n r] and the B of n projections as blocks [n r, d]
 
 
@@ -178,7 +179,7 @@ class Run:
         self.positions, self.logits = self.positions[rows], self.logits[rows]
         self.mask = None if self.mask is None else self.mask[rows]
 
-    def _layers(self, ids: Tensor, positions: Tensor, attend: Callable[[int, Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+    def _layers(self, ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Token ids [N] at positions [N] -> the last hidden states [N, d], after the last norm."""
         model, H, G = self.packed.model.model, self.heads, self.groups
         cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]

@@ -138,7 +138,7 @@ def draw(logits: Tensor, temperature: float, numbers: Tensor | None) -> tuple[Te
 
 
 def _inverted(p: Tensor, numbers: Tensor) -> Tensor:
-    """p [B, V], numbers [B] -> tokens [B]: first the block of BLOCK tokens in which the number falls, then the token."""
+    """p [B, V], numbers [B] -> tokens [B]: first the block of BLOCK tokens in which a number falls, then the token."""
     p = F.pad(p, (0, -p.shape[1] % BLOCK)).view(len(p), -1, BLOCK)
     sums = p.sum(2, dtype=torch.float64)
     ends = sums.cumsum(1)

@@ -233,15 +233,16 @@ class _ByHand(torch.autograd.Function):
     def backward(ctx, upstream: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, *kept = ctx.saved_tensors
         q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-        G, do = key.shape[1], upstream[0]
+        G = key.shape[1]
         dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype) for x in (q, k, v))
         prefix = None
         for block, P in zip(ctx.blocks, kept, strict=True):
             b, L = block.queries.shape
-            O = _queries(do, block, G, block.real[:, None, None, :, None].to(do.dtype))  # 0 for what is filled up
+            real = block.real[:, None, None, :, None].to(upstream.dtype)
+            dO = _queries(upstream[0], block, G, real)  # 0 for what is filled up
             K, V = _keys(k, block), _keys(v, block)
-            dV = torch.bmm(P.transpose(1, 2), O)
-            dS = torch._softmax_backward_data(torch.bmm(O, V.transpose(1, 2)), P, -1, P.dtype)
+            dV = torch.bmm(P.transpose(1, 2), dO)
+            dS = torch._softmax_backward_data(torch.bmm(dO, V.transpose(1, 2)), P, -1, P.dtype)
             _put(dq, torch.bmm(dS, K).mul_(ctx.scale), block, G)
             dK = torch.bmm(dS.transpose(1, 2), _queries(q, block, G, ctx.scale))
             sums = [_put_keys(target, gradient, block) for target, gradient in ((dk, dK), (dv, dV))]

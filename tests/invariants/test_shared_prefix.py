@@ -15,7 +15,7 @@ torch.set_num_threads(1)
 TOLERANCE = 1e-5
 PREFIX = [1, 40, 41, 42, 43, 44, 45]
 ROWS = {
-    "prefix": [[*PREFIX, 5, 6], [*PREFIX, 7], [*PREFIX, *range(50, 73)], [*PREFIX, 8, 9, 10, 11], [*PREFIX, *range(7, 49)]],
+    "prefix": [[*PREFIX, *rest] for rest in ([5, 6], [7], range(50, 73), [8, 9, 10, 11], range(7, 49))],
     "no prefix": [[5, 6, 7], [8, 9, 10, 11, 12], [6]],
     "one row": [[5, 6, 7, 8]],
     "a row inside another": [[1, 5, 6], [1, 5, 6, 7, 8], [1, 5, 6]],
@@ -92,8 +92,8 @@ def test_what_is_not_exact_shows(wrong):
     expected, expected_gradients = plain(decoder(), rows)
     batch = shared_prefix.collate(rows)
     if wrong == "positions":
-        P = len(PREFIX)
-        batch = batch._replace(position_ids=torch.where(batch.position_ids >= P, batch.position_ids - P, batch.position_ids))
+        positions, P = batch.position_ids, len(PREFIX)
+        batch = batch._replace(position_ids=torch.where(positions >= P, positions - P, positions))
     else:
         ids = batch.input_ids.clone()
         ids[0, 3] = 90

@@ -12,7 +12,8 @@ from tests.invariants.decoders import VOCABULARY, decoder
 torch.set_num_threads(1)
 HEAD = [1, 40, 41, 42, 43]
 RAGGED = [[*HEAD, 5], [*HEAD, 6, 7, 8, 9], [*HEAD, 10, 11]]
-PROMPTS = {"ragged": RAGGED, "equal": [[*HEAD, 5, 6], [*HEAD, 7, 8]], "apart": [[3], [4, 5, 6], [7, 8]], "one": [[1, 2, 3]]}
+EQUAL = [[*HEAD, 5, 6], [*HEAD, 7, 8]]
+PROMPTS = {"ragged": RAGGED, "equal": EQUAL, "apart": [[3], [4, 5, 6], [7, 8]], "one": [[1, 2, 3]]}
 
 
 def one_base(family="llama", seed=0, **settings):
@@ -187,9 +188,9 @@ def test_draw_inverts_the_cumulative_distribution():
 
 
 @pytest.mark.parametrize(
-    "prompts, new_tokens, temperature, words",
-    [([], 4, 0.0, "prompt"), ([[1], []], 4, 0.0, "prompt"), ([[1]], 0, 0.0, "at least 1"), ([[1]], 4, 0.7, "generator")],
+    "prompts, limit, temperature, words",
+    [([], 4, 0.0, "prompt"), ([[1], []], 4, 0.0, "prompt"), ([[1]], 0, 0.0, "least 1"), ([[1]], 4, 0.7, "generator")],
 )
-def test_bad_requests(prompts, new_tokens, temperature, words):
+def test_bad_requests(prompts, limit, temperature, words):
     with pytest.raises(ValueError, match=words):
-        sample(decoder(), prompts, new_tokens, [2], 0, temperature)
+        sample(decoder(), prompts, limit, [2], 0, temperature)
