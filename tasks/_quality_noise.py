@@ -5,11 +5,11 @@
              pair is 1 - p, fitted on the other folds; a fold holds whole prompts (of rated texts: pairs)
     suspect  1 - p >= t, where t is the mean p of all pairs, at least 1/2: as sure of the opposite as it is of the
              average label (confident learning, Northcutt et al. 2021, for two classes that mirror each other)
-    expected share of wrong labels = suspects / (suspects + pairs with p >= t)
 
 The judge reads words, not meaning: a suspect is a pair to look at, not a verdict, and an accuracy near 0.5 says that
-the judge knows nothing, so neither does this report. Of more than MOST pairs the lowest row ids are judged. The prompt
-cancels out of the difference. Private to tasks/_validate_preferences.py.
+the judge knows nothing, so neither does this report. Where people's agreement is known, that of the suspects stands
+beside that of all others: suspects are worth their name if people agree less on them. Of more than MOST pairs the
+lowest row ids are judged. The prompt cancels out of the difference. Private to tasks/_validate_preferences.py.
 """
 
 import heapq
@@ -39,14 +39,14 @@ def label_noise(path: Path) -> dict | None:
     low, high = wilson_interval(right, len(p))
     threshold = max(p.mean(), 0.5)
     suspects = 1 - p >= threshold
-    agreed = (p >= threshold).sum()
+    known = np.array([np.nan if row[5] is None else row[5] for row in rows])
     order = [i for i in np.argsort(p, kind="stable") if suspects[i]]
     return {
         "pairs": len(p),
         "accuracy": round(right / len(p), 4), "low": round(low, 4), "high": round(high, 4),
         "threshold": round(float(threshold), 4),
         "suspected": int(suspects.sum()),
-        "expected_share": round(float(suspects.sum() / max(suspects.sum() + agreed, 1)), 4),
+        "agreement": {name: _mean(known[chosen]) for name, chosen in (("suspects", suspects), ("others", ~suspects))},
         "suspects": [{"location": rows[i][1], "probability": round(float(p[i]), 4)} for i in order[:SHOWN]],
     }  # fmt: skip
 
@@ -74,17 +74,23 @@ def judge(chosen: list[str], rejected: list[str], folds: np.ndarray) -> np.ndarr
     return p
 
 
-def _lowest(path: Path) -> list[tuple[str, str, str, str, int]]:
-    """(row id, location, best, worst, fold) of the lowest row ids; a heap of at most MOST rows."""
+def _lowest(path: Path) -> list[tuple[str, str, str, str, int, float | None]]:
+    """(row id, location, best, worst, fold, agreement) of the lowest row ids; a heap of at most MOST rows."""
     heap: list[tuple] = []
-    names = ["row_id", "prompt", "responses", "location", "ratings"]
+    names = ["row_id", "prompt", "responses", "location", "agreement"]
     for batch in read_batches(path, GROUP_ROWS, names):
         for row in batch.to_pylist():
             key = -int(row["row_id"], 16)
             if len(heap) == MOST and key <= heap[0][0]:
                 continue
             asked = "\n".join(turn["content"] for turn in row["prompt"])
-            item = (key, row["location"], row["responses"][0], row["responses"][-1], digest(asked), row["row_id"])
+            item = (key, row["location"], row["responses"][0], row["responses"][-1], digest(asked), row["row_id"],
+                    row["agreement"])  # fmt: skip
             heapq.heapreplace(heap, item) if len(heap) == MOST else heapq.heappush(heap, item)
     one_prompt = len({item[4] for item in heap}) == 1
-    return [(item[5], *item[1:4], (int(item[5], 16) if one_prompt else item[4]) % FOLDS) for item in heap]
+    return [(item[5], *item[1:4], (int(item[5], 16) if one_prompt else item[4]) % FOLDS, item[6]) for item in heap]
+
+
+def _mean(values: np.ndarray) -> float | None:
+    known = values[~np.isnan(values)]
+    return round(float(known.mean()), 4) if len(known) else None

@@ -107,7 +107,7 @@ def noisy(path: Path, rows: int, wrong: set[int]) -> None:
     for n in range(rows):
         sides = [" ".join([*generator.choices(plain, k=8), *generator.choices(part, k=3)]) for part in (good, bad)]
         chosen, rejected = sides[::-1] if n in wrong else sides
-        made.append(comparison(chosen, rejected, f"ask {n}", n))
+        made.append(comparison(chosen, rejected, f"ask {n}", n, agreement=0.55 if n in wrong else 0.9))
     pq.write_table(pa.Table.from_pylist(made, schema=KEPT), path)
 
 
@@ -118,7 +118,7 @@ def test_labels_that_were_turned_are_suspected(tmp_path):
     assert found["pairs"] == 400 and found["accuracy"] == pytest.approx(0.95, abs=0.01)
     suspects = {int(row["location"][2:]) for row in found["suspects"]}
     assert suspects <= wrong and len(suspects) == found["suspected"] >= 18
-    assert found["expected_share"] == pytest.approx(0.05, abs=0.02)
+    assert found["agreement"] == {"suspects": 0.55, "others": pytest.approx(0.9, abs=0.002)}
     assert json.dumps(found) == json.dumps(label_noise(tmp_path / "train.parquet"))
 
 
