@@ -32,6 +32,7 @@ Run it: `python -m tasks.merge classify` (or `instruct`) merges an adapter of th
 """
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -93,10 +94,17 @@ def dora_W(V: Tensor, m: Tensor, fan_in_fan_out: bool = False) -> Tensor:
 def merge(model: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
     """Fold the active adapter of a PEFT model into its base; the model comes back without a trace of PEFT.
 
-    The sum is done in the base's own precision and rounded once to `dtype` at the end. Works in place.
-    Raises ValueError when the adapter holds a NaN or an infinity.
+    Each sum is done in float64, one matrix at a time, and rounded once to `dtype`: in float32 products and sum would
+    round three times. Works in place. Raises ValueError when the adapter holds a NaN or an infinity.
     """
-    return model.merge_and_unload(safe_merge=True).to(dtype)
+    from peft.tuners.tuners_utils import BaseTunerLayer  # takes seconds
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="All adapters are already merged")
+        for layer in [module for module in model.modules() if isinstance(module, BaseTunerLayer)]:
+            layer.double().merge(safe_merge=True)
+            layer.get_base_layer().to(dtype)
+        return model.merge_and_unload(safe_merge=True).to(dtype)
 
 
 def merge_by_hand(W0: dict[str, Tensor], adapter: dict[str, Tensor], config: dict) -> dict[str, Tensor]:
