@@ -1,9 +1,9 @@
 """A PPO run, alone or as one of several processes over gloo.
 
-    python -m tests.invariants.ppo_processes OUT [fixed]
+    python -m tests.invariants.ppo_processes OUT
 
-Each process writes OUT/rank<r>.pt: what it sampled, the history, the weights. With `fixed` the responses are a function
-of the prompts, so that one process and several see the same episodes.
+Each process writes OUT/rank<r>.pt: what it sampled, the history and the weights, in two modes. In `fixed` the responses
+are a function of the prompts, so that one process and several see the same episodes; in `free` they are sampled.
 Processes are told by RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, as torchrun and accelerate tell them.
 """
 
@@ -16,6 +16,8 @@ import torch
 from learning import rollout
 from tasks import _ppo_loop
 from tests.tiny_ppo import STOP, config, count, tiny_one, tiny_prompts
+
+MODES = ("fixed", "free")
 
 
 def answer(one, prompts, max_new_tokens, *rest) -> rollout.Rollout:
@@ -48,16 +50,16 @@ def run(folder: Path, fixed: bool, updates: int = 2) -> dict:
 
 def main() -> None:
     torch.set_num_threads(1)
-    out, fixed = Path(sys.argv[1]), "fixed" in sys.argv
-    result = run(out / "c", fixed)
-    rank = torch.distributed.get_rank()
-    torch.save(result, out / f"rank{rank}.pt")
-    torch.distributed.barrier()
-    if rank == 0:
-        shutil.rmtree(out / "c/checkpoint-2")
-    torch.distributed.barrier()
-    again = run(out / "c", fixed)  # from checkpoint 1 on
-    assert all(torch.equal(again["weights"][name], x) for name, x in result["weights"].items())
+    out, results = Path(sys.argv[1]), {}
+    for mode in MODES:
+        results[mode] = run(out / mode, mode == "fixed")
+        torch.distributed.barrier()
+        if torch.distributed.get_rank() == 0:
+            shutil.rmtree(out / mode / "checkpoint-2")
+        torch.distributed.barrier()
+        again = run(out / mode, mode == "fixed")  # from checkpoint 1 on
+        assert all(torch.equal(again["weights"][name], x) for name, x in results[mode]["weights"].items())
+    torch.save(results, out / f"rank{torch.distributed.get_rank()}.pt")
     torch.distributed.destroy_process_group()
 
 

@@ -14,8 +14,10 @@ from tests.invariants.ppo_processes import run
 torch.set_num_threads(1)
 
 
-def together(folder: Path, *arguments: str) -> list[dict]:
-    """What each of two processes ended with."""
+@pytest.fixture(scope="module")
+def together(tmp_path_factory) -> list[dict]:
+    """What each of two processes ended with, by mode."""
+    folder: Path = tmp_path_factory.mktemp("two")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -23,7 +25,7 @@ def together(folder: Path, *arguments: str) -> list[dict]:
              "LOCAL_WORLD_SIZE": "2"}  # fmt: skip
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.invariants.ppo_processes", str(folder), *arguments],
+            [sys.executable, "-m", "tests.invariants.ppo_processes", str(folder)],
             env={**os.environ, **world, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -41,10 +43,10 @@ def together(folder: Path, *arguments: str) -> list[dict]:
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 
 
-def test_two_processes_with_the_same_episodes_equal_one(tmp_path):
+def test_two_processes_with_the_same_episodes_equal_one(together, tmp_path):
     """Token counts, whitening, KL, gradients and the metrics are those of the whole batch."""
     alone = run(tmp_path / "alone", fixed=True)
-    first, second = together(tmp_path, "fixed")
+    first, second = (process["fixed"] for process in together)
     for other in (first, second):
         for left, right in zip(alone["history"], other["history"], strict=True):
             for name, value in left.items():
@@ -54,8 +56,8 @@ def test_two_processes_with_the_same_episodes_equal_one(tmp_path):
     assert max(value.abs().max() for name, value in alone["weights"].items() if "lora_B" in name) > 1e-3
 
 
-def test_two_processes_draw_other_samples_and_stay_one_model(tmp_path):
-    first, second = together(tmp_path)
+def test_two_processes_draw_other_samples_and_stay_one_model(together):
+    first, second = (process["free"] for process in together)
     assert first["history"] == second["history"]
     assert all(torch.equal(value, second["weights"][name]) for name, value in first["weights"].items())
     assert first["responses"].shape == second["responses"].shape == (8, 6)
