@@ -4,9 +4,9 @@
     gold         P(positive) of a classifier that neither the reward model nor PPO ever saw, on the response's text
     difference   after - before, paired: the same prompts, the same noise of the sampling, the same resamples
     kl           KL(after || before) in nats a response (learning/divergence.py)
-    distinct2    different bigrams of tokens over all of them; ratio = after / before, low where a model repeats itself
+    distinct2    different bigrams of tokens over all of them; ratio = after / before
     length       tokens of a response, its end of turn included; ended: share of responses that end by themselves
-    forgetting   F of the control sets since the pretrained base, as stage `forgetting_instruct` has it for the SFT model
+    forgetting   F of the control sets since the pretrained base, as stage `forgetting_instruct` says of the SFT model
 
 Proxy up with gold flat or down is reward hacking. Intervals are 95 % percentile bootstrap intervals over prompts, of
 shares Wilson's. Training chose its update on validation prompts; nothing is chosen by these numbers.
@@ -134,9 +134,7 @@ def evaluate_ppo(
     (out / "ppo.json").write_text(json.dumps(report, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     _write_answers(out / "answers.jsonl", prompts, said, kl)
     with phase("forgetting"):
-        found = forgetting(
-            ledger.config, compute, folders.ppo, ledger.base, ledger.control, out, ledger.before
-        )  # fmt: skip
+        found = forgetting(ledger.config, compute, folders.ppo, ledger.base, ledger.control, out, ledger.before)
     generated = sum(map(len, responses["sft"])) + sum(map(len, responses["ppo"]))
     return {**report, "F": found["F"], "tokens": generated + found["tokens"]}
 
@@ -210,9 +208,7 @@ def _scores(model: nn.Module, rows: list[list[int]]) -> np.ndarray:
     return reward.score(model, rows).double().cpu().numpy()
 
 
-def texts_of(
-    prompts: Prompts, responses: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase
-) -> list[str]:
+def texts_of(prompts: Prompts, responses: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """What a reader sees of each response: its prefill and its continuation, without the end of turn."""
     return [
         chat.response_text(tokenizer, [*ids[len(ids) - prefilled :], *response])

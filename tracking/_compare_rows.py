@@ -128,11 +128,13 @@ def answers(chosen: list[Version]) -> list[dict]:
             said.setdefault((row["id"], row["prefill"]), {})[version.version] = row[of]
     most = max(map(len, said.values()), default=0)
     first = next((list(texts) for texts in said.values() if len(texts) == most), [])
-    return [
-        {"id": key[0], "prompt": key[1], "base": next(iter(known)) if len(known := bases.get(key, {None})) == 1 else None,
-         "versions": {v.version: texts[v.version] for v in chosen if v.version in texts}}
-        for key, texts in said.items() if set(texts) == set(first)
-    ]  # fmt: skip
+    found = []
+    for key, texts in said.items():
+        if set(texts) == set(first):
+            known = bases.get(key, {None})
+            found.append({"id": key[0], "prompt": key[1], "base": next(iter(known)) if len(known) == 1 else None,
+                          "versions": {v.version: texts[v.version] for v in chosen if v.version in texts}})
+    return found
 
 
 def _table(version: Version, name: str) -> list[dict]:

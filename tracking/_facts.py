@@ -134,9 +134,8 @@ def reward_figures(result: dict) -> dict[str, dict | float]:
     for row in result.get("by_margin", []):
         if row["accuracy"] is not None:  # no pairs of that margin
             found[f"accuracy_margin_{float(row['margin'])}"] = row["accuracy"]
-    ece = result.get("calibration", {}).get("ece")
-    return found | {key: value for key, value in (("ece", ece), ("length_correlation", result.get("length_correlation")))
-                    if value is not None}
+    single = {"ece": result.get("calibration", {}).get("ece"), "length_correlation": result.get("length_correlation")}
+    return found | {key: value for key, value in single.items() if value is not None}
 
 
 def gold_figures(result: dict) -> dict[tuple[str, str], dict]:
@@ -218,8 +217,9 @@ def describe(stage: str, entry: dict, measured: dict, numbers: dict[str, float])
 
 def results(numbers: dict[str, float]) -> dict[str, float]:
     """Of a run's metrics those that say how good a model is, without the bounds of their intervals."""
-    return {key: value for key, value in numbers.items()
-            if key.startswith(("accuracy/", "loss/", "proxy/", "gold/", "kl/", "forgetting/")) and not key.endswith(("_low", "_high"))}
+    good = ("accuracy/", "loss/", "proxy/", "gold/", "kl/", "forgetting/")
+    bounds = ("_low", "_high")
+    return {key: value for key, value in numbers.items() if key.startswith(good) and not key.endswith(bounds)}
 
 
 def code() -> str:

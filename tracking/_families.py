@@ -143,9 +143,9 @@ def assistant_scores(result: dict) -> dict[str, dict | float]:
 
 
 def ppo_scores(result: dict) -> dict[str, dict | float]:
-    """ppo.json as one level of figures: after PPO by their own names, before it behind `sft_`, `_gain` = after - before.
+    """ppo.json as one level of figures: after PPO by their own names, before it behind `sft_`; gain = after - before.
 
-    The difference of lengths is no gain and left out.
+    The difference of lengths is no gain and is left out.
     """
     found = {}
     for (figure, model), value in _facts.ppo_figures(result).items():

@@ -45,8 +45,9 @@ def section() -> dict:
 
 def proofs() -> dict[str, dict]:
     """The proofs of the two merges that there are."""
-    folders = {"reward model": "reward", "PPO": "ppo"}
-    found = {name: data.read_json(data.ARTIFACTS / "merged" / folder / "proof.json") for name, folder in folders.items()}
+    merged = data.ARTIFACTS / "merged"
+    found = {name: data.read_json(merged / folder / "proof.json")
+             for name, folder in (("reward model", "reward"), ("PPO", "ppo"))}
     return {name: proof for name, proof in found.items() if proof}
 
 
@@ -205,8 +206,8 @@ def _of_reward(test: dict) -> list[tuple[str, str, str]]:
     clear = next((row for row in test.get("by_margin", []) if row["margin"] == STEADY and row["accuracy"]), None)
     if clear is None:
         low = test["accuracy"]["low"]
-        return [("good" if low > 0.5 else "bad", "Reward model: better than a coin", f"{_said(test['accuracy'])} of the "
-                 f"test pairs in the right order.")]
+        return [("good" if low > 0.5 else "bad", "Reward model: better than a coin",
+                 f"{_said(test['accuracy'])} of the test pairs in the right order.")]
     human = clear.get("one_against_rest")
     state = "good" if human is None or clear["accuracy"]["high"] >= human else "warn"
     beside = "" if human is None else f"; one person against the others: {human:.3f}"

@@ -96,7 +96,7 @@ def _row(version: Version) -> dict:
         "forgetting": {key.removeprefix("forgetting."): _interval(tags, key) for key in control},
         "trained_parameters": {key: _float(value) for key, value in _group(tags, "parameters.").items()},
         "seconds": sum(numbers["cost/seconds"] for numbers in measured) if complete else None,
-        "feature_seconds": next((n.get("cost/seconds") for s, n in runs.items() if split_name(s)[0] == "features"), None),
+        "feature_seconds": next((n.get("cost/seconds") for s, n in runs.items() if s.startswith("features")), None),
         "peak_memory_mb": max(n.get("cost/peak_memory_mb", 0.0) for n in measured) if complete else None,
         "size_bytes": _int(tags.get("size_bytes")),
         "proof": _proof(tags),
@@ -146,7 +146,7 @@ def _maker(path: str, md5: str) -> object | None:
 
 
 def _parameters(chain: list, stage: str) -> dict[str, str]:
-    """lr, epochs, ... of the version's own training as they are; those of other stages behind their verb (encode.rows)."""
+    """lr, epochs, ... of the version's own training as they are; of other stages behind their verb (encode.rows)."""
     family = of_stage(stage)
     own = family.trains if family else split_name(stage)[0]
     found = {}

@@ -7,8 +7,9 @@
 
 The prompt is the user's first turn, the response all that the assistant said: r(x, y) = w . h + b at its end of turn.
 Mean 0 and deviation 1 on what the assistant itself says to the training prompts, so 1 is better than about five of six.
-Logged from code, so nothing is pickled; learning/chat.py travels in the model's `code/` folder, so it loads where Ajuste
-is not installed. Plain transformers finds the last token that is not padding; its `score` has no bias, b is added here.
+Logged from code, so nothing is pickled; learning/chat.py travels in the model's `code/` folder, so it loads where
+Ajuste is not installed. Plain transformers finds the last token that is not padding; its `score` has no bias: b is
+added here.
 """
 
 import json

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["begin", "fail", "finish", "follow", "is_recorded", "parent", "record", "tracking_uri"]
 
 KEY, INPUTS, RECORDED = "ajuste.stage_key", "ajuste.inputs", "ajuste.recorded"
-SUMMED = ("accuracy/", "macro_f1/", "proof/", "loss/", "proxy/", "gold/", "kl/", "forgetting/")  # metrics that the parent run repeats
+SUMMED = (  # metrics that the parent run repeats
+    "accuracy/", "macro_f1/", "proof/", "loss/", "proxy/", "gold/", "kl/", "forgetting/",
+)  # fmt: skip
 BATCH = 500  # MLflow takes 1000 entries a call, 100 of them params, 100 of them tags
 
 _logged: dict[str, set[tuple[str, int]]] = {}  # curve points that a run has, by run id: asked of MLflow once

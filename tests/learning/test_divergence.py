@@ -9,7 +9,7 @@ from tests.tiny_ppo import VOCABULARY, tiny_one, tiny_prompts
 
 @pytest.fixture(scope="module")
 def models():
-    policy, reference = (tiny_one().model.get_base_model() for _ in range(2))
+    policy, reference = (tiny_one().model.unload() for _ in range(2))
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in policy.parameters():
@@ -37,7 +37,8 @@ def test_a_model_and_itself_are_nothing_apart_and_the_batch_decides_nothing(mode
     prompts, responses = tiny_prompts(4), [[5, 2], [6, 7, 2], [8], [9, 9, 9, 9]]
     assert distribution_kl(policy, policy, prompts, responses, 1.0, 0).tolist() == [0.0] * 4
     alone = distribution_kl(policy, reference, prompts, responses, 1.0, 0, batch_rows=1)
-    assert torch.allclose(distribution_kl(policy, reference, prompts, responses, 1.0, 0, batch_rows=4), alone, atol=1e-5)
+    together = distribution_kl(policy, reference, prompts, responses, 1.0, 0, batch_rows=4)
+    assert torch.allclose(together, alone, atol=1e-5)
 
 
 def test_the_sampled_log_ratio_has_the_same_mean(models):

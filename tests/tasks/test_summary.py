@@ -115,7 +115,8 @@ def make_rlhf(root: Path) -> Rlhf:
             (root / folder / name / "model.safetensors").rename(root / folder / name / f"{weights}.safetensors")
         write(root / "merged" / name / "proof.json", {"max_logit_difference": 1e-6})
     card = json.loads((root / "adapters/reward/ajuste.json").read_text())
-    write(root / "adapters/reward/ajuste.json", card | {"set": "ratings", "method": "lora", "normalisation": {"gain": 2}})
+    card |= {"set": "ratings", "method": "lora", "normalisation": {"gain": 2}}
+    write(root / "adapters/reward/ajuste.json", card)
     rlhf.evaluate_reward(root / "adapters/reward")
     tiny_rlhf.curves(root / "adapters/ppo")
     rlhf.evaluate_ppo(root / "evaluated")

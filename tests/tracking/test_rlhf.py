@@ -137,8 +137,8 @@ def test_the_rule_of_the_challenger(best, gains, expected) -> None:
     from tracking._rank import _best
 
     losses = {1: 2.0, 2: 2.5} if best == 1 else {1: 2.5, 2: 2.0}
-    facts = {str(n): {"method": "sft", "validation.loss": str(loss), "parameters.trainable": "9", "validation_rows": "a"}
-             for n, loss in losses.items()}
+    facts = {str(n): {"method": "sft", "validation.loss": str(loss), "parameters.trainable": "9",
+                      "validation_rows": "a"} for n, loss in losses.items()}
     facts |= {str(n): {"method": "ppo", "base_version": f"{NAME}/{base}", "validation.gold_gain": str(gain),
                        "validation.gold_gain_low": str(low), "parameters.trainable": "9", "validation_rows": "b"}
               for n, (base, gain, low) in gains.items()}
