@@ -16,10 +16,12 @@ stands at a response's end; so is a prompt of over `max_prompt_tokens` and what 
 tasks.
 """
 
+import json
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -128,32 +130,42 @@ def _comparison(row: dict, max_tokens: int, tokenizer, counts: Counts) -> dict |
     from learning.masking import fit
 
     try:
-        answers = [segments(tokenizer, [*row["prompt"], {"role": "assistant", "content": text}])[-1][0]
-                   for text in row["responses"]]  # fmt: skip
+        found = [segments(tokenizer, [*row["prompt"], {"role": "assistant", "content": text}])
+                 for text in row["responses"]]  # fmt: skip
+        answers = [parts[-1][0] for parts in found]
         longest = max(range(len(answers)), key=lambda i: len(answers[i]))
-        turn = {"role": "assistant", "content": row["responses"][longest]}
-        fitted = fit(tokenizer, [*row["prompt"], turn], max_tokens)
+        asked, prompt_cut = [token for part, _ in found[0][:-1] for token in part], 0
+        if len(asked) + len(answers[longest]) > max_tokens:
+            turn = {"role": "assistant", "content": row["responses"][longest]}
+            fitted = fit(tokenizer, [*row["prompt"], turn], max_tokens)
+            if fitted is None or fitted.response_cut:
+                words = f"a response has {len(answers[longest])} tokens, and max_tokens is {max_tokens}"
+                return counts.drop("too_long", row, words)
+            asked, prompt_cut = fitted.input_ids[: fitted.prompt_tokens], fitted.prompt_cut
     except ValueError as error:
         return counts.drop("unwritable", row, str(error))
-    if fitted is None or fitted.response_cut:
-        words = f"a response has {len(answers[longest])} tokens, and max_tokens is {max_tokens}"
-        return counts.drop("too_long", row, words)
-    counts.sums["cut"] += fitted.prompt_cut > 0
-    counts.sums["tokens"] += sum(fitted.prompt_tokens + len(ids) for ids in answers)
-    counts.lengths.update(fitted.prompt_tokens + len(ids) for ids in answers)
-    return {"prompt_ids": fitted.input_ids[: fitted.prompt_tokens], "responses": answers}
+    counts.sums["cut"] += prompt_cut > 0
+    counts.sums["tokens"] += sum(len(asked) + len(ids) for ids in answers)
+    counts.lengths.update(len(asked) + len(ids) for ids in answers)
+    return {"prompt_ids": asked, "responses": answers}
 
 
 # --- prompts --------------------------------------------------------------------------------------------------------
 
 
 def _encode_prompts(path: Path, out: Path, config: PreferencesConfig, split: str, tokenizer) -> dict:
+    from learning.chat import prompt_ids
+
+    @lru_cache(16)  # rated texts all have one prompt
+    def asked(prompt: str) -> list[int]:
+        return prompt_ids(tokenizer, json.loads(prompt))
+
     counts = Counts()
     last = _last(read_batches(path, config.batch_rows, ["row_id"]), getattr(config.prompts, split))
     with ParquetRows(out, PROMPTS) as sink:
         for batch in read_batches(path, config.batch_rows):
             rows = [row for row in batch.to_pylist() if last is None or row["row_id"] <= last]
-            made = [_prompt(row, config.max_prompt_tokens, tokenizer, counts) for row in rows]
+            made = [_prompt(row, config.max_prompt_tokens, tokenizer, asked, counts) for row in rows]
             kept = [{**row, **ids} for row, ids in zip(rows, made, strict=True) if ids]
             sink.write({name: [row[name] for row in kept] for name in PROMPTS.names})
     _tell(counts, f"prompts of {split}")
@@ -163,20 +175,21 @@ def _encode_prompts(path: Path, out: Path, config: PreferencesConfig, split: str
     return _report(counts, sink.rows)
 
 
-def _prompt(row: dict, most: int, tokenizer, counts: Counts) -> dict | None:
-    from learning.chat import encode, prompt_ids
+def _prompt(row: dict, most: int, tokenizer, asked: Callable[[str], list[int]], counts: Counts) -> dict | None:
+    """The ids of a row; None if it is left out. asked: the ids of a prompt that is given as JSON."""
+    from learning.chat import encode
 
     try:
-        asked = prompt_ids(tokenizer, row["prompt"])
+        ids = asked(json.dumps(row["prompt"]))
     except ValueError as error:
         return counts.drop("unwritable", row, str(error))
     begun = encode(tokenizer, row["prefill"], control=False) if row["prefill"] else []
-    if len(asked) + len(begun) > most:
-        words = f"the prompt has {len(asked) + len(begun)} tokens, and max_prompt_tokens is {most}"
-        return counts.drop("too_long", row, words)
-    counts.lengths[len(asked) + len(begun)] += 1
-    counts.sums["tokens"] += len(asked) + len(begun)
-    return {"prompt_ids": asked + begun, "prefill_tokens": len(begun)}
+    tokens = len(ids) + len(begun)
+    if tokens > most:
+        return counts.drop("too_long", row, f"the prompt has {tokens} tokens, and max_prompt_tokens is {most}")
+    counts.lengths[tokens] += 1
+    counts.sums["tokens"] += tokens
+    return {"prompt_ids": ids + begun, "prefill_tokens": len(begun)}
 
 
 # --- pieces ---------------------------------------------------------------------------------------------------------
