@@ -1,0 +1,198 @@
+"""A reward model with LoRA beside TRL's RewardTrainer: same weights, pairs, dtype and threads, in turns.
+
+    python -m venv .trl && .trl/bin/pip install trl==1.16.0 peft==0.21.2 torch==2.13.0 transformers==5.23.0 psutil
+    python -m benchmarks.reward --peer-python .trl/bin/python [--rounds 3] [--steps 12] [--out docs/measured/reward.md]
+
+Reads the default run's artifacts/merged/instruct and artifacts/encoded/preferences. Each run is a process of its own
+(benchmarks/sides/reward.py): ours is stage `reward`, as DVC starts it, less the evaluation; TRL is run at its defaults,
+plain in bfloat16 and grouped by length, the last two also with our allocator settings (learning/allocator.py).
+
+First the two sides get the same reward model, whose B is not zero, and the same batch in float32: their losses must be
+equal to 1e-6, and so must all gradients, beside the largest of each tensor. Then pairs a second, over the seconds of
+all steps after two of warm-up; pairs a second of processor time stand beside them, which other work on the machine
+disturbs less.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+
+ALLOCATOR = " + allocator"
+TOLERANCE = 1e-6
+FIGURES = ("pairs_per_second", "pairs_per_cpu_second", "startup_s", "peak_mb")
+PEERS = ("default", "plain", "group")
+NAMES = {
+    "ours": "Ajuste",
+    "default": "TRL, its defaults",
+    "plain": "TRL, bfloat16",
+    "group": "TRL, bfloat16, group by length",
+}
+
+
+def write_pairs(encoded: Path, base: Path, work: Path, number: int) -> int:
+    """The first `number` pairs by row id at work/pairs, a reward model at work/adapter; returns the padding token's id.
+
+    The adapter's A and w are drawn as stage `reward` draws them; B too, or half of the gradients would be zero.
+    """
+    import pyarrow.parquet as pq
+    import torch
+
+    from learning import decoder, reward
+
+    (work / "pairs").mkdir()
+    for name in ("train", "validation", "test"):
+        table = pq.read_table(encoded / f"{name}.parquet").sort_by("row_id")
+        two = [len(responses) == 2 for responses in table["responses"].to_pylist()]
+        table = table.filter(two).slice(0, number if name == "train" else 1)
+        if name == "train" and table.num_rows < number:
+            raise SystemExit(f"{encoded} has {table.num_rows} pairs, {number} are needed: lower --steps")
+        pq.write_table(table, work / "pairs" / f"{name}.parquet")
+        prompts = pq.read_table(encoded / f"prompts_{name}.parquet").slice(0, 2)
+        pq.write_table(prompts, work / "pairs" / f"prompts_{name}.parquet")
+    (work / "pairs" / "encoding.json").write_bytes((encoded / "encoding.json").read_bytes())
+    torch.manual_seed(0)
+    model = reward.build(base, reward.Settings())
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.01)
+    tokenizer = decoder.load_base(base)[1]
+    reward.save(model, tokenizer, work / "adapter", {"base": decoder.identity_of(base)})
+    return reward.padding_id(tokenizer)
+
+
+def run(side: str, options: argparse.Namespace, work: Path, *more: object) -> dict:
+    """One run of benchmarks/sides/reward.py. Raises SystemExit with its last lines when it fails."""
+    name = side.removesuffix(ALLOCATOR)
+    command = [
+        sys.executable if name == "ours" else options.peer_python, "-m", "benchmarks.sides.reward", name,
+        "--work", work, "--base", options.base, "--batch-pairs", options.batch_pairs, "--threads", options.threads,
+        "--pad-id", options.pad_id, *more,
+    ]  # fmt: skip
+    if side.endswith(ALLOCATOR):
+        command.append("--keep-memory")
+    root = str(Path(__file__).resolve().parent.parent)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
+        "OMP_NUM_THREADS": str(options.threads),
+        "GOMP_SPINCOUNT": "2000",  # as stages run, for both sides; the default is as fast on quiet cores
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=environment, cwd=root)
+    found = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    if done.returncode or not found:
+        raise SystemExit(f"{side} failed:\n{(done.stdout + done.stderr)[-3000:]}")
+    return json.loads(found[0].removeprefix("RESULT "))
+
+
+def check(options: argparse.Namespace, work: Path) -> dict:
+    """Losses of both sides on one batch, and the largest difference of a gradient beside the largest of its tensor.
+
+    Raises SystemExit when they are not equal to TOLERANCE.
+    """
+    from safetensors.torch import load_file
+
+    sides = ("ours", "plain")
+    for side in sides:
+        run(side, options, work, "--check", "--dtype", "float32")
+    left, right = (load_file(work / f"{side}.safetensors") for side in sides)
+    if left.keys() != right.keys():
+        raise SystemExit(f"other weights learn: {sorted(left.keys() ^ right.keys())[:4]}")
+    losses = left.pop("loss").item(), right.pop("loss").item()
+    absolute = max((left[name] - right[name]).abs().max().item() for name in left)
+    relative = max(((left[name] - right[name]).abs().max() / right[name].abs().max()).item() for name in left)
+    found = {"losses": losses, "tensors": len(left), "absolute": absolute, "relative": relative}
+    print(json.dumps(found), flush=True)
+    if not (abs(losses[0] - losses[1]) <= TOLERANCE and absolute <= TOLERANCE):
+        raise SystemExit(f"the sides differ by more than {TOLERANCE}: {found}")
+    return found
+
+
+def report(results: list[dict], checked: dict, options: argparse.Namespace) -> str:
+    """The results as Markdown: medians over the rounds, and the ratios that matter."""
+    from learning.decoder import identity_of
+
+    ours, theirs = checked["losses"]
+    base = identity_of(options.base)["id"]
+    lines = [
+        "# The reward model beside TRL",
+        "",
+        f"`python -m benchmarks.reward --rounds {options.rounds} --steps {options.steps}`: {base}",
+        f"with LoRA (r = 8, every linear layer), batches of {options.batch_pairs} pairs, bfloat16, {options.threads}",
+        f"threads, {platform.machine()}. Pairs a second over the {options.steps - 2} steps after warm-up; medians, in",
+        "turns, each run a process of its own. `+ allocator`: with the settings of learning/allocator.py.",
+        "",
+        f"The same batch of {options.check_pairs} pairs in float32: loss {ours:.8f} here, {theirs:.8f} in TRL; over",
+        f"{checked['tensors']} tensors of gradients the largest difference is {checked['absolute']:.1e}, and "
+        f"{checked['relative']:.1e} of its tensor's largest.",
+        "",
+        "| side | pairs / s | each round | / CPU s | start-up s | peak MB | loss, last step |",
+        "|---|---:|---|---:|---:|---:|---:|",
+    ]
+    speed: dict[str, tuple[float, float]] = {}
+    for side in dict.fromkeys(result["side"] for result in results):
+        mine = [result for result in results if result["side"] == side]
+        wall, cpu, startup, peak = (median(r[key] for r in mine) for key in FIGURES)
+        speed[side] = wall, cpu
+        name = side.removesuffix(ALLOCATOR)
+        label = NAMES[name] + (ALLOCATOR if side != name else "")
+        each = ", ".join(f"{r['pairs_per_second']:.2f}" for r in mine)
+        lines.append(
+            f"| {label} | {wall:.2f} | {each} | {cpu:.2f} | {startup:.1f} | {peak:.0f} | {mine[0]['last_loss']:.3f} |"
+        )
+    best = max((side for side in speed if not side.startswith(("ours", "default"))), key=lambda side: speed[side][0])
+    lines += ["", "| Ajuste beside | ratio | by CPU time | wanted |", "|---|---:|---:|---:|"]
+    for side, label, wanted in (("default", NAMES["default"], 1.3), (best, f"the best of TRL, {best}", 1.0)):
+        wall, cpu = (a / b for a, b in zip(speed["ours" + ALLOCATOR], speed[side], strict=True))
+        lines.append(f"| {label} | {wall:.2f} | {cpu:.2f} | {wanted} |")
+    loads = [result["load"] for result in results]
+    lines += ["", f"Load average of the machine at the ends of the runs: {min(loads):.1f} to {max(loads):.1f}."]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    peer_python = os.environ.get("AJUSTE_TRL_PYTHON")
+    parser.add_argument("--peer-python", default=peer_python, help="python that has trl; or $AJUSTE_TRL_PYTHON")
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--batch-pairs", type=int, default=8)
+    parser.add_argument("--check-pairs", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--base", type=Path, default=Path("artifacts/merged/instruct"))
+    parser.add_argument("--encoded", type=Path, default=Path("artifacts/encoded/preferences"))
+    parser.add_argument("--out", type=Path, default=Path("docs/measured/reward.md"))
+    options = parser.parse_args()
+    if not options.peer_python:
+        print("benchmarks/reward.py: skipped: --peer-python or $AJUSTE_TRL_PYTHON must name a python that has trl 1.16")
+        return
+    options.base, options.encoded = options.base.resolve(), options.encoded.resolve()
+    sides = ["ours" + ALLOCATOR, *options.peers, *(side + ALLOCATOR for side in options.peers if side != "default")]
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        few, work = Path(folder) / "few", Path(folder) / "all"
+        few.mkdir()
+        work.mkdir()
+        write_pairs(options.encoded, options.base, few, options.check_pairs)
+        options.pad_id = write_pairs(options.encoded, options.base, work, options.steps * options.batch_pairs)
+        checked = check(options, few)
+        for turn in range(options.rounds):
+            for side in sides if turn % 2 == 0 else sides[::-1]:  # nobody is always first
+                results.append(run(side, options, work, "--seed", turn))
+                print(json.dumps(results[-1]), flush=True)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(report(results, checked, options), encoding="utf-8")
+    print(options.out.read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()
