@@ -8,8 +8,8 @@ every call), keys and values are written into a cache made for the whole rollout
 product as it stands: merged into bfloat16 weights its small steps would be rounded away, and another policy would
 answer than the one that learns.
 
-The prompts go through as rows behind a prefix (shared_prefix.py), what they share once; then each row's keys are moved
-to the right, so that all rows write their next token in the same column, and a mask hides what is left of them.
+The prompts go through as rows behind a prefix (shared_prefix.py), what they share once; then each row's keys stand at
+the right, so that all rows write their next token in the same column, and a mask hides what is left of them.
 
     packed = pack(model)                                  # None for an architecture that this does not describe
     run = packed.begin(prompts, max_new_tokens, "policy")     # logits [B, V] of the first tokens: run.logits
@@ -121,16 +121,16 @@ class Run:
         ]
         lengths = torch.tensor([len(prompt) for prompt in prompts])
         self.width, B = int(lengths.max()), len(prompts)
+        # on a CPU products of a few queries are twice as fast in float32, and the cache is small
+        self.kind = torch.promote_types(dtype, torch.float32) if device.type == "cpu" else dtype
         self.cache = torch.zeros(
-            len(self.low), 2, B, self.groups, self.width + room, self.size, dtype=dtype, device=device
+            len(self.low), 2, B, self.groups, self.width + room, self.size, dtype=self.kind, device=device
         )
         column = torch.arange(self.width + room) - (self.width - lengths)[:, None]  # below 0: left of the row
-        self.mask = None
-        if (column[:, 0] < 0).any():
-            self.mask = torch.zeros(B, 1, 1, self.width + room, dtype=dtype, device=device)
-            self.mask.masked_fill_((column < 0).to(device)[:, None, None], -torch.inf)
-        every = torch.arange(int(lengths.max()) + room, device=device)[None]
-        cos, sin = (x[0] for x in model.model.rotary_emb(self.cache, every))
+        self.mask = torch.zeros(B, self.groups, 1, self.width + room, dtype=self.kind, device=device)
+        self.mask.masked_fill_((column < 0).to(device)[:, None, None], -torch.inf)
+        every = torch.arange(self.width + room, device=device)[None]
+        cos, sin = (x[0] for x in model.model.rotary_emb(torch.empty(0, dtype=dtype, device=device), every))
         self.cos, self.sin = cos, torch.cat([-sin[:, : self.size // 2], sin[:, self.size // 2 :]], dim=1)
         self.positions = lengths.to(device)
         self._read(prompts, column[:, : self.width])
@@ -155,15 +155,17 @@ class Run:
     @torch.no_grad()
     def step(self, tokens: Tensor) -> Tensor:
         """Append one token to each row [B] int64; returns the logits of the next [B, V], which stay in `logits`."""
-        B, end = len(tokens), self.width + 1
-        mask = None if self.mask is None else self.mask[..., :end]
+        B, G, end = len(tokens), self.groups, self.width + 1
+        mask = self.mask[..., :end].reshape(B * G, 1, end)
 
         def attend(number: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             keys, values = self.cache[number]
             keys[:, :, self.width], values[:, :, self.width] = k, v
             # the heads that share a head of K and V are as many queries of one head
-            q = q.view(B, self.groups, -1, self.size)
-            return F.scaled_dot_product_attention(q, keys[:, :, :end], values[:, :, :end], mask, scale=self.scale)
+            q = q.reshape(B * G, -1, self.size).to(self.kind)
+            K, V = (x.view(B * G, -1, self.size)[:, :end] for x in (keys, values))
+            S = torch.baddbmm(mask, q, K.transpose(1, 2), alpha=self.scale)
+            return torch.bmm(torch.softmax(S, -1), V).to(v.dtype)
 
         h = self._layers(tokens.to(self.cache.device), self.positions, attend)
         self.width, self.positions = end, self.positions + 1
@@ -177,7 +179,7 @@ class Run:
         self.cache = self.cache[:, :, : len(rows)]  # the beginning of the same memory
         self.cache[..., : self.width, :] = used
         self.positions, self.logits = self.positions[rows], self.logits[rows]
-        self.mask = None if self.mask is None else self.mask[rows]
+        self.mask = self.mask[rows]
 
     def _layers(self, ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Token ids [N] at positions [N] -> the last hidden states [N, d], after the last norm."""
