@@ -139,7 +139,7 @@ def quality(hostile: str = "") -> dict:
         "length": {"pairs": 1200, "longer_wins": 0.47, "low": 0.44, "high": 0.5, "chosen_words": 20.0,
                    "rejected_words": 21.0, "correlation_with_margin": -0.02},
         "label_noise": {"pairs": 1280, "accuracy": 0.71, "low": 0.68, "high": 0.74, "threshold": 0.7, "suspected": 9,
-                        "expected_share": 0.031, "suspects": []},
+                        "agreement": {"suspects": 0.77, "others": 0.85}, "suspects": []},
         "prompts": {"train": {"different": 1, "comparisons": 1024}, "shared_by_train_and_test": 1},
         "shared_texts": [{"set": f"reviews{hostile}", "source": "rotten_tomatoes", "train": 40, "validation": 4,
                           "test": 5}],
