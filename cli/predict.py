@@ -1,18 +1,22 @@
-"""`ajuste predict`: label every text of a file with a registered model, as JSON lines or CSV on standard output."""
+"""`ajuste predict`: label or score every text of a file with a registered model, as JSON lines or CSV on stdout."""
 
 import csv
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import StrEnum
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli._models import errors_told, open_models
+
+if TYPE_CHECKING:
+    from serving.models import Served
 
 BATCH_ROWS = 256
 FORMATS = (".txt", ".csv", ".tsv", ".jsonl")
@@ -28,14 +32,17 @@ def command(
     file: Annotated[Path, typer.Argument(help="Texts: .txt, one a line; .csv, .tsv or .jsonl with a text column.")],
     column: Annotated[str, typer.Option(help="The column, or JSON key, that holds the text.")] = "text",
     output: Annotated[Output, typer.Option(help="Format of what is written to standard output.")] = Output.jsonl,
+    prompt: Annotated[str | None, typer.Option(help="Of a reward model: what the texts are responses to.")] = None,
 ) -> None:
-    """Label every text of FILE. A row without a usable text gets its reason in `error` and no label.
+    """Label every text of FILE, or score it as a response. A row without a usable text gets its reason in `error`.
 
     Examples:  ajuste predict reviews-classifier new.txt
 
                ajuste predict reviews-classifier@challenger new.csv --column review --output csv > labels.csv
+
+               ajuste predict ratings-reward answers.txt --prompt "Write a one-sentence movie review."
     """
-    from tasks._stage import DataError, UsageError
+    from tasks._stage import DataError
 
     rows = read(file, column)
     first = next(rows, None)        # a wrong file is found before a model is loaded
@@ -48,33 +55,72 @@ def command(
     with Console(stderr=True).status(f"loading {name}"):
         with errors_told():
             served = open_models().get(name)
-        if served.kind != "classifier":
-            raise UsageError(f"`{name}` labels no texts, it writes them: `ajuste chat {name}` talks with it")
+        answer, empty = answerer(served, name, prompt)
     who = {"model": served.name, "version": served.version, "alias": served.alias}
     typer.echo(f"{name}: version {served.version}{f', {served.alias}' if served.alias else ''}", err=True)
 
     failed = 0
-    write = writer(output)
+    write = writer(output, [key for key in empty if key != "probabilities"])
     try:
         for batch in with_progress(batches(chain([first], rows)), file):
             good = [text for _, text, error in batch if error is None]
-            answers = iter(served.probabilities(good).tolist())
+            answers = iter(answer(good))
             for row, text, error in batch:
-                line = {"row": row, "label": None, "probability": None, "probabilities": None, **who, "error": error}
+                line = {"row": row, **empty, **who, "error": error}
                 if error is None:
-                    probabilities = next(answers)
-                    best = max(range(len(probabilities)), key=probabilities.__getitem__)
-                    named = dict(zip(served.card["labels"], probabilities, strict=True))
-                    line |= {"label": served.card["labels"][best], "probability": probabilities[best],
-                             "probabilities": named}
-                failed += error is not None
+                    line |= next(answers)
+                failed += line["error"] is not None
                 write(line | {"text": text})
         sys.stdout.flush()
     except BrokenPipeError:         # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
     if failed:
-        typer.echo(f"{failed} rows have no label: their `error` says why", err=True)
+        typer.echo(f"{failed} rows have no {next(iter(empty))}: their `error` says why", err=True)
+
+
+def answerer(served: "Served", name: str, prompt: str | None) -> tuple[Callable[[list[str]], list[dict]], dict]:
+    """What gives each text its part of the line, and that part when there is no answer. Raises UsageError."""
+    from tasks._stage import UsageError
+
+    if served.kind == "decoder":
+        raise UsageError(f"`{name}` labels no texts, it writes them: `ajuste chat {name}` talks with it")
+    if served.kind == "classifier":
+        if prompt is not None:
+            raise UsageError(f"`{name}` labels texts whatever they answer: leave out --prompt")
+        return partial(labels, served), {"label": None, "probability": None, "probabilities": None}
+    if prompt is None:
+        raise UsageError(f"`{name}` scores responses: say with --prompt what the texts are responses to")
+    return partial(scores, served, prompt), {"score": None}
+
+
+def labels(served: "Served", texts: list[str]) -> list[dict]:
+    """Label and probabilities of each text."""
+    found = []
+    for probabilities in served.probabilities(texts).tolist():
+        best = max(range(len(probabilities)), key=probabilities.__getitem__)
+        named = dict(zip(served.card["labels"], probabilities, strict=True))
+        found.append({"label": served.card["labels"][best], "probability": probabilities[best], "probabilities": named})
+    return found
+
+
+def scores(served: "Served", prompt: str, texts: list[str]) -> list[dict]:
+    """The score of each text as a response to the prompt, or the reason why it has none."""
+    from learning import reward
+    from serving.generation import BadRequest
+    from serving.scores import row_ids
+
+    found, rows = [], {}
+    for i, text in enumerate(texts):
+        turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": text}]
+        found.append({})
+        try:
+            rows[i] = row_ids(served, turns, "the text")
+        except BadRequest as error:
+            found[i] = {"error": str(error)}
+    for i, score in zip(rows, reward.score(served.model, list(rows.values())).tolist(), strict=True):
+        found[i] = {"score": score}
+    return found
 
 
 def batches(rows: Iterator[tuple]) -> Iterator[list[tuple]]:
@@ -97,12 +143,12 @@ def with_progress(found: Iterator[list[tuple]], file: Path) -> Iterator[list[tup
             progress.advance(task, len(batch))
 
 
-def writer(output: Output):
+def writer(output: Output, answered: list[str]) -> Callable[[dict], object]:
     """Writes one answer to standard output. CSV has the same columns for any model: no `probabilities`."""
     if output is Output.jsonl:
         return lambda line: print(json.dumps(line, ensure_ascii=False))
     table = csv.writer(sys.stdout, lineterminator="\n")
-    names = ["row", "label", "probability", "model", "version", "alias", "error", "text"]
+    names = ["row", *answered, "model", "version", "alias", "error", "text"]
     table.writerow(names)
     return lambda line: table.writerow([line[name] for name in names])
 

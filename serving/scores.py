@@ -87,7 +87,7 @@ def routes(ask: Callable[[str, list[Conversation]], Any]) -> APIRouter:
 def scored(served: Served, conversations: Sequence[Conversation]) -> list[tuple[float, int]]:
     """(score, tokens) of each conversation's last turn. Raises UnknownModel for another kind of model, BadRequest."""
     served.must_be("reward")
-    rows = [_ids(served, conversation, f"input.{i}") for i, conversation in enumerate(conversations)]
+    rows = [row_ids(served, conversation, f"input.{i}") for i, conversation in enumerate(conversations)]
     total = sum(map(len, rows))
     if total > MAX_REQUEST_TOKENS:
         raise BadRequest(f"the {len(rows)} rows have {total} tokens, a request may have {MAX_REQUEST_TOKENS}: "
@@ -96,7 +96,8 @@ def scored(served: Served, conversations: Sequence[Conversation]) -> list[tuple[
     return [(value, len(row)) for value, row in zip(values, rows, strict=True)]
 
 
-def _ids(served: Served, conversation: Conversation, param: str) -> list[int]:
+def row_ids(served: Served, conversation: Conversation, param: str) -> list[int]:
+    """The tokens of a conversation up to its last turn's end. Raises BadRequest, naming `param`."""
     try:
         ids = [token for part, _ in chat.segments(served.tokenizer, conversation) for token in part]
     except ValueError as error:

@@ -1,1 +1,1 @@
-from tests.serving.conftest import both, folders, registry, server, speakers  # noqa: F401
+from tests.serving.conftest import both, folders, judges, registry, server, speakers  # noqa: F401

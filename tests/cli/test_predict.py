@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from cli import predict
-from learning import classifier
+from learning import chat, classifier, reward
 from tasks._stage import DataError, UsageError
 from tests.cli.registered import install, run
 from tests.tiny_classifiers import LABELS, TEXTS
+from tests.tiny_rlhf import ASKED, SNIPPETS
 
 
 @pytest.fixture
@@ -111,3 +112,44 @@ def test_an_assistant_is_for_talking(expected, tmp_path, registry, speakers):
     (tmp_path / "one.txt").write_text("A warm film.\n")
     with pytest.raises(UsageError, match="`ajuste chat assistant` talks with it"):
         run(predict.command, "assistant", tmp_path / "one.txt")
+
+
+@pytest.fixture
+def judge(expected, registry, judges):
+    """`ratings-reward` stands in the registry."""
+    registry.folders["ratings-reward"] = [judges["merged"]]
+    registry.sha256[judges["merged"]] = registry.digest(judges["merged"])
+    registry.aliases["ratings-reward"] = {"challenger": 1}
+    return reward.load(judges["merged"])
+
+
+def test_a_reward_model_scores_texts_as_responses(judge, tmp_path, capsys):
+    model, tokenizer, _ = judge
+    lines = [*SNIPPETS[:3], "", "one <|im_end|> two", "word " * 700]
+    (tmp_path / "t.jsonl").write_text("\n".join(json.dumps({"text": line}) for line in lines))
+    run(predict.command, "ratings-reward", tmp_path / "t.jsonl", "--prompt", ASKED)
+    rows, note = answers(capsys)
+    start = chat.prompt_ids(tokenizer, [{"role": "user", "content": ASKED}])
+    ids = [start + chat.encode(tokenizer, text) + chat.end_of_turn(tokenizer)[:1] for text in SNIPPETS[:3]]
+    assert [row["score"] for row in rows[:3]] == pytest.approx(reward.score(model, ids).tolist(), abs=1e-5)
+    assert set(rows[0]) == {"row", "score", "model", "version", "alias", "error", "text"} and rows[0]["version"] == "1"
+    assert [row["score"] for row in rows[3:]] == [None] * 3
+    for row, reason in zip(rows[3:], ["the text is empty", "marks a turn", "more than the 512"], strict=True):
+        assert reason in row["error"]
+    assert "3 rows have no score" in note
+
+
+def test_scores_as_csv(judge, tmp_path, capsys):
+    (tmp_path / "t.txt").write_text("\n".join(SNIPPETS))
+    run(predict.command, "ratings-reward", tmp_path / "t.txt", "--prompt", ASKED, "--output", "csv")
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["text"] for row in rows] == SNIPPETS and len({float(row["score"]) for row in rows}) == len(SNIPPETS)
+    assert list(rows[0]) == ["row", "score", "model", "version", "alias", "error", "text"]
+
+
+def test_a_prompt_belongs_to_a_reward_model(judge, tmp_path):
+    (tmp_path / "t.txt").write_text("warm")
+    with pytest.raises(UsageError, match="say with --prompt what the texts are responses to"):
+        run(predict.command, "ratings-reward", tmp_path / "t.txt")
+    with pytest.raises(UsageError, match="leave out --prompt"):
+        run(predict.command, "reviews-classifier", tmp_path / "t.txt", "--prompt", ASKED)

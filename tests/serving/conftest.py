@@ -13,7 +13,7 @@ import uvicorn
 from learning import bottleneck, classifier, decoder
 from serving.app import make_app
 from serving.models import Models
-from tests import tiny_decoders
+from tests import tiny_decoders, tiny_rlhf
 from tests.tiny_classifiers import tiny_adapter, tiny_base, tiny_full, tiny_merged
 
 torch.set_num_threads(1)
@@ -91,6 +91,14 @@ def speakers(tmp_path_factory):
     model, tokenizer, card = decoder.load(lora, base)
     decoder.save_whole(model.merge_and_unload(), tokenizer, root / "merged", card)
     return {"base": base, "lora": lora, "merged": root / "merged", "full": tiny_decoders.tiny_full(base, root / "full")}
+
+
+@pytest.fixture(scope="session")
+def judges(speakers, tmp_path_factory):
+    """Reward models trained on the whole decoder `sft`: adapter, and merged."""
+    root, sft = tmp_path_factory.mktemp("judges"), speakers["full"]
+    adapter = tiny_rlhf.reward_adapter(sft, root / "adapter")
+    return {"sft": sft, "adapter": adapter, "merged": tiny_rlhf.reward_merged(sft, adapter, root / "merged")}
 
 
 @pytest.fixture

@@ -17,14 +17,6 @@ JSON = {"content-type": "application/json"}
 PAIRS = [(tiny_rlhf.ASKED, snippet) for snippet in tiny_rlhf.SNIPPETS] + [("Is it good?", "It is."), ("Why?", "")]
 
 
-@pytest.fixture(scope="session")
-def judges(speakers, tmp_path_factory):
-    """Reward models trained on the whole decoder `sft`: adapter, and merged."""
-    root, sft = tmp_path_factory.mktemp("judges"), speakers["full"]
-    adapter = tiny_rlhf.reward_adapter(sft, root / "adapter")
-    return {"sft": sft, "adapter": adapter, "merged": tiny_rlhf.reward_merged(sft, adapter, root / "merged")}
-
-
 @pytest.fixture
 def registry(folders, speakers, judges):
     found = FakeRegistry(

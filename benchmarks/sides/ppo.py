@@ -1,0 +1,245 @@
+"""One run of benchmarks/ppo.py, ours or TRL's, in a process of its own; prints one line `RESULT {json}`.
+
+    python -m benchmarks.sides.ppo trunk|adapter|trl --work FOLDER --base FOLDER --reward FOLDER --merged FOLDER [...]
+
+FOLDER/prompts.json holds {"prompts": [[ids]], "stop_ids", "pad_id"}. `trunk` and `adapter` are the loop of stage `ppo`
+(tasks/_ppo_loop.py), with the value head on the policy's trunk or on an adapter of its own that starts as the reward
+model; `trl` is PPOTrainer of TRL 1.12 with a LoRA policy, the merged reward model, and a value model that is a copy of
+it with LoRA. TRL's update is split by wrapping its own functions: `batch_generation` is the rollout; forwards without
+gradient and `get_reward` are the scoring (reference, value, reward); the rest is the update.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import psutil
+
+STARTED = psutil.Process().create_time()  # start-up counts from here, imports included
+LORA = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.0}
+PHASES = ("rollout", "score", "learn")
+
+
+def peak_mb() -> float:
+    """The largest resident memory since the last `forget_peak`, in MB."""
+    with open("/proc/self/status", encoding="ascii") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 1024
+
+
+def forget_peak() -> float:
+    """Begin anew with the peak; returns the resident memory of now, in MB."""
+    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+        file.write("5")
+    return peak_mb()
+
+
+class Watch:
+    """Seconds of each update by phase, and what it came to."""
+
+    def __init__(self) -> None:
+        self.imported = self.ready = 0.0
+        self.rows: list[dict] = []
+        self.check = 0.0  # mean reward of the prompts themselves: the same model in both
+
+    def result(self, batch_rows: int) -> dict:
+        timed = self.rows[1:] or self.rows  # the first update warms up
+        seconds = sum(row["seconds"] for row in timed)
+        names = ("seconds", "cpu_s", *(f"{phase}_s" for phase in PHASES))
+        medians = {name: median(row[name] for row in timed) for name in names}
+        return {
+            "episodes_per_second": batch_rows * len(timed) / seconds, "updates": len(timed), **medians,
+            "startup_s": self.ready - STARTED, "import_mb": self.imported, "peak_mb": peak_mb() - self.imported,
+            "check": self.check, "rows": self.rows,
+        }  # fmt: skip
+
+
+def ours(options: argparse.Namespace, given: dict, watch: Watch) -> None:
+    """The loop of stage `ppo`, without radar; the state is saved before the first update and after the last."""
+    import torch
+
+    from learning import reward as reward_model
+    from learning import rollout
+    from learning.one_base import OneBase, Settings
+    from learning.seeds import seed_everything
+    from tasks import _ppo_loop
+    from tasks.ppo import PpoConfig
+
+    import_everything(rollout, reward_model)
+    seed_everything(options.seed, options.threads)
+    watch.imported = forget_peak()
+    value_start = "reward" if options.side == "adapter" else "zero"
+    one = OneBase.build(
+        options.base, options.reward, Settings(8, 16.0, ("all-linear",), options.side, value_start),
+        getattr(torch, options.dtype),
+    )  # fmt: skip
+    one.reward_bias = 0.0  # plain transformers, which TRL reads the reward model with, has no place for it
+    torch.nn.init.zeros_(one.value_head.bias)
+    prompts = given["prompts"][: options.batch_rows]
+    # the prompt's last token as a response of one token: the row is the prompt
+    last = torch.tensor([[row[-1]] for row in prompts])
+    asked = one.scores([row[:-1] for row in prompts], last, torch.ones_like(last, dtype=torch.bool))
+    watch.check = asked.mean().item()
+    config = PpoConfig(
+        dtype=options.dtype, r=8, alpha=16, targets=["all-linear"], value=options.side, value_start=value_start,
+        updates=options.updates, batch_rows=options.batch_rows, minibatches=1, micro_rows=options.batch_rows,
+        epochs=options.epochs, max_new_tokens=options.new_tokens, temperature=1.0, gamma=1.0, lam=0.95,
+        terminal="after_end", missing_end="none", missing_end_penalty=1.0, whiten_rewards=False, whiten_advantages=True,
+        unbiased=True, clip=0.2, dual_clip=None, value_clip=0.2, vf_coef=0.1, kl_estimator="k1", kl_control="fixed",
+        beta=0.05, kl_target=6.0, kl_horizon=10000, lr=options.lr, lr_schedule="linear", adam_eps=1e-8,
+        adam_eps_mode="torch", max_grad_norm=None, ptx=0.0, ptx_rows=8, alarm_kl=None, alarm_ratio=None,
+        alarm_entropy=None, alarm_value_loss=None, alarm_repeats=None, checkpoint_every=options.updates, record=[],
+        radar_every=options.updates, radar_prompts=1, keep="last",
+    )  # fmt: skip
+    update = _ppo_loop._Loop._update
+    before: dict[str, float] = {}
+
+    def timed(self, number: int) -> None:
+        if not watch.ready:
+            watch.ready = time.time()
+        began, worked = time.perf_counter(), time.process_time()
+        update(self, number)
+        seconds, cpu = time.perf_counter() - began, time.process_time() - worked
+        phases = {f"{name}_s": self.seconds[name] - before.get(name, 0.0) for name in PHASES}
+        before.update(self.seconds)
+        row = self.state.history[-1]
+        names = ("score", "kl", "policy_loss", "value_loss", "clip_fraction", "ratio_mean", "ended", "length")
+        watch.rows.append({"seconds": seconds, "cpu_s": cpu, **phases, **{name: row[name] for name in names}})
+
+    _ppo_loop._Loop._update = timed
+    with tempfile.TemporaryDirectory() as folder:
+        _ppo_loop.train(one, given["prompts"], one.scores, config, options.seed, Path(folder), given["stop_ids"])
+
+
+def import_everything(*_) -> None:
+    """What is imported where it is used: it counts as import, as TRL's do."""
+    import accelerate  # noqa: F401
+    import peft  # noqa: F401
+    from transformers import LlamaForCausalLM  # noqa: F401
+
+
+def theirs(options: argparse.Namespace, given: dict, watch: Watch) -> None:
+    """PPOTrainer of TRL 1.12 (trl.experimental.ppo; later releases have none)."""
+    os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
+    import torch
+    import trl.experimental.ppo.ppo_trainer as module
+    from datasets import Dataset
+    from peft import LoraConfig, inject_adapter_in_model
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
+    from transformers.utils import logging
+    from trl.experimental.ppo import PPOConfig, PPOTrainer
+
+    import_everything()
+    logging.set_verbosity_error()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    watch.imported = forget_peak()
+    spent = dict.fromkeys(PHASES, 0.0)
+
+    def wrap(name: str, phase: str, without_gradient: bool = False) -> None:
+        function = getattr(module, name)
+
+        def timed(*args, **kwargs):
+            if without_gradient and torch.is_grad_enabled():
+                return function(*args, **kwargs)
+            began = time.perf_counter()
+            answer = function(*args, **kwargs)
+            spent[phase] += time.perf_counter() - began
+            return answer
+
+        setattr(module, name, timed)
+
+    tokenizer = AutoTokenizer.from_pretrained(options.base, padding_side="left")
+    # not the end of turn: the trainer masks every padding id, in the prompts too
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(given["pad_id"])
+    if tokenizer.eos_token_id != given["stop_ids"][0]:
+        raise SystemExit("TRL ends a response at the tokenizer's eos token, which is not this base's end of turn")
+    dtype = getattr(torch, options.dtype)
+    policy = AutoModelForCausalLM.from_pretrained(options.base, dtype=dtype)
+    reward, value = (
+        AutoModelForSequenceClassification.from_pretrained(options.merged, num_labels=1, dtype=dtype) for _ in range(2)
+    )
+    reward.requires_grad_(False)
+    linear = {name.rsplit(".", 1)[-1] for name, layer in value.named_modules() if isinstance(layer, torch.nn.Linear)}
+    # the trainer asks for value.base_model_prefix and value.score, so the class must stay: adapters in place
+    inject_adapter_in_model(LoraConfig(**LORA, target_modules=sorted(linear - {"score"}), task_type="SEQ_CLS"), value)
+    for name, parameter in value.named_parameters():
+        parameter.requires_grad_("lora_" in name or name.startswith("score"))
+        if "lora_" in name:
+            parameter.data = parameter.data.float()
+    with torch.no_grad():
+        batch = tokenizer.pad({"input_ids": given["prompts"][: options.batch_rows]}, return_tensors="pt")["input_ids"]
+        watch.check = module.get_reward(reward, batch, tokenizer.pad_token_id, 0)[1].float().mean().item()
+    wrap("batch_generation", "rollout")
+    wrap("forward", "score", without_gradient=True)
+    wrap("get_reward", "score")
+
+    class Updates(TrainerCallback):
+        def on_train_begin(self, *args, **kwargs):
+            watch.ready, self.began, self.worked = time.time(), time.perf_counter(), time.process_time()
+
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            if "objective/kl" not in (logs or {}):
+                return
+            now, worked = time.perf_counter(), time.process_time()
+            seconds, cpu = now - self.began, worked - self.worked
+            spent["learn"] = seconds - spent["rollout"] - spent["score"]
+            phases = {f"{name}_s": value for name, value in spent.items()}
+            names = {"score": "objective/scores", "kl": "objective/kl", "policy_loss": "loss/policy_avg",
+                     "value_loss": "loss/value_avg", "clip_fraction": "policy/clipfrac_avg",
+                     "ratio_mean": "val/ratio", "ended": "val/num_eos_tokens"}  # fmt: skip
+            row = {name: float(logs[key]) for name, key in names.items()}
+            row["ended"] /= options.batch_rows
+            watch.rows.append({"seconds": seconds, "cpu_s": cpu, **phases, **row})
+            spent.update(dict.fromkeys(PHASES, 0.0))
+            self.began, self.worked = now, worked
+
+    with tempfile.TemporaryDirectory() as folder:
+        args = PPOConfig(
+            output_dir=folder, per_device_train_batch_size=options.batch_rows, gradient_accumulation_steps=1,
+            num_mini_batches=1, total_episodes=options.batch_rows * options.updates, num_ppo_epochs=options.epochs,
+            response_length=options.new_tokens, temperature=1.0, kl_coef=0.05, stop_token="eos",
+            learning_rate=options.lr, bf16=False, use_cpu=True, gradient_checkpointing=False, num_sample_generations=0,
+            local_rollout_forward_batch_size=options.batch_rows, report_to="none", save_strategy="no", logging_steps=1,
+            disable_tqdm=True, seed=options.seed,
+        )  # fmt: skip
+        PPOTrainer(
+            args=args, processing_class=tokenizer, model=policy, ref_model=None, reward_model=reward,
+            value_model=value, train_dataset=Dataset.from_list([{"input_ids": row} for row in given["prompts"]]),
+            peft_config=LoraConfig(**LORA, target_modules="all-linear", task_type="CAUSAL_LM"), callbacks=[Updates()],
+        ).train()  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("side", choices=["trunk", "adapter", "trl"])
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--base", type=Path, required=True)
+    parser.add_argument("--reward", type=Path, required=True, help="the reward adapter")
+    parser.add_argument("--merged", type=Path, required=True, help="the same, merged")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], required=True)
+    parser.add_argument("--updates", type=int, required=True)
+    parser.add_argument("--batch-rows", type=int, required=True)
+    parser.add_argument("--new-tokens", type=int, required=True)
+    parser.add_argument("--epochs", type=int, required=True)
+    parser.add_argument("--lr", type=float, default=1e-4)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep-memory", action="store_true", help="the stage's own allocator settings")
+    options = parser.parse_args()
+    if options.keep_memory:
+        from learning.allocator import keep_memory
+
+        keep_memory()
+    given = json.loads((options.work / "prompts.json").read_text(encoding="utf-8"))
+    watch = Watch()
+    (theirs if options.side == "trl" else ours)(options, given, watch)
+    found = {"side": options.side, "dtype": options.dtype, "kept": options.keep_memory, "load": os.getloadavg()[0]}
+    print("RESULT " + json.dumps({**found, **watch.result(options.batch_rows)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
