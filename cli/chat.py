@@ -107,7 +107,7 @@ def local(reference: str, settings: dict) -> tuple[Answer, str]:
             reference = reference or models.default("decoder")
             served = models.get(reference)
         if served.kind != "decoder":
-            raise UsageError(f"`{reference}` is a classifier: `ajuste predict` asks it")
+            raise UsageError(f"`{reference}` writes no text: `ajuste predict` asks it")
     generation = Generation(models)
 
     def answer(messages: list[Message]) -> Iterator[str]:
