@@ -107,7 +107,7 @@ class OneBase(nn.Module):
         if self.settings.value == "adapter":
             with self.using(VALUE):
                 states = self._states(prompts, responses, mask)
-        after = _after(mask)
+        after = _after(mask).to(states.device)
         values = self.value_head(states.float()).squeeze(1)
         return log_probs, entropy, values.new_zeros(after.shape).masked_scatter(after, values)
 
@@ -217,10 +217,10 @@ class OneBase(nn.Module):
 
     def _log_probs(self, states: Tensor, responses: Tensor, mask: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """Each [B, R]: what the states before the tokens say of them."""
-        after = _after(mask)
-        predicting = torch.cat([mask, mask.new_zeros(len(mask), 1)], dim=1)[after]
+        responses, mask = responses.to(states.device), mask.to(states.device)
+        predicting = torch.cat([mask, mask.new_zeros(len(mask), 1)], dim=1)[_after(mask)]
         head = self.model.get_base_model().get_output_embeddings().weight
-        log_p, entropy = token_log_probs(states[predicting], head, responses[mask].to(states.device), temperature)
+        log_p, entropy = token_log_probs(states[predicting], head, responses[mask], temperature)
         empty = log_p.new_zeros(mask.shape)
         return empty.masked_scatter(mask, log_p), empty.masked_scatter(mask, entropy)
 

@@ -115,16 +115,17 @@ def hidden(model: nn.Module, batch: Batch) -> Tensor:
 class _Block(NamedTuple):
     """b rows of like length, filled up to L queries and W keys: the prefix's first, then the row's own.
 
-    queries [b, L] and keys [b, W] are places in T (fillings repeat a token); real [b, L] is False for fillings;
-    mask [L, W] is True where a query sees a key; tokens [N] are the places of the real queries, in the order of `real`;
-    prefix: how many of the keys are shared.
+    queries [b, L] and keys [b, W] are places in T (fillings repeat a token); real [b, L] is False for fillings and
+    `own` [N] are its true places, laid flat; tokens [N] are their places in T; hidden [L, W] is True where a query does
+    not see a key; prefix: how many of the keys are shared.
     """
 
     queries: Tensor
     keys: Tensor
     real: Tensor
-    mask: Tensor
+    own: Tensor
     tokens: Tensor
+    hidden: Tensor
     prefix: int
 
 
@@ -147,8 +148,9 @@ def _blocks(lengths: tuple[int, ...], window: int | None, device: torch.device) 
         shared = torch.arange(prefix).expand(len(rows), -1)
         queries, real = places[:, :L], (own < size)[:, :L]
         distance = prefix + torch.arange(L)[:, None] - torch.arange(W)[None]
-        mask = (distance >= 0) & (distance < (window or W + 1))
-        tensors = (queries, torch.cat([shared, places], dim=1), real, mask, queries[real])
+        future = (distance < 0) | (distance >= (window or W + 1))
+        flat = real.flatten().nonzero().flatten()
+        tensors = (queries, torch.cat([shared, places], dim=1), real, flat, queries[real], future)
         blocks.append(_Block(*(tensor.contiguous().to(device) for tensor in tensors), prefix))
     return tuple(blocks)
 
@@ -197,7 +199,7 @@ def prefix_attention(
             for x, places in ((query, block.queries), (key, block.keys), (value, block.keys))
         )
         o = F.scaled_dot_product_attention(
-            q, k, v, block.mask, dropout, scale=scale, enable_gqa=k.shape[1] != q.shape[1]
+            q, k, v, ~block.hidden, dropout, scale=scale, enable_gqa=k.shape[1] != q.shape[1]
         )
         outs.append(o.transpose(1, 2)[block.real])
     order = torch.cat([block.tokens for block in blocks]).argsort()
@@ -219,7 +221,7 @@ class _ByHand(torch.autograd.Function):
             b, L = block.queries.shape
             Q, K = _queries(q, block, G, scale), _keys(k, block)
             S = torch.bmm(Q, K.transpose(1, 2))
-            S.view(b * G, H // G, L, -1).masked_fill_(~block.mask, -torch.inf)
+            S.view(b * G, H // G, L, -1).masked_fill_(block.hidden, -torch.inf)
             P = torch.softmax(S, -1)
             _put(out[0], torch.bmm(P, _keys(v, block)), block, G)
             kept.append(P)
@@ -273,14 +275,14 @@ def _keys(x: Tensor, block: _Block) -> Tensor:
 def _put(target: Tensor, x: Tensor, block: _Block, G: int) -> None:
     """The inverse of `_queries`: the real ones of [b G, H/G L, d] into their places of target [T, H, d]."""
     (b, L), (_, H, d) = block.queries.shape, target.shape
-    rows = x.view(b, G, H // G, L, d).permute(0, 3, 1, 2, 4).reshape(b, L, H, d)
-    target.index_copy_(0, block.tokens, rows[block.real])
+    rows = x.view(b, G, H // G, L, d).permute(0, 3, 1, 2, 4).reshape(b * L, H, d)
+    target.index_copy_(0, block.tokens, rows.index_select(0, block.own))
 
 
 def _put_keys(target: Tensor, x: Tensor, block: _Block) -> Tensor:
     """The inverse of `_keys` for each row's own tokens; returns the sum over the rows for the shared ones [P, G, d]."""
     (b, L), (_, G, d) = block.queries.shape, target.shape
     x = x.view(b, G, -1, d)
-    own = x[:, :, block.prefix : block.prefix + L].transpose(1, 2)
-    target.index_copy_(0, block.tokens, own[block.real])
+    own = x[:, :, block.prefix : block.prefix + L].transpose(1, 2).reshape(b * L, G, d)
+    target.index_copy_(0, block.tokens, own.index_select(0, block.own))
     return x[:, :, : block.prefix].sum(0, dtype=torch.promote_types(x.dtype, torch.float32)).transpose(0, 1)

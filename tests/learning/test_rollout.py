@@ -47,6 +47,24 @@ def test_greedy_equals_generate(family, prompts):
     assert (one.packed is not None) is (family == "llama")
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mistral"])
+def test_detail_3_left_padding_leaves_the_logits(family):
+    """0, 1 and 7 paddings before the prompt, at the first token and at each of the next three."""
+    one, prompt = one_base(family), RAGGED[1]
+    for pads in (0, 1, 7):
+        prompts = [prompt, list(range(20, 20 + len(prompt) + pads))]
+        run = packed.pack(one.model)
+        run = run.begin(prompts, 4, POLICY) if run else rollout._Plain(one.model.get_base_model(), prompts, 0)
+        row = list(prompt)
+        for token in (5, 6, 7):
+            with torch.no_grad():
+                expected = one.model(torch.tensor([row])).logits[0, -1]
+            assert (run.logits[0] - expected).abs().max() < 1e-5
+            with torch.no_grad():
+                run.step(torch.tensor([token, token]))
+            row.append(token)
+
+
 def test_plain_models_and_untouched_bases_answer_alike():
     model = decoder()
     expected = greedy(model, RAGGED, 9)
