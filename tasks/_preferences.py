@@ -95,7 +95,7 @@ def recognise(found: list[str], columns: dict[str, str], first: list[Record]) ->
         return fits[0] if fits else None
     values = [record.values for record in first if record.values]
     chosen = [row.get(names["chosen"]) for row in values]
-    if 2 * sum(isinstance(_listed(value), list) for value in chosen) > len(chosen):
+    if 2 * sum(isinstance(_turns(value), list) for value in chosen) > len(chosen):
         return "conversational"
     begins = [row.get(names["prompt"]) if names["prompt"] in found else row.get(names["chosen"]) for row in values]
     if 2 * sum(isinstance(text, str) and text.lstrip().startswith("Human:") for text in begins) > len(begins):
@@ -143,7 +143,7 @@ def _conversational(row: Comparison, values: dict, _: str) -> None:
     asked = _asked(values)
     sides = []
     for side in ("chosen", "rejected"):
-        turns = _messages(_listed(values[side]), side, "role", "content")
+        turns = _messages(_turns(values[side]), side, "role", "content")
         if asked is not None and len(turns) <= 1:
             turns = [*asked, *(turns or [{"role": "assistant", "content": ""}])]
         elif asked is not None and _normal(turns[:-1])[-len(asked) :] != _normal(asked):
@@ -154,10 +154,10 @@ def _conversational(row: Comparison, values: dict, _: str) -> None:
 
 
 def _sharegpt(row: Comparison, values: dict, _: str) -> None:
-    asked = _messages(_listed(values["conversations"]), "conversations", "from", "value")
+    asked = _messages(_turns(values["conversations"]), "conversations", "from", "value")
     sides = []
     for side in ("chosen", "rejected"):
-        value = _listed(values[side])
+        value = _turns(values[side])
         value = {"from": "gpt", "value": value} if isinstance(value, str) or value is None else value
         (turn,) = _messages([value], side, "from", "value")
         sides.append(turn)
@@ -235,7 +235,7 @@ def numbers(value: object) -> list[float]:
 
 def _asked(values: dict) -> list[Message] | None:
     """The prompt as messages: a text is the user's; None if there is none."""
-    prompt = _listed(values["prompt"])
+    prompt = _turns(values["prompt"])
     if isinstance(prompt, list):
         return _messages(prompt, "prompt", "role", "content")
     return None if prompt is None else [{"role": "user", "content": _text(values, "prompt")}]
@@ -302,6 +302,16 @@ def _listed(value: object) -> object:
         except (ValueError, RecursionError):
             return value
     return value
+
+
+def _turns(value: object) -> object:
+    """As _listed, but only what holds messages: a prompt or a response may itself be the JSON of something else."""
+    found = _listed(value)
+    if isinstance(value, str) and not isinstance(found, str):
+        parts = found if isinstance(found, list) else [found]
+        if not parts or not all(isinstance(part, dict) and part.keys() & {"role", "from"} for part in parts):
+            return value
+    return found
 
 
 def _messages(turns: object, what: str, role_key: str, content_key: str) -> list[Message]:

@@ -3,9 +3,11 @@
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tasks._formats import Record
-from tasks._preferences import LAYOUTS, numbers, recognise, to_comparison
+from tasks._preferences import FAULTS, LAYOUTS, columns_known, numbers, recognise, to_comparison
 from tests.preference_files import ROWS, messages, transcript
 
 USER = [{"role": "user", "content": "ask"}]
@@ -123,6 +125,16 @@ def test_what_is_no_comparison_names_its_check(layout, values, check, words):
     assert json.loads(row.raw) == values
 
 
+def test_texts_that_are_json_themselves_stay_texts():
+    for layout in ("pairs", "sharegpt", "rankings"):
+        row = read(layout, ROWS[layout]("[1, 2]", '{"a": 1}', "[]"))
+        assert (row.prompt, row.responses) == ([{"role": "user", "content": "[1, 2]"}], ['{"a": 1}', "[]"])
+    values = ROWS["pairs"]("sort", "[1, 2]", "[2, 1]")
+    assert recognise(list(values), {}, [Record(1, values)]) == "pairs"
+    row = read("sharegpt", {**ROWS["sharegpt"]("ask", "", ""), "chosen": '["x"]', "rejected": "plain"})
+    assert row.responses == ['["x"]', "plain"]
+
+
 def test_a_record_that_cannot_be_read_keeps_its_text():
     row = to_comparison(Record(9, text="{cut", problem="the line is not JSON"), "pairs", {})
     assert (row.fault, row.raw, row.line) == (("unreadable_row", "the line is not JSON"), "{cut", 9)
@@ -133,3 +145,27 @@ def test_columns_that_no_layout_has():
     assert recognise(["prompt", "completion"], {}, []) is None
     assert recognise(["a", "b", "prompt"], {"chosen": "a", "rejected": "b"}, []) == "pairs"
     assert set(LAYOUTS) == {*ROWS, "ratings", "raters"}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(
+        [transcript("x", "y"), transcript("x"), "[1, 2]", "[", "{}", '[{"role": "user", "content": "x"}]', "1e999"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+        st.sampled_from(["role", "content", "from", "value", "x"]), inner, max_size=3),
+    max_leaves=6,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "raters"])
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_whatever_stands_in_a_row_it_is_a_comparison_or_names_a_known_check(layout, data):
+    values = data.draw(st.fixed_dictionaries({}, optional=dict.fromkeys(columns_known(layout), JSON)))
+    row = to_comparison(Record(1, values), layout, {}, "Write.")
+    if row.fault:
+        assert row.fault[0] in FAULTS and row.fault[1]
+        assert row.prompt == row.responses == []
+    else:
+        assert all(isinstance(text, str) for text in [*row.responses, *(turn["content"] for turn in row.prompt)])
+        assert row.ratings is None or len(row.ratings) == len(row.responses)
+    recognise(list(values), {}, [Record(1, values)])
