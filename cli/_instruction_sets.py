@@ -1,6 +1,5 @@
 """How `ajuste data add` and `show` treat files of instructions: which layout a file has, and what it holds."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -23,13 +22,6 @@ from tasks._sets import Columns, InstructionFile, InstructionSet, check_set
 
 TEMPLATES = Path("sources/templates")
 SAMPLE_ROWS = 100
-
-
-@dataclass
-class SeenRows(Seen):
-    """What a file of instructions holds; its values are categories."""
-
-    first: list[Row] = field(default_factory=list)
 
 
 def is_for_instructions(path: Path, form: str, mapping: dict[str, str]) -> bool:
@@ -131,17 +123,15 @@ def extend(old: InstructionSet | None, file: InstructionFile, licence: str) -> I
     return check_set({"kind": "instructions", "licence": old.licence if old else licence, "files": files}, "set.yaml")
 
 
-def look(path: Path, file: InstructionFile) -> SeenRows:
+def look(path: Path, file: InstructionFile) -> Seen:
     """Read the whole file once. Raises DataError for what is wrong with it as a whole."""
-    seen = SeenRows()
+    seen = Seen()
     phrasings = file.phrasings()
     for batch in read_records(path, file.format, BATCH_ROWS, file.layout == "tagged"):
         rows = [to_row(record, file.layout, file.columns, phrasings, file.label_names) for record in batch]
-        good = seen.readable(path, rows)
+        good = seen.readable(path, rows, [row.problem for row in rows])
         seen.values.update(printable(row.category or file.category or "(none)") for row in good)
-        seen.first += good[: 3 - len(seen.first)]
-    if seen.unreadable == seen.rows:
-        raise DataError(f"{path.name}: not one row can be read as {file.layout}; first: {seen.first_problem}")
+    seen.check_any(path, file.layout)
     return seen
 
 
@@ -151,7 +141,7 @@ def shown(row: Row) -> str:
     return f"  line {row.line}: " + " | ".join(turns) + (" | ..." if len(row.messages) > 4 else "")
 
 
-def categories(seen: SeenRows) -> str:
+def categories(seen: Seen) -> str:
     """The most frequent categories with their rows, in one line."""
     listed = ", ".join(f"{name[:40]} {n:,}" for name, n in seen.values.most_common(10))
     return listed + (", ..." if len(seen.values) > 10 else "")

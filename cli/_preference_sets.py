@@ -1,9 +1,8 @@
 """How `ajuste data add` and `show` treat files of preferences: which layout a file has, and what it holds."""
 
-from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from cli._sets import BATCH_ROWS, Seen
 from tasks._params import DataError, UsageError
 from tasks._preferences import LAYOUTS, Comparison, columns_known, needs_of_layouts, recognise
 from tasks._preferences_read import read_comparisons
@@ -13,18 +12,6 @@ from tasks._sets import PreferenceFile, PreferenceSet, check_set
 
 OFFERED = [layout for layout in LAYOUTS if layout != "raters"]
 SAMPLE_ROWS = 100
-BATCH_ROWS = 4096
-
-
-@dataclass
-class Seen:
-    """What a file of preferences holds."""
-
-    rows: int = 0
-    unreadable: int = 0
-    first_problem: str = ""
-    responses: Counter = field(default_factory=Counter)
-    first: list[Comparison] = field(default_factory=list)
 
 
 def is_for_preferences(path: Path, form: str, mapping: dict[str, str]) -> bool:
@@ -82,24 +69,16 @@ def look(path: Path, data_set: PreferenceSet, file: PreferenceFile) -> Seen:
     seen = Seen()
     placed = file.model_copy(update={"path": path.name})
     for batch in read_comparisons(path.parent, data_set, placed, BATCH_ROWS):
-        seen.rows += len(batch)
-        for row in batch:
-            if row.fault:
-                seen.unreadable += 1
-                seen.first_problem = seen.first_problem or f"{path.name}:{row.line}: {row.fault[1]}"
-            else:
-                seen.responses[len(row.responses)] += 1
-                if len(seen.first) < 3:
-                    seen.first.append(row)
-    if seen.unreadable == seen.rows:
-        raise DataError(f"{path.name}: not one row can be read as {file.layout}; first: {seen.first_problem}")
+        good = seen.readable(path, batch, [row.fault[1] if row.fault else None for row in batch])
+        seen.values.update(len(row.responses) for row in good)
+    seen.check_any(path, file.layout)
     return seen
 
 
 def contents(seen: Seen) -> str:
     """What the rows hold, in one line."""
     names = {1: "rated texts", 2: "pairs"}
-    return ", ".join(f"{names.get(k, f'rankings of {k}')} {n:,}" for k, n in sorted(seen.responses.items()))
+    return ", ".join(f"{names.get(k, f'rankings of {k}')} {n:,}" for k, n in sorted(seen.values.items()))
 
 
 def shown(row: Comparison) -> str:

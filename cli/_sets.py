@@ -26,6 +26,7 @@ MIN_CLASS_SHARE, MIN_CLASS_ROWS = 0.1, 2  # a rarer value is taken for a slip, n
 MAX_CLASSES = 1000
 MAX_VALUES = 100_000  # distinct labels that are counted: a column of texts is no column of labels
 BATCH_ROWS = 4096
+SHOWN_ROWS = 3
 
 
 @dataclass
@@ -35,24 +36,32 @@ class Seen:
     rows: int = 0
     unreadable: int = 0
     first_problem: str = ""
-    values: Counter = field(default_factory=Counter)  # label, or category, as it stands in the file -> rows
+    values: Counter = field(default_factory=Counter)  # label, category or number of responses -> rows
+    first: list = field(default_factory=list)  # rows, to be shown
 
-    def readable(self, path: Path, batch: list) -> list:
-        """Count the rows of a batch; those that could be read."""
-        good = [row for row in batch if not row.problem]
+    def readable(self, path: Path, batch: list, problems: list[str | None]) -> list:
+        """Count the rows of a batch, of which some could not be read; gives the others."""
+        good = [row for row, problem in zip(batch, problems, strict=True) if not problem]
         self.rows += len(batch)
         self.unreadable += len(batch) - len(good)
-        for row in batch:
-            if row.problem and not self.first_problem:
-                self.first_problem = f"{path.name}:{row.line}: {row.problem}"
+        for row, problem in zip(batch, problems, strict=True):
+            if problem and not self.first_problem:
+                self.first_problem = f"{path.name}:{row.line}: {problem}"
+        self.first += good[: SHOWN_ROWS - len(self.first)]
         return good
+
+    def check_any(self, path: Path, layout: str) -> None:
+        """Raise DataError if not one row could be read."""
+        if self.unreadable == self.rows:
+            raise DataError(f"{path.name}: not one row can be read as {layout}; first: {self.first_problem}")
 
 
 def look(path: Path, file: SourceFile) -> Seen:
     """Read the whole file once. Raises DataError for what is wrong with it as a whole."""
     seen = Seen()
     for batch in read_rows(path, file.format, file.columns, BATCH_ROWS):
-        seen.values.update(printable(row.label.strip()) for row in seen.readable(path, batch))
+        good = seen.readable(path, batch, [row.problem for row in batch])
+        seen.values.update(printable(row.label.strip()) for row in good)
         if len(seen.values) > MAX_VALUES:
             raise DataError(f"{path.name}: column `{file.columns.label}` has over {MAX_VALUES} different values: "
                             "is it the label column?")  # fmt: skip

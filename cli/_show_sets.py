@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import typer
@@ -37,10 +38,7 @@ def show_instructions(path: Path, file) -> None:
     columns = "".join(f", {key} = {column}" for key, column in file.columns.items())
     typer.echo(f"\n{file.path}: {seen.rows:,} rows, {file.format}, layout {file.layout}{columns}, from {file.source}")
     typer.echo(f"  categories: {_instruction_sets.categories(seen)}")
-    if seen.unreadable:
-        typer.echo(f"  {seen.unreadable:,} rows cannot be read; first: {seen.first_problem}")
-    for row in seen.first:
-        typer.echo(_instruction_sets.shown(row))
+    _show_first(seen, _instruction_sets.shown)
 
 
 def show_preferences(path: Path, file) -> None:
@@ -54,10 +52,14 @@ def show_preferences(path: Path, file) -> None:
         seen = _preference_sets.look(path, read_set(path.parent), file)
     typer.echo(f"\n{file.path}: {seen.rows:,} rows, {what}")
     typer.echo(f"  {_preference_sets.contents(seen)}")
+    _show_first(seen, _preference_sets.shown)
+
+
+def _show_first(seen: _sets.Seen, shown: Callable[..., str]) -> None:
     if seen.unreadable:
         typer.echo(f"  {seen.unreadable:,} rows cannot be read; first: {seen.first_problem}")
     for row in seen.first:
-        typer.echo(_preference_sets.shown(row))
+        typer.echo(shown(row))
 
 
 def show_control(path: Path, file) -> None:

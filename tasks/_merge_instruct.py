@@ -32,7 +32,8 @@ from learning import chat, decoder, lora, quantize
 from learning.classifier import load_tokenizer, sha256_of
 from learning.generate import generate
 from learning.seeds import seed_everything
-from tasks._stage import Compute, Config, DataError, UsageError, write_atomically
+from tasks._proof import proved, written
+from tasks._stage import Compute, Config, DataError, UsageError
 
 Row = tuple[list[int], int]  # token ids, and how many of them are the prompt
 CHUNK = 256  # positions whose logits are compared at once: they are wide, and raised to float64
@@ -77,13 +78,7 @@ def merge_instruct(
         raise UsageError(f"cannot merge: {error}") from None
     decoder.save_whole(merged, load_tokenizer(adapter), out, card)
     shutil.copyfile(adapter / "history.jsonl", out / "history.jsonl")
-    try:
-        proof = prove(config, compute, adapter, base, rows, prompts, out)
-    except ValueError as error:
-        shutil.rmtree(out)
-        raise DataError(f"merge refused: {error}") from None
-    write_atomically(out / "proof.json", json.dumps(proof, indent=2) + "\n")
-    return proof
+    return proved(out, lambda: prove(config, compute, adapter, base, rows, prompts, out))
 
 
 def proof_rows(encoded: Path, config: InstructConfig) -> tuple[list[Row], list[list[int]]]:
@@ -207,6 +202,4 @@ def _quantised(
 def _copy(adapter: Path, out: Path, why: str) -> dict:
     """The folder as it is, and a proof that says why nothing was merged."""
     shutil.copytree(adapter, out, dirs_exist_ok=True)
-    proof = {"merged": False, "why": why}
-    write_atomically(out / "proof.json", json.dumps(proof, indent=2) + "\n")
-    return proof
+    return written(out, {"merged": False, "why": why})

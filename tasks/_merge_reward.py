@@ -26,7 +26,8 @@ from learning.bradley_terry import pairs
 from learning.classifier import sha256_of
 from learning.seeds import seed_everything
 from tasks._comparisons import Comparisons, read_comparisons
-from tasks._stage import Compute, Config, DataError, UsageError, write_atomically
+from tasks._proof import proved
+from tasks._stage import Compute, Config, UsageError
 
 
 class RewardConfig(Config):
@@ -57,13 +58,8 @@ def merge_reward(config: RewardConfig, compute: Compute, adapter: Path, base: Pa
     reward.save(merged, tokenizer, out, card)
     for name in ("history.jsonl", "evaluation.json"):
         shutil.copyfile(adapter / name, out / name)
-    try:
-        proof = prove(config, compute, adapter, base, Comparisons(held_out.found[: config.rows]), out)
-    except ValueError as error:
-        shutil.rmtree(out)
-        raise DataError(f"merge refused: {error}") from None
-    write_atomically(out / "proof.json", json.dumps(proof, indent=2) + "\n")
-    return proof
+    compared = Comparisons(held_out.found[: config.rows])
+    return proved(out, lambda: prove(config, compute, adapter, base, compared, out))
 
 
 def prove(

@@ -31,7 +31,8 @@ from learning import classifier, lora
 from learning.seeds import seed_everything
 from tasks._merge_instruct import InstructConfig, merge_instruct
 from tasks._merge_reward import RewardConfig, merge_reward
-from tasks._stage import Compute, Config, DataError, UsageError, start, write_atomically
+from tasks._proof import proved
+from tasks._stage import Compute, Config, DataError, UsageError, start
 
 __all__ = ["InstructConfig", "MergeConfig", "PpoConfig", "RewardConfig", "merge"]
 
@@ -69,13 +70,7 @@ def merge(config: MergeConfig, compute: Compute, adapter: Path, base: Path, enco
         raise UsageError(f"cannot merge: {error}") from None
     classifier.save(merged, tokenizer, out, card)
     shutil.copyfile(adapter / "history.jsonl", out / "history.jsonl")
-    try:
-        proof = prove(config, compute, adapter, base, rows, out)
-    except ValueError as error:
-        shutil.rmtree(out)
-        raise DataError(f"merge refused: {error}") from None
-    write_atomically(out / "proof.json", json.dumps(proof, indent=2) + "\n")
-    return proof
+    return proved(out, lambda: prove(config, compute, adapter, base, rows, out))
 
 
 def prove(

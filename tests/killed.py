@@ -1,5 +1,7 @@
-"""A training that dies: after a step, after a later one, and while a checkpoint is being written."""
+"""A training that dies, or is asked to end: after a step, and while a checkpoint is being written."""
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,3 +38,18 @@ def die_thrice(run: Callable[[], object], steps: tuple[int, int], torn: str, mon
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(_train, "seal", tear)
         run()
+
+
+def interrupt(run: Callable[[], object], step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Call `run`, a training of tasks/_train.py, which gets SIGTERM when `step` steps are done and ends by itself."""
+    begin, before = _train._Follow.on_step_begin, signal.getsignal(signal.SIGTERM)
+
+    def at_step(self, args, state, control, **kwargs):
+        if state.global_step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        begin(self, args, state, control, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(_train._Follow, "on_step_begin", at_step)
+        run()
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -1,7 +1,6 @@
 """The three strategies on a tiny encoder: what they save, that they learn, and that a resumed run ends the same."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from tasks import _train
 from tasks._stage import Compute, UsageError
 from tasks.classify import FrozenConfig, FullConfig, LoraConfig, classify
 from tasks.features import FeaturesConfig, features
-from tests.killed import die_thrice
+from tests.killed import die_thrice, interrupt
 from tests.tiny_classifiers import tiny_base
 from tests.tiny_rows import sentence_set
 
@@ -242,18 +241,7 @@ def test_a_signal_leaves_a_checkpoint_and_the_next_run_goes_on(
     encoded: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(LORA, encoded, base, tmp_path / "calm")
-    begin = _train._Follow.on_step_begin
-
-    def at_step_five(self, args, state, control, **kwargs):
-        if state.global_step == 5:
-            os.kill(os.getpid(), signal.SIGTERM)
-        begin(self, args, state, control, **kwargs)
-
-    before = signal.getsignal(signal.SIGTERM)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(_train._Follow, "on_step_begin", at_step_five)
-        run(LORA, encoded, base, tmp_path / "stopped")
-    assert signal.getsignal(signal.SIGTERM) == before
+    interrupt(lambda: run(LORA, encoded, base, tmp_path / "stopped"), 5, monkeypatch)
     assert (tmp_path / "stopped" / "checkpoints" / "checkpoint-6" / "COMPLETE").is_file()
     run(LORA, encoded, base, tmp_path / "stopped")
     assert files(tmp_path / "stopped" / "out") == files(tmp_path / "calm" / "out")

@@ -5,9 +5,7 @@ That every method goes the whole way, from training to an answer of the server, 
 
 import json
 import math
-import os
 import shutil
-import signal
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,9 +18,8 @@ from transformers import BloomConfig, BloomForCausalLM, GPT2Config, GPT2LMHeadMo
 
 from learning import bottleneck, decoder, lora, methods, ragged
 from learning.classifier import sha256_of
-from tasks import _train
 from tasks._stage import DataError, UsageError
-from tests.killed import die_thrice
+from tests.killed import die_thrice, interrupt
 from tests.tuned import CONFIG, files, history, logits, of, pairs, run
 
 # --- methods ---------------------------------------------------------------------------------------------------------
@@ -194,16 +191,7 @@ def test_a_signal_leaves_a_checkpoint_and_the_next_run_goes_on(
     encoded: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(CONFIG, encoded, base, tmp_path / "calm")
-    begin = _train._Follow.on_step_begin
-
-    def at_step_five(self, args, state, control, **kwargs):
-        if state.global_step == 5:
-            os.kill(os.getpid(), signal.SIGTERM)
-        begin(self, args, state, control, **kwargs)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(_train._Follow, "on_step_begin", at_step_five)
-        run(CONFIG, encoded, base, tmp_path / "stopped")
+    interrupt(lambda: run(CONFIG, encoded, base, tmp_path / "stopped"), 5, monkeypatch)
     assert (tmp_path / "stopped" / "checkpoints" / "checkpoint-6" / "COMPLETE").is_file()
     run(CONFIG, encoded, base, tmp_path / "stopped")
     assert files(tmp_path / "stopped" / "out") == files(tmp_path / "calm" / "out")
