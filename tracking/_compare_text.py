@@ -6,6 +6,7 @@ from collections.abc import Callable
 from io import StringIO
 
 COLUMN = 22  # characters that a version needs
+MOST = 20  # answers that a table shows; JSON has all
 LONGEST = 600  # characters of an answer on a terminal; Markdown and JSON have all
 FIRST = 22  # characters of the first column
 METRICS = {  # of the test rows
@@ -130,10 +131,12 @@ def to_terminal(found: dict, width: int = 100, colour: bool = False) -> str:
         table.add_column("prompt", ratio=2, overflow="fold")
         for heading, _ in columns:
             table.add_column(Text(heading), ratio=3, overflow="fold")
-        for answer in found["answers"]:
+        for answer in found["answers"][:MOST]:
             texts = [answer["prompt"], *(of(answer) for _, of in columns)]
             table.add_row(*(Text(_printable(text)) for text in texts))
         console.print(table)
+        if more := _more(found):
+            console.print(more)
     return out.getvalue()
 
 
@@ -143,6 +146,12 @@ def answer_columns(found: dict) -> list[tuple[str, Callable[[dict], str]]]:
     for version in found["answers"][0]["versions"]:
         columns.append((f"version {version}", lambda answer, version=version: answer["versions"][version]))
     return columns
+
+
+def _more(found: dict) -> str:
+    """That a table does not hold all answers; "" where it does."""
+    over = len(found["answers"]) - MOST
+    return f"{over} more answers: --format json has all {over + MOST}" if over > 0 else ""
 
 
 def _printable(text: str) -> str:
@@ -167,10 +176,10 @@ def to_markdown(found: dict) -> str:
         columns = answer_columns(found)
         headings = ["prompt", *(heading for heading, _ in columns)]
         lines += ["### Answers to the same prompts", "", f"| {' | '.join(headings)} |", f"|{'---|' * len(headings)}"]
-        for answer in found["answers"]:
+        for answer in found["answers"][:MOST]:
             cells = [answer["prompt"], *(of(answer) for _, of in columns)]
             lines.append(f"| {' | '.join(escaped(cell) for cell in cells)} |")
-        lines.append("")
+        lines += ["", more, ""] if (more := _more(found)) else [""]
     return "\n".join(lines)
 
 

@@ -35,6 +35,7 @@ RESULTS = (
     "alarms.json", "answers.jsonl", "evaluation.json", "instruct.json", "pairs.parquet", "ppo.json",
     "predictions.parquet", "radar.json", "rows.parquet", "samples.jsonl", "scores.json",
 )  # fmt: skip
+FIRST = ("validation/accuracy", "validation/loss", "validation/gold_gain")  # of a run: what it was chosen by
 INTERVALS = ("accuracy", "macro_f1", "mcc", "auc", "ece")
 MEGABYTE = 1e6  # decimal, as disks count
 
@@ -203,7 +204,7 @@ def commit() -> dict[str, str]:
 def describe(stage: str, entry: dict, measured: dict, numbers: dict[str, float]) -> str:
     """What a person reads at the top of the run's page (Markdown)."""
     lines = [f"Stage **{stage}**: `{entry['cmd']}`", ""]
-    first = ("validation/accuracy", "validation/loss", "proof/max_logit_difference")
+    first = (*FIRST, "proof/max_logit_difference")
     shown = {key: numbers[key] for key in first if key in numbers} | results(numbers)
     lines += [f"- {key}: **{value:.4g}**" for key, value in shown.items()]
     if measured:

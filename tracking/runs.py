@@ -107,7 +107,7 @@ def finish(parent: str) -> None:
         metrics = child.data.metrics
         scores = {k: v for k, v in metrics.items() if k.startswith(SUMMED)}
         numbers |= scores
-        first = "validation/accuracy" if "validation/accuracy" in metrics else "validation/loss"
+        first = next((key for key in _facts.FIRST if key in metrics), None)
         shown = {k: v for k, v in metrics.items() if k == first} | _facts.results(scores)
         result = ", ".join(f"{k} {v:.3f}" for k, v in shown.items())
         lines.append(f"| {child.info.run_name} | {result} | {metrics.get('cost/seconds', 0):.1f} |")

@@ -106,6 +106,8 @@ def test_runs_hold_the_curves_of_ppo(project) -> None:
     (run, *_) = run_of("evaluate_ppo")
     assert run.data.metrics["gold/difference_low"] == pytest.approx(0.05) and run.data.metrics["kl/ppo"] == 3.5
     assert run.data.metrics["forgetting/general"] == 0.15
+    parent = _store.client().get_run(run.data.tags["mlflow.parentRunId"])
+    assert "| ppo | validation/gold_gain 0." in parent.data.tags["mlflow.note.content"]
     (run, *_) = run_of("reward")
     assert run.data.metrics["accuracy_margin_1.5/test"] == 0.85 and run.data.metrics["ece/test"] == 0.04
     assert history_of(run.info.run_id, "curve/validation_loss") == [(1, 0.6)]
@@ -232,6 +234,13 @@ def test_sft_and_ppo_side_by_side(project) -> None:
     for fact in ("made from", "gold score", "KL, nats a response", "before PPO", "proxy reward", "held-out loss",
                  "12 prompts", "sft says 0", "validation gold gain"):
         assert fact in shown, fact
+
+
+def test_a_table_shows_some_answers_and_says_so(project) -> None:
+    found = compare.compare(NAME, [of(project["good"], folder="instruct").version, of(project["good"]).version])
+    found["answers"] *= 3
+    for shown in (text.to_terminal(found, 110), text.to_markdown(found)):
+        assert shown.count("ppo says") == text.MOST and "16 more answers: --format json has all 36" in shown
 
 
 def test_two_policies_are_held_against_each_other_if_the_same_models_judged_them(project) -> None:
