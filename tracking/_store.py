@@ -36,7 +36,7 @@ EXPERIMENT_TAGS = {
         "`classify_frozen`, `classify_full` and `classify_lora`, and press *Compare*: they share the names of their "
         "parameters and metrics (`test/...` with its interval, `validation/...`, `cost/...`, `curve/...`). Runs "
         "`instruct`, `reward` and `ppo` compare in the same way; `forgetting/...` is what a fine-tuning cost on "
-        "control sets. Of `ppo`, `curve/score`, `curve/kl` and the others go by update; `evaluate_ppo` has proxy and gold."
+        "control sets. Of `ppo`, `curve/score`, `curve/kl` and others go by update; `evaluate_ppo` has proxy and gold."
     ),
 }
 HTTP_TRIES = "3"  # MLflow's default of 7 with growing pauses would be minutes of silence for a wrong address
