@@ -246,7 +246,7 @@ def test_adding_texts_moves_none_and_a_sample_is_a_part(ratings, tmp_path):
 
 def test_ratings_write_the_same_bytes_in_other_batches(ratings, tmp_path, monkeypatch):
     monkeypatch.setattr("tasks._preferences_pairs.BUCKET_ROWS", 50)
-    validate_preferences(config(batch_rows=64), None, ratings["data"], tmp_path / "again")
+    validate_preferences(config(batch_rows=200), None, ratings["data"], tmp_path / "again")
     first, again = ({path.name: path.read_bytes() for path in folder.iterdir()} for folder in
                     (ratings["out"], tmp_path / "again"))  # fmt: skip
     assert first == again
