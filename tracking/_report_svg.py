@@ -95,7 +95,10 @@ def lines(
         parts.append(_line(*at(x_low, x_low), *at(x_high, x_high), "diagonal"))
     if mark:
         name, x = mark
-        parts.append(_line(*at(x, y_low), *at(x, y_high), "diagonal") + _text(at(x, y_low)[0], 12, name, "tick mid"))
+        column = at(x, y_low)[0]
+        side = "end" if column > width - 40 else "mid"  # a name in the middle would be cut at the edge
+        parts.append(_line(column, at(x, y_low)[1], column, at(x, y_high)[1], "diagonal"))
+        parts.append(_text(min(column, width - right), 12, name, f"tick {side}"))
     for curve in curves:
         for (x, _), (low, high) in zip(curve.points, curve.bounds, strict=False):
             parts.append(_line(*at(x, low), *at(x, high), f"bar {curve.style}"))
