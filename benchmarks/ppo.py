@@ -17,11 +17,12 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from statistics import median
+
+from benchmarks.beside import result_of
 
 NAMES = {"trunk": "Ajuste, value on the trunk", "adapter": "Ajuste, value adapter", "trl": "TRL 1.12"}
 WANTED = {"trunk": "2.0", "adapter": "1.3"}
@@ -59,20 +60,7 @@ def run(side: str, dtype: str, options: argparse.Namespace, work: Path, seed: in
     ]  # fmt: skip
     if options.allocator == "kept":
         command.append("--keep-memory")
-    root = str(Path(__file__).resolve().parent.parent)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
-        "OMP_NUM_THREADS": str(options.threads),
-        "GOMP_SPINCOUNT": "2000",  # as stages run, for both sides
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=environment, cwd=root)
-    found = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    if done.returncode or not found:
-        raise SystemExit(f"{side} failed:\n{(done.stdout + done.stderr)[-3000:]}")
-    return json.loads(found[0].removeprefix("RESULT "))
+    return result_of(side, command, options.threads)
 
 
 def check(results: list[dict]) -> None:

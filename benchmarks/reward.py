@@ -17,11 +17,12 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from statistics import median
+
+from benchmarks.beside import result_of
 
 ALLOCATOR = " + allocator"
 TOLERANCE = 1e-6
@@ -77,20 +78,7 @@ def run(side: str, options: argparse.Namespace, work: Path, *more: object) -> di
     ]  # fmt: skip
     if side.endswith(ALLOCATOR):
         command.append("--keep-memory")
-    root = str(Path(__file__).resolve().parent.parent)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
-        "OMP_NUM_THREADS": str(options.threads),
-        "GOMP_SPINCOUNT": "2000",  # as stages run, for both sides; the default is as fast on quiet cores
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=environment, cwd=root)
-    found = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    if done.returncode or not found:
-        raise SystemExit(f"{side} failed:\n{(done.stdout + done.stderr)[-3000:]}")
-    return json.loads(found[0].removeprefix("RESULT "))
+    return result_of(side, command, options.threads)
 
 
 def check(options: argparse.Namespace, work: Path) -> dict:

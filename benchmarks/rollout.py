@@ -15,13 +15,13 @@ of the clock: other work on the machine disturbs them less.
 
 import argparse
 import json
-import os
 import platform
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from statistics import median
+
+from benchmarks.beside import result_of
 
 SIDES = ("ours", "generate")
 WANTED = 1.3
@@ -55,19 +55,7 @@ def run(side: str, dtype: str, prompts: Path, stop_id: int, pad_id: int, options
         "--sampled-tokens", options.sampled_tokens, "--stop-id", stop_id, "--pad-id", pad_id,
         "--threads", options.threads,
     ]  # fmt: skip
-    root = str(Path(__file__).resolve().parent.parent)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
-        "OMP_NUM_THREADS": str(options.threads),
-        "GOMP_SPINCOUNT": "2000",  # as stages run, for both sides
-        "HF_HUB_OFFLINE": "1",
-    }
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=environment, cwd=root)
-    found = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    if done.returncode or not found:
-        raise SystemExit(f"{side} failed:\n{(done.stdout + done.stderr)[-3000:]}")
-    return json.loads(found[0].removeprefix("RESULT "))
+    return result_of(side, command, options.threads)
 
 
 def equal_tokens(runs: list[dict], dtype: str) -> tuple[int, int]:

@@ -1,15 +1,12 @@
 """How a step is cut, into pieces or between processes, changes nothing: rows of unequal length, through our Trainer."""
 
-import os
-import socket
-import subprocess
-import sys
 
 import pytest
 import torch
 
 from learning import ragged
 from tests.invariants.decoders import conversations, decoder, largest_difference
+from tests.invariants.gloo import run_two
 from tests.invariants.test_ragged import ours
 from tests.invariants.two_processes import one_step
 
@@ -42,28 +39,7 @@ def test_a_mean_of_means_would_not_be(monkeypatch):
 
 
 def test_two_processes_over_gloo_equal_one_with_twice_the_batch(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
-    command = [sys.executable, "-m", "tests.invariants.two_processes", str(tmp_path / "out.pt")]
-    processes = [
-        subprocess.Popen(
-            command,
-            env={**os.environ, **world, "RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        for process in processes:
-            output, _ = process.communicate(timeout=240)
-            assert process.returncode == 0, output
-    finally:
-        for process in processes:
-            process.kill()
+    run_two("tests.invariants.two_processes", tmp_path / "out.pt")
     together = torch.load(tmp_path / "out.pt", weights_only=True)
     for mode in ("full", "lora"):
         alone = one_step(conversations(), 8, 1, lora=mode == "lora")

@@ -1,14 +1,11 @@
 """PPO in two processes over gloo: other samples, the same weights, and sums of the whole batch."""
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.invariants.gloo import run_two
 from tests.invariants.ppo_processes import run
 
 torch.set_num_threads(1)
@@ -18,28 +15,7 @@ torch.set_num_threads(1)
 def together(tmp_path_factory) -> list[dict]:
     """What each of two processes ended with, by mode."""
     folder: Path = tmp_path_factory.mktemp("two")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true",
-             "LOCAL_WORLD_SIZE": "2"}  # fmt: skip
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.invariants.ppo_processes", str(folder)],
-            env={**os.environ, **world, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        for process in processes:
-            output, _ = process.communicate(timeout=240)
-            assert process.returncode == 0, output
-    finally:
-        for process in processes:
-            process.kill()
+    run_two("tests.invariants.ppo_processes", folder)
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 
 
