@@ -122,18 +122,18 @@ def train_reward_model(
 
 
 def _collate(model: nn.Module, chosen: list[Comparison], config: RewardConfig) -> dict[str, Tensor]:
-    """The batch of learning/reward.py, and per comparison [N]: sizes, margin, agreement, and `labels`, which Trainer
-    counts the items of a step by."""
-    N = len(chosen)
+    """The batch of learning/reward.py with the targets, and `labels`, which Trainer counts the items of a step by."""
+    batch = reward.collate(model, [row for one in chosen for row in one.rows])
+    return {**batch, **_targets(chosen, config), "labels": torch.zeros(len(chosen), dtype=torch.int64)}
+
+
+def _targets(chosen: list[Comparison], config: RewardConfig) -> dict[str, Tensor]:
+    """Per comparison, [N] each: sizes (its responses), margin and agreement, as the loss takes them."""
+    soft = [one.agreement if config.soft_labels and one.agreement is not None else 1.0 for one in chosen]
     return {
-        **reward.collate(model, [row for one in chosen for row in one.rows]),
         "sizes": torch.tensor([len(one.rows) for one in chosen]),
         "margin": torch.tensor([config.margin * (one.margin or 0.0) for one in chosen], dtype=torch.float32),
-        "agreement": torch.tensor(
-            [1.0 if one.agreement is None or not config.soft_labels else one.agreement for one in chosen],
-            dtype=torch.float32,
-        ),
-        "labels": torch.zeros(N, dtype=torch.int64),
+        "agreement": torch.tensor(soft, dtype=torch.float32),
     }
 
 
@@ -144,10 +144,9 @@ def _loss(model: nn.Module, batch: dict[str, Tensor], items: Tensor | int | None
 
 def _held_out(model: nn.Module, comparisons: Comparisons, config: RewardConfig) -> dict[str, float]:
     """Mean loss of a comparison, as it is trained, and the share of pairs in the right order."""
-    rewards, sizes = reward.score(model, comparisons.rows()), comparisons.sizes()
-    ones = _collate(model, list(comparisons), config)
+    rewards = reward.score(model, comparisons.rows())
+    loss = comparison_loss(rewards.double(), **_targets(list(comparisons), config))
     report = _evaluate_reward.evaluate(rewards.numpy(), comparisons, gain=1.0)
-    loss = comparison_loss(rewards.double(), sizes, ones["margin"], ones["agreement"])
     return {"loss": loss.item(), "accuracy": report["accuracy"]["value"]}
 
 
