@@ -78,7 +78,7 @@ class OneBase(nn.Module):
             self.value_head = nn.Linear(model.config.hidden_size, 1).to(model.device)
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)
-            self.reward_head: Tensor | None = None
+            self.register_buffer("reward_head", None, persistent=False)  # moves with the rest
             if reward is not None:
                 self._load_reward(reward)
         self._no_dropout()
