@@ -28,7 +28,7 @@ NAMES = {"trunk": "Ajuste, value on the trunk", "adapter": "Ajuste, value adapte
 WANTED = {"trunk": "2.0", "adapter": "1.3"}
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
 FIGURES = ("episodes_per_second", "seconds", "rollout_s", "score_s", "learn_s", "cpu_s", "peak_mb", "startup_s")
-CURVES = (("score", 2), ("kl", 2), ("policy_loss", 4), ("value_loss", 3), ("clip_fraction", 3), ("ended", 2))
+CURVES = (("score", 2), ("kl", 2), ("policy_loss", 4), ("value_loss", 3), ("clip_fraction", 3))
 
 
 def write_prompts(options: argparse.Namespace, work: Path) -> None:
@@ -112,8 +112,8 @@ def report(results: list[dict], options: argparse.Namespace) -> str:
         "and not equal; the mean reward of the same prompts, which no sampling touches, is equal:",
         ", ".join(f"{NAMES[r['side']]} {r['check']:.4f} ({r['dtype']})" for r in first_round(results)) + ".",
         "",
-        "| dtype | side | score | KL, nats a response | policy loss | value loss | clip fraction | ended |",
-        "|---|---|---|---|---|---|---|---|",
+        "| dtype | side | score | KL, nats a response | policy loss | value loss | clip fraction |",
+        "|---|---|---|---|---|---|---|",
     ]
     for r in first_round(results):
         curves = (", ".join(f"{row[name]:.{digits}f}" for row in r["rows"]) for name, digits in CURVES)

@@ -106,7 +106,7 @@ def ours(options: argparse.Namespace, given: dict, watch: Watch) -> None:
         phases = {f"{name}_s": self.seconds[name] - before.get(name, 0.0) for name in PHASES}
         before.update(self.seconds)
         row = self.state.history[-1]
-        names = ("score", "kl", "policy_loss", "value_loss", "clip_fraction", "ratio_mean", "ended", "length")
+        names = ("score", "kl", "policy_loss", "value_loss", "clip_fraction")
         watch.rows.append({"seconds": seconds, "cpu_s": cpu, **phases, **{name: row[name] for name in names}})
 
     _ppo_loop._Loop._update = timed
@@ -189,10 +189,8 @@ def theirs(options: argparse.Namespace, given: dict, watch: Watch) -> None:
             spent["learn"] = seconds - spent["rollout"] - spent["score"]
             phases = {f"{name}_s": value for name, value in spent.items()}
             names = {"score": "objective/scores", "kl": "objective/kl", "policy_loss": "loss/policy_avg",
-                     "value_loss": "loss/value_avg", "clip_fraction": "policy/clipfrac_avg",
-                     "ratio_mean": "val/ratio", "ended": "val/num_eos_tokens"}  # fmt: skip
+                     "value_loss": "loss/value_avg", "clip_fraction": "policy/clipfrac_avg"}  # fmt: skip
             row = {name: float(logs[key]) for name, key in names.items()}
-            row["ended"] /= options.batch_rows
             watch.rows.append({"seconds": seconds, "cpu_s": cpu, **phases, **row})
             spent.update(dict.fromkeys(PHASES, 0.0))
             self.began, self.worked = now, worked
