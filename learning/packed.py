@@ -53,10 +53,11 @@ class Packed(NamedTuple):
 def pack(model: nn.Module) -> Packed | None:
     """`model`: a causal language model of transformers, adapters of PEFT inside its layers or not, or PEFT's own.
 
-    None for anything but a Llama whose projections are plain layers without bias, or LoRA's beside such.
+    None for anything but a Llama whose projections are plain layers without bias, or LoRA's beside such, and whose
+    rotary frequencies do not depend on how long a row is.
     """
     model = model.get_base_model() if hasattr(model, "get_base_model") else model
-    if type(model) is not LlamaForCausalLM:
+    if type(model) is not LlamaForCausalLM or model.model.rotary_emb.rope_type in ("dynamic", "longrope"):
         return None
     products = []
     for layer in model.model.layers:

@@ -78,6 +78,9 @@ def test_what_the_packed_form_does_not_describe_goes_the_plain_way():
     assert packed.pack(decoder("mistral")) is None
     dora = get_peft_model(decoder(), LoraConfig(task_type="CAUSAL_LM", r=2, use_dora=True, target_modules="all-linear"))
     assert packed.pack(dora) is None
+    config = decoder().config
+    config.rope_parameters = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+    assert packed.pack(type(decoder())(config)) is None
     assert packed.pack(decoder()) is not None
 
 
