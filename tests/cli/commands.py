@@ -1,8 +1,14 @@
-"""Commands of `ajuste data` as a test calls them."""
+"""Commands of `ajuste data` as a test calls them, and what they work on."""
 
+import json
+from pathlib import Path
+
+import pytest
+import yaml
 from typer.testing import CliRunner
 
 from cli import data
+from tracking import versions
 
 
 def ajuste_data(*args: str) -> str:
@@ -12,3 +18,23 @@ def ajuste_data(*args: str) -> str:
         raise result.exception
     assert result.exit_code == 0, result.output
     return result.output
+
+
+def project_without_dvc(folder: Path, params: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder as the current one, with params.yaml. That data.dvc is recorded, test_data.py tests."""
+    monkeypatch.chdir(folder)
+    Path("params.yaml").write_text(params)
+    monkeypatch.setattr(versions, "add_data", lambda: "")
+    monkeypatch.setattr(versions, "data_status", lambda: "untracked")
+    return folder
+
+
+def written(name: str, rows: list[dict]) -> str:
+    """The name of a file of JSON lines, made."""
+    Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return name
+
+
+def made(name: str = "mine") -> dict:
+    """What set.yaml of a set says."""
+    return yaml.safe_load(Path(f"data/{name}/set.yaml").read_text())

@@ -1,6 +1,5 @@
 """`ajuste data add` for instructions: recognised layouts, what a person sees, mistakes in one line."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -8,9 +7,8 @@ import pytest
 import yaml
 
 from tasks._stage import DataError, UsageError
-from tests.cli.commands import ajuste_data
+from tests.cli.commands import ajuste_data, made, project_without_dvc, written
 from tests.instruction_files import ROWS, pairs
-from tracking import versions
 
 PARAMS = """\
 validate:
@@ -28,26 +26,14 @@ TEMPLATES = Path(__file__).parents[2] / "sources/templates"
 @pytest.fixture
 def project(tmp_path, monkeypatch) -> Path:
     """A folder with params and templates; that data.dvc is recorded is what test_data.py tests with a real DVC."""
-    monkeypatch.chdir(tmp_path)
-    Path("params.yaml").write_text(PARAMS)
+    project_without_dvc(tmp_path, PARAMS, monkeypatch)
     shutil.copytree(TEMPLATES, "sources/templates")
-    monkeypatch.setattr(versions, "add_data", lambda: "")
-    monkeypatch.setattr(versions, "data_status", lambda: "untracked")
     return tmp_path
-
-
-def write(name: str, rows: list[dict]) -> str:
-    Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return name
-
-
-def made(name: str = "mine") -> dict:
-    return yaml.safe_load(Path(f"data/{name}/set.yaml").read_text())
 
 
 @pytest.mark.parametrize("layout", ROWS)
 def test_a_layout_is_recognised_and_recorded(project, layout):
-    path = write("a.jsonl", [ROWS[layout](*pair) for pair in pairs(20)])
+    path = written("a.jsonl", [ROWS[layout](*pair) for pair in pairs(20)])
     output = ajuste_data("add", "mine", path)
     assert f"20 rows, layout {layout}, recognised" in output
     assert "categories: " + ("open_qa 20" if layout == "dolly" else "(none) 20") in output
@@ -58,8 +44,8 @@ def test_a_layout_is_recognised_and_recorded(project, layout):
 
 
 def test_files_of_different_layouts_make_one_set_and_use_points_params_at_it(project):
-    ajuste_data("add", "mine", write("a.jsonl", [ROWS["dolly"]("ask", "answer")] * 3))
-    ajuste_data("add", "mine", write("b.jsonl", [ROWS["sharegpt"]("ask", "answer")] * 3))
+    ajuste_data("add", "mine", written("a.jsonl", [ROWS["dolly"]("ask", "answer")] * 3))
+    ajuste_data("add", "mine", written("b.jsonl", [ROWS["sharegpt"]("ask", "answer")] * 3))
     Path("c.txt").write_text("<instruction>a</instruction>\n<response>b</response>\n")
     assert "layout tagged, recognised" in ajuste_data("add", "mine", "c.txt")
     Path("d.txt").write_text("General text.\n\nMore of it.\n")
@@ -70,14 +56,14 @@ def test_files_of_different_layouts_make_one_set_and_use_points_params_at_it(pro
     params = Path("params.yaml").read_text()
     assert yaml.safe_load(params)["encode"]["instructions"]["weights"] == {"a": 2}
     assert yaml.safe_load(params)["validate"]["instructions"]["set"] == "mine" and "# the folder under data/" in params
-    assert "next: ajuste run" in ajuste_data("add", "mine", write("e.jsonl", [ROWS["flan"]("ask", "answer")]))
+    assert "next: ajuste run" in ajuste_data("add", "mine", written("e.jsonl", [ROWS["flan"]("ask", "answer")]))
     listed = ajuste_data("list")
     assert "instructions" in listed and "dolly, sharegpt" in listed
 
 
 def test_columns_are_mapped_and_broken_rows_are_announced(project):
     rows = [{"q": "ask", "a": "answer", "topic": "x"}] * 5 + [{"q": 1, "a": "answer", "topic": "y"}]
-    output = ajuste_data("add", "mine", write("a.jsonl", rows), "--map", "prompt=q", "--map", "completion=a",
+    output = ajuste_data("add", "mine", written("a.jsonl", rows), "--map", "prompt=q", "--map", "completion=a",
                          "--map", "category=topic")  # fmt: skip
     assert "layout prompt_completion" in output and "categories: x 5" in output
     assert "1 rows cannot be read and will go to quarantine; first: a.jsonl:6: the prompt is of type int" in output
@@ -101,7 +87,7 @@ def test_a_labelled_file_is_classification_as_before(project):
     assert "classes: a 10, b 10" in ajuste_data("add", "mine", "a.csv")
     assert made()["kind"] == "classification"
     rows = [{"prompt": f"row {i}", "completion": "x", "label": "ab"[i % 2]} for i in range(20)]
-    output = ajuste_data("add", "other", write("b.jsonl", rows), "--map", "text=prompt", "--map", "label=label")
+    output = ajuste_data("add", "other", written("b.jsonl", rows), "--map", "text=prompt", "--map", "label=label")
     assert "classes: a 10, b 10" in output
 
 
@@ -133,13 +119,13 @@ CHAT = {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "co
 def test_a_mistake_is_one_line_and_changes_nothing(project, args, rows, error, message):
     Path("labelled.csv").write_text("text,label\n" + "".join(f"row {i},{'ab'[i % 2]}\n" for i in range(20)))
     ajuste_data("add", "classes", "labelled.csv")
-    ajuste_data("add", "chats", write("chats.jsonl", [CHAT]))
+    ajuste_data("add", "chats", written("chats.jsonl", [CHAT]))
     Path("data/control").mkdir()
     Path("data/control/set.yaml").write_text(CONTROL)
     Path("broken.yaml").write_text("templates: [{prompt: x}]")
     before = {path: path.read_bytes() for path in Path("data").rglob("*") if path.is_file()}
     with pytest.raises(error, match=message) as caught:
-        ajuste_data("add", args[0], write("a.jsonl", [rows]), *args[1:])
+        ajuste_data("add", args[0], written("a.jsonl", [rows]), *args[1:])
     assert "\n" not in str(caught.value)
     assert before == {path: path.read_bytes() for path in Path("data").rglob("*") if path.is_file()}
     assert not list(Path().glob("*.tmp"))
@@ -161,7 +147,7 @@ def test_a_text_file_has_no_labels_and_a_folder_no_instructions(project):
 def test_control_sets_are_listed_and_shown(project):
     Path("data/control").mkdir(parents=True)
     Path("data/control/set.yaml").write_text(CONTROL)
-    write("data/control/c.jsonl", [{"text": "a judge"}] * 4)
+    written("data/control/c.jsonl", [{"text": "a judge"}] * 4)
     assert "control" in ajuste_data("list")
     shown = ajuste_data("show", "control")
     assert "4 rows, jsonl, control set c (text)" in shown and "a judge" in shown

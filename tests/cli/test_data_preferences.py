@@ -1,15 +1,12 @@
 """`ajuste data add` for preferences: recognised layouts, what a person sees, mistakes in one line."""
 
-import json
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tasks._stage import DataError, UsageError
-from tests.cli.commands import ajuste_data
+from tests.cli.commands import ajuste_data, made, project_without_dvc, written
 from tests.preference_files import ROWS, rated, triples
-from tracking import versions
 
 PARAMS = "validate:\n  preferences:\n    set: ratings   # the folder under data/\n"
 
@@ -17,25 +14,12 @@ PARAMS = "validate:\n  preferences:\n    set: ratings   # the folder under data/
 @pytest.fixture
 def project(tmp_path, monkeypatch) -> Path:
     """A folder with params; that data.dvc is recorded is what test_data.py tests with a real DVC."""
-    monkeypatch.chdir(tmp_path)
-    Path("params.yaml").write_text(PARAMS)
-    monkeypatch.setattr(versions, "add_data", lambda: "")
-    monkeypatch.setattr(versions, "data_status", lambda: "untracked")
-    return tmp_path
-
-
-def write(name: str, rows: list[dict]) -> str:
-    Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return name
-
-
-def made(name: str = "mine") -> dict:
-    return yaml.safe_load(Path(f"data/{name}/set.yaml").read_text())
+    return project_without_dvc(tmp_path, PARAMS, monkeypatch)
 
 
 @pytest.mark.parametrize("layout", ROWS)
 def test_a_layout_is_recognised_and_recorded(project, layout):
-    path = write("a.jsonl", [ROWS[layout](*triple) for triple in triples(20)])
+    path = written("a.jsonl", [ROWS[layout](*triple) for triple in triples(20)])
     output = ajuste_data("add", "mine", path)
     assert f"20 rows, layout {layout}, recognised" in output and "\npairs 20\n" in output
     assert "set in params.yaml: validate.preferences.set: mine" in output
@@ -49,21 +33,21 @@ def test_a_layout_is_recognised_and_recorded(project, layout):
 
 
 def test_files_of_different_layouts_make_one_set_and_use_points_params_at_it(project):
-    ajuste_data("add", "mine", write("a.jsonl", [ROWS["transcripts"](*triple) for triple in triples(5)]))
+    ajuste_data("add", "mine", written("a.jsonl", [ROWS["transcripts"](*triple) for triple in triples(5)]))
     rows = [{"q": "ask", "best": "good", "worst": "bad"}] * 3 + [{"q": "ask", "best": 7, "worst": "bad"}]
-    output = ajuste_data("add", "mine", write("b.jsonl", rows), "--layout", "pairs", "--map", "prompt=q", "--map",
+    output = ajuste_data("add", "mine", written("b.jsonl", rows), "--layout", "pairs", "--map", "prompt=q", "--map",
                          "chosen=best", "--map", "rejected=worst", "--use")  # fmt: skip
     assert "4 rows, layout pairs; data.dvc" in output
     assert "1 rows cannot be read and will go to quarantine; first: b.jsonl:4: the chosen is of type int" in output
     assert "params.yaml: validate.preferences.set: mine" in output
     assert "set: mine      # the folder under data/" in Path("params.yaml").read_text()
-    output = ajuste_data("add", "mine", write("c.jsonl", rated(9)), "--prompt", "Tell a joke.")
+    output = ajuste_data("add", "mine", written("c.jsonl", rated(9)), "--prompt", "Tell a joke.")
     assert "layout ratings, recognised" in output and "rated texts 9" in output and "next: ajuste run" in output
     assert [file["layout"] for file in made()["files"]] == ["transcripts", "pairs", "ratings"]
     assert made()["prompt"] == "Tell a joke."
     shown = ajuste_data("show", "mine")
     assert "prompt `Tell a joke.`" in shown and f"{len(rated(1)[0]['ratings'])} raters, mean " in shown
-    ajuste_data("add", "mine", write("d.jsonl", rated(9, seed=1)))  # the set's prompt holds
+    ajuste_data("add", "mine", written("d.jsonl", rated(9, seed=1)))  # the set's prompt holds
 
 
 def test_csv_with_rankings(project):
@@ -91,11 +75,11 @@ PAIR = ROWS["pairs"]("ask", "good", "bad")
     ],
 )
 def test_a_mistake_is_one_line_and_changes_nothing(project, args, rows, error, message):
-    ajuste_data("add", "chats", write("chats.jsonl", [{"inputs": "ask", "targets": "answer"}]))
-    ajuste_data("add", "rates", write("rates.jsonl", rated(3)), "--prompt", "Write.")
+    ajuste_data("add", "chats", written("chats.jsonl", [{"inputs": "ask", "targets": "answer"}]))
+    ajuste_data("add", "rates", written("rates.jsonl", rated(3)), "--prompt", "Write.")
     before = {path: path.read_bytes() for path in Path("data").rglob("*") if path.is_file()}
     with pytest.raises(error, match=message) as caught:
-        ajuste_data("add", args[0], write("a.jsonl", [rows]), *args[1:])
+        ajuste_data("add", args[0], written("a.jsonl", [rows]), *args[1:])
     assert "\n" not in str(caught.value)
     assert {path: path.read_bytes() for path in Path("data").rglob("*") if path.is_file()} == before
 

@@ -155,16 +155,21 @@ def wait_for(what, seconds=30):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_client_that_goes_away_ends_its_generation(server, stream, monkeypatch):
-    address, generation = server
+def slow_down(generation, seconds, monkeypatch):
+    """Every step of the generation takes that much longer."""
     step = generation.step
 
     def slow():
-        time.sleep(0.005)
+        time.sleep(seconds)
         step()
 
     monkeypatch.setattr(generation, "step", slow)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_goes_away_ends_its_generation(server, stream, monkeypatch):
+    address, generation = server
+    slow_down(generation, 0.005, monkeypatch)
     connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=30)
     body = {"prompt": "A warm", "max_tokens": 480, "temperature": 0, "stream": stream}
     connection.request("POST", "/v1/completions", json.dumps(body), JSON)
@@ -180,13 +185,7 @@ def test_a_client_that_goes_away_ends_its_generation(server, stream, monkeypatch
 def test_the_seconds_of_a_request_are_limited(server, monkeypatch):
     monkeypatch.setattr(engine, "MAX_SECONDS", 0.3)
     address, generation = server
-    step = generation.step
-
-    def slow():
-        time.sleep(0.02)
-        step()
-
-    monkeypatch.setattr(generation, "step", slow)
+    slow_down(generation, 0.02, monkeypatch)
     with client_of(address) as client:
         client.completions.create(model="assistant", prompt="a", max_tokens=1)          # loads the model
         answer = client.completions.create(model="assistant", prompt="A warm", max_tokens=480, temperature=0)
