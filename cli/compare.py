@@ -26,11 +26,12 @@ def command(
 ) -> None:
     """Compare registered versions: metrics with intervals, the parameters that differ, where they come from.
 
-    Of assistants also what each version, and the base, answered to the same prompts.
+    Of assistants also what each version, and the base, answered to the same prompts; a PPO version beside the one that
+    it was made from, on the prompts of its evaluation.
 
     Examples:  ajuste compare reviews-classifier   |   ajuste compare reviews-classifier champion 7
 
-    ajuste compare assistant   |   ajuste compare assistant challenger 3
+    ajuste compare assistant   |   ajuste compare assistant challenger 3   |   ajuste compare ratings-reward
 
     ajuste compare reviews-classifier --format markdown --output reports/compare.md
     """
