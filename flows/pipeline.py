@@ -3,10 +3,15 @@
 Every line of `adapt` is a stage of dvc.yaml or a step that reads the registry. DVC decides whether a stage must run,
 Prefect drives the order and the retries, MLflow remembers what came out.
 
-    reviews      -> validate -> encode -> features -> frozen head  \\
-                                    \\-> full fine-tuning            -> evaluate \\
-                                    \\-> LoRA adapter -> merge      /             -> summary -> register
-    instructions -> validate -> encode -> instruct -> merge -> evaluate, forgetting /
+    reviews      -> validate -> encode -> features -> frozen head
+                                      \\-> full fine-tuning
+                                      \\-> LoRA -> merge                       all three -> evaluate
+    instructions -> validate -> encode -> LoRA -> merge -> evaluate, forgetting
+                                                    | the base of what follows
+    preferences  -> validate -> encode -> reward model -> merge
+                                      \\-> PPO -> merge -> evaluate, forgetting
+    reviews      -> gold, which judges PPO and trains nothing
+                                                                     everything -> summary -> register
 
 Run it with `ajuste run`, or as the deployment `adapt` of infra/prefect.yaml. Infrastructure failures are retried, data
 and usage errors never. When nothing is stale no stage is started.
@@ -42,7 +47,16 @@ def adapt(from_stage: str | None = None, until: str | None = None) -> dict:
     answers = stage("evaluate_instruct", plan, wait_for=[assistant, full])
     after = stage("forgetting_instruct", plan, wait_for=[assistant, before])
 
-    summary = stage("summary", plan, wait_for=[scores, answers, after])
+    people = stage("validate_preferences", plan)
+    comparisons = stage("encode_preferences", plan, wait_for=[decoder, people])
+    gold = stage("gold", plan, wait_for=[base, rows, people])
+    reward = stage("reward", plan, wait_for=[comparisons, assistant])
+    judge = stage("merge_reward", plan, wait_for=[reward])
+    policy = stage("ppo", plan, wait_for=[reward, gold, masked])
+    aligned = stage("merge_ppo", plan, wait_for=[policy])
+    gain = stage("evaluate_ppo", plan, wait_for=[aligned, judge, gold, before])
+
+    summary = stage("summary", plan, wait_for=[scores, answers, after, gain])
 
     versions = register(plan, wait_for=[summary])
     return finish(plan, versions)
