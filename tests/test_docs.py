@@ -54,10 +54,11 @@ def test_make_targets_and_presets_exist():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     used = {match[1] for line in code(text) if (match := re.match(r"(?:PYTHON=\S+ )?make ([a-z-]+)", line))}
     assert used and used <= targets
-    for preset in re.findall(
-        r"^\| `([\w-]+)` \|", text[text.index("Presets bundle") : text.index("## Can I")], re.MULTILINE
-    ):
-        assert (ROOT / f"presets/{preset}.yaml").exists()
+    table = text[text.index("Presets bundle") : text.index("## Can I")]
+    named = {
+        name for row in re.findall(r"^\| (`.*?`) \|", table, re.MULTILINE) for name in re.findall(r"`([^`]+)`", row)
+    }
+    assert named == {path.stem for path in (ROOT / "presets").glob("*.yaml")}
 
 
 def test_stages_named_in_the_docs_exist():
@@ -97,6 +98,22 @@ def test_the_assistants_table_is_the_committed_run():
         shown = re.search(rf"^\| {name} \| ([\d.]+) \| ([\d.]+) \| (?:F = )?([+-][\d.]+)", text, re.MULTILINE)
         for number, value in zip(shown.groups(), values, strict=False):
             assert float(number) == pytest.approx(value, abs=6e-3 if "." in number and len(number) < 5 else 6e-4), name
+
+
+def test_the_table_of_rlhf_is_the_committed_run():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = json.loads((ROOT / "metrics/ppo.json").read_text())
+    margins = json.loads((ROOT / "metrics/reward.json").read_text())["by_margin"]
+    rows = {f"difference at least {row['margin']}": [row["pairs"], row["accuracy"]["value"]] for row in margins}
+    rows = {name: rows[name] for name in rows if f"| {name} |" in text}
+    for name, key in (("reward (proxy)", "proxy"), ("gold, share judged positive", "gold")):
+        rows[name] = [found[key][model]["value"] for model in ("sft", "ppo")]
+    assert len(rows) == 5
+    for name, values in rows.items():
+        shown = re.search(rf"^\| {re.escape(name)} \| ([-\d.]+) \| ([-\d.]+)", text, re.MULTILINE)
+        for number, value in zip(shown.groups(), values, strict=True):
+            digits = len(number.partition(".")[2])
+            assert float(number) == pytest.approx(value, abs=0.6 * 10**-digits), name
 
 
 def test_both_languages_of_the_lecture_have_the_same_rows():
