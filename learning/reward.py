@@ -108,8 +108,8 @@ def _forward(
         last = hidden[0, (attention_mask.flatten().cumsum(0)[1:] - 1).to(hidden.device)]
     else:
         last = hidden[torch.arange(len(hidden), device=hidden.device), attention_mask.sum(1) - 1]
-    score = getattr(self, HEAD)
-    return SequenceClassifierOutput(logits=score(last.to(head(self).weight.dtype)).float() + self.reward_bias)
+    r = getattr(self, HEAD)(last.to(head(self).weight.dtype))
+    return SequenceClassifierOutput(logits=r.to(torch.promote_types(r.dtype, torch.float32)) + self.reward_bias)
 
 
 def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:

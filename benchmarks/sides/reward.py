@@ -7,8 +7,8 @@ FOLDER/pairs holds the comparisons as artifacts/encoded/preferences does. `ours`
 configuration says when nothing is set, bfloat16 autocast over float32 weights with gradient checkpointing; the others
 hold the weights in bfloat16 and keep the activations, `group` takes pairs of similar length together.
 
-With --check no step is taken: the reward model at FOLDER/adapter, in float32, gets the pairs as one batch, and its loss
-and gradients go into FOLDER/<side>.safetensors.
+With --check no step is taken: the reward model at FOLDER/adapter gets the pairs as one batch, and its loss and
+gradients go into FOLDER/<side>.safetensors.
 """
 
 import argparse
@@ -127,7 +127,7 @@ def reward_trainer(model, options: argparse.Namespace, lora: dict | None, callba
 
 
 def check(options: argparse.Namespace) -> float:
-    """Loss of all pairs as one batch; it and the gradients of A, B and w are written. float32, one way of each side."""
+    """Loss of all pairs as one batch; it and the gradients of A, B and w are written."""
     import torch
     from peft import PeftModel
     from safetensors.torch import save_file
@@ -135,8 +135,9 @@ def check(options: argparse.Namespace) -> float:
 
     torch.set_num_threads(options.threads)
     rows = pairs(options.work / "pairs")
-    model = AutoModelForSequenceClassification.from_pretrained(options.base, dtype=torch.float32, num_labels=1)
-    model = PeftModel.from_pretrained(model, options.work / "adapter", is_trainable=True)
+    dtype = getattr(torch, options.dtype)
+    model = AutoModelForSequenceClassification.from_pretrained(options.base, dtype=dtype, num_labels=1)
+    model = PeftModel.from_pretrained(model, options.work / "adapter", is_trainable=True).to(dtype)
     if options.side == "ours":
         from learning import fused, reward
         from learning.bradley_terry import comparison_loss
@@ -161,7 +162,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--base", type=Path, required=True)
     parser.add_argument("--pad-id", type=int, required=True)
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
+    parser.add_argument("--dtype", choices=["float64", "float32", "bfloat16"], default="bfloat16")
     parser.add_argument("--batch-pairs", type=int, default=8)
     parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--threads", type=int, required=True)
