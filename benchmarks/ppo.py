@@ -26,7 +26,7 @@ from benchmarks.beside import result_of
 
 NAMES = {"trunk": "Ajuste, value on the trunk", "adapter": "Ajuste, value adapter", "trl": "TRL 1.12"}
 WANTED = {"trunk": "2.0", "adapter": "1.3"}
-TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.02}
 FIGURES = ("episodes_per_second", "seconds", "rollout_s", "score_s", "learn_s", "cpu_s", "peak_mb", "startup_s")
 CURVES = (("score", 2), ("kl", 2), ("policy_loss", 4), ("value_loss", 3), ("clip_fraction", 3))
 
@@ -79,10 +79,11 @@ def report(results: list[dict], options: argparse.Namespace) -> str:
     lines = [
         "# PPO beside TRL 1.12",
         "",
-        f"`python -m benchmarks.ppo --rounds {options.rounds} --updates {options.updates}`:",
+        f"`python -m benchmarks.ppo --rounds {options.rounds} --updates {options.updates} "
+        f"--threads {options.threads}`:",
         f"{classifier.read_card(options.base)['base']['id']} after instruction fine-tuning, LoRA (r = 8, every linear",
         f"layer) for policy, value and reward, {options.batch_rows} episodes an update of {options.new_tokens} new",
-        f"tokens at most, {options.epochs} epochs of one minibatch, {options.threads} threads, {platform.machine()},",
+        f"tokens at most, {options.epochs} epochs of one minibatch, {platform.machine()},",
         f"memory allocator with {allocator} for both. The first update of a run warms up and is left",
         "out; medians over updates and rounds. Memory is the peak above what the imports take.",
         "",
@@ -108,9 +109,13 @@ def report(results: list[dict], options: argparse.Namespace) -> str:
                 lines.append(f"| {name} | {dtype} | {speed:.2f} | {cpu:.2f} | {WANTED[side]} | {memory:.2f} | 0.5 |")
     lines += [
         "",
+        "TRL computes rows that have ended on to the longest of the batch, and the padding before short prompts; ours",
+        "does neither, reads what all prompts begin with once, and keeps one base in the place of three models.",
+        "",
         "What the runs came to, update by update (first round). Each side draws its own samples, so these are alike",
         "and not equal; the mean reward of the same prompts, which no sampling touches, is equal:",
-        ", ".join(f"{NAMES[r['side']]} {r['check']:.4f} ({r['dtype']})" for r in first_round(results)) + ".",
+        "; ".join(f"{dtype}: " + ", ".join(f"{NAMES[r['side']]} {r['check']:.4f}" for r in first_round(results)
+                                           if r["dtype"] == dtype) for dtype in options.dtypes) + ".",
         "",
         "| dtype | side | score | KL, nats a response | policy loss | value loss | clip fraction |",
         "|---|---|---|---|---|---|---|",
@@ -119,10 +124,9 @@ def report(results: list[dict], options: argparse.Namespace) -> str:
         curves = (", ".join(f"{row[name]:.{digits}f}" for row in r["rows"]) for name, digits in CURVES)
         lines.append(f"| {r['dtype']} | {NAMES[r['side']]} | {' | '.join(curves)} |")
     loads = [r["load"] for r in results]
-    lines += [
-        "",
-        f"Load average of the machine at the ends of the runs: {min(loads):.1f} to {max(loads):.1f}.",
-    ]
+    lines += ["", f"Load average of the machine at the ends of the runs: {min(loads):.1f} to {max(loads):.1f}."]
+    if max(loads) > (os.cpu_count() or 1) + 1:
+        lines.append("It had other work: the ratio by CPU time is the one to trust; seconds of the clock read high.")
     return "\n".join(lines) + "\n"
 
 
