@@ -136,3 +136,25 @@ def test_the_picture_and_the_table_of_generalisation(tmp_path: Path, monkeypatch
     assert "3 of 4 categories that were never trained got a lower loss than the base's" in page
     assert f"1 a higher one ({categories[-1].replace('_', ' ')})" in page
     assert "the unseen gained -50% to 50% of what the seen gained" in page
+
+
+def test_the_table_of_seeds_says_what_its_intervals_support(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = importlib.util.spec_from_file_location("seeds", ROOT / "studies/seeds/draw.py")
+    draw = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(draw)
+    monkeypatch.setattr(draw, "STUDY", ROOT / "studies/seeds")
+    monkeypatch.setattr(draw, "POINTS", tmp_path)
+    monkeypatch.setattr(draw, "OUT", tmp_path / "seeds.md")
+    for seed in range(5):
+        gap = {"value": 0.5, "low": 0.2, "high": 0.8}
+        gold = {"value": 0.1, "low": 0.1 - seed / 30, "high": 0.3}  # seeds 3 and 4 do not exclude 0
+        point = {
+            "seed": seed, "updates": 15, "kept": 10, "alarms": 0, "kl": {"value": 4 + seed}, "prompts": 256,
+            "proxy": {"difference": gap}, "gold": {"difference": gold}, "distinct2": {"ratio": 0.9}, "F": {"c4": gap},
+        }  # fmt: skip
+        (tmp_path / f"{seed}.json").write_text(json.dumps(point))
+    draw.main()
+    page = (tmp_path / "seeds.md").read_text()
+    assert "excludes 0 for 5 of 5 seeds, gold for 3." in page
+    gains = "+0.50 (+0.20 to +0.80) | +0.100 (-0.033 to +0.300)"
+    assert f"| 4 | 10 of 15 | 8.00 | {gains} | 0.90 | +0.500 (+0.200 to +0.800) | 0 |" in page
