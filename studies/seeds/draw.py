@@ -35,8 +35,8 @@ def sentence(points: list[dict]) -> str:
     """What the intervals support and no more."""
     risen = {name: sum(p[name]["difference"]["low"] > 0 for p in points) for name in ("proxy", "gold")}
     return (
-        f"Against SFT the proxy rose with an interval that excludes 0 for {risen['proxy']} of {len(points)} seeds, gold for "
-        f"{risen['gold']}."
+        f"Against SFT the proxy rose with an interval that excludes 0 for {risen['proxy']} of {len(points)} seeds, "
+        f"gold for {risen['gold']}."
     )
 
 
@@ -45,10 +45,10 @@ def main() -> None:
     points = [json.loads((POINTS / f"{seed}.json").read_text(encoding="utf-8")) for seed in seeds]
     OUT.write_text(
         "# PPO with other seeds\n\n"
-        f"`ajuste study seeds`: {points[0]['prompts']} test prompts, difference of PPO and the SFT model it began from "
-        f"(95 %, paired).\n{sentence(points)}\n\n{table(points)}\n\n"
-        "Proxy: what the reward model gives. Gold: what a judge gives that neither training saw. F = score before - score\n"
-        "after, in nats a token; above 0 is forgotten. The base, the reward model and the prompts are the same in all rows.\n",
+        f"`ajuste study seeds`: {points[0]['prompts']} test prompts, difference of PPO and the SFT model that it "
+        f"began from (95 %, paired).\n{sentence(points)}\n\n{table(points)}\n\n"
+        "Proxy: what the reward model gives. Gold: what a judge gives that neither training saw. F = score before -\n"
+        "score after, in nats a token; above 0 is forgotten. Base, reward model and prompts are those of all rows.\n",
         encoding="utf-8",
     )
 

@@ -2,8 +2,8 @@
 
     python -m studies.seeds.point SEED
 
-Run by `ajuste study seeds`, after the default run. The seed changes the adapter's first weights, the order of the prompts
-and every sample; the base, the reward model, the gold scorer and the test prompts stay.
+Run by `ajuste study seeds`, after the default run. The seed changes the adapter's first weights, the order of the
+prompts and every sample; the base, the reward model, the gold scorer and the test prompts stay.
 Writes artifacts/studies/seeds/<SEED>.json: what stage `evaluate_ppo` reports, and the alarms.
 """
 
