@@ -106,7 +106,7 @@ def test_the_table_of_rlhf_is_the_committed_run():
     margins = json.loads((ROOT / "metrics/reward.json").read_text())["by_margin"]
     rows = {f"difference at least {row['margin']}": [row["pairs"], row["accuracy"]["value"]] for row in margins}
     rows = {name: rows[name] for name in rows if f"| {name} |" in text}
-    for name, key in (("reward (proxy)", "proxy"), ("gold, share judged positive", "gold")):
+    for name, key in (("reward (proxy)", "proxy"), ("gold, mean P(positive)", "gold")):
         rows[name] = [found[key][model]["value"] for model in ("sft", "ppo")]
     assert len(rows) == 5
     for name, values in rows.items():
