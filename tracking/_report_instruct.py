@@ -16,10 +16,10 @@ from tracking._describe import STRATEGIES
 
 EVALUATED = data.ARTIFACTS / "evaluated"
 FIGURES = {  # of both models, each with its interval
-    "loss": "held-out loss", "rules": "prompts with every rule kept", "exact_match": "exact match",
+    "loss": "held-out loss, nats a token", "rules": "prompts with every rule kept", "exact_match": "exact match",
     "rouge1": "ROUGE-1", "rougeL": "ROUGE-L",
 }  # fmt: skip
-METRICS = {"log_likelihood_per_token": "log p a token", "accuracy": "accuracy"}
+METRICS = {"log_likelihood_per_token": "log p of a token", "accuracy": "accuracy"}
 
 
 def section(shown_rows: int = 2) -> dict:
@@ -137,7 +137,7 @@ def _mask(rows: int) -> list[dict]:
         found = read_masked(data.ARTIFACTS / "encoded/instructions", data.ARTIFACTS / "base/decoder", "train", rows)
     except UsageError:  # not there yet
         return []
-    return [{"caption": row.caption(), "html": Markup(as_html(row.spans))} for row in found]
+    return [{"caption": row.caption().replace("  ", " · "), "html": Markup(as_html(row.spans))} for row in found]
 
 
 def findings(found: dict) -> list[dict]:

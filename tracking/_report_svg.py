@@ -172,7 +172,7 @@ def lineage(nodes: Sequence[Node], edges: Sequence[tuple[str, str]]) -> Markup:
     for name, (x, y) in place.items():
         node = known[name]
         box = Markup('<rect x="{:.1f}" y="{:.1f}" width="{}" height="{}" rx="8"/>').format(x, y, wide, high)
-        texts = _text(x + wide / 2, y + 20, _short(node.name, 27), "label mid")
+        texts = _text(x + wide / 2, y + 20, _short(node.name, 24), "label mid")
         texts += _text(x + wide / 2, y + 37, _short(node.detail, 27), "hash mid")
         title = Markup("<title>{}: {}</title>").format(node.name, node.detail)
         parts.append(Markup('<g class="node k-{}">{}{}{}</g>').format(node.kind, box, texts, title))

@@ -144,7 +144,8 @@ def _reliability(rows: list[dict], predictions: dict):
     ]
     if not any(curve.points for curve in curves):
         return ""
-    return svg.lines(curves, "how sure (mean probability)", "how often right", y_range=(0.0, 1.0), diagonal=True)
+    return svg.lines(curves, "how sure (mean probability)", "how often right", y_range=(0.0, 1.0), diagonal=True,
+                     width=420, height=240)
 
 
 def _lineage(registered: list[dict]):

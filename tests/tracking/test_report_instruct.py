@@ -22,7 +22,7 @@ def test_figures_of_the_section_are_those_of_the_run(place):  # noqa: F811
     assistants.figures(place)
     said = text_of(report.write_report(Path("index.html")))
     for figure in ("On 40 answers that it never saw, the loss went from 2.400 to 2.000", "-0.400", "-0.450 to -0.350",
-                   "perplexity 11.02 to 7.39", "ROUGE-L", "3 of 4", "the classifier 0.800", "+0.100 +0.080 – +0.120",
+                   "perplexity 11.02 to 7.39", "ROUGE-L", "3 of 4", "the classifier 0.800", "+0.100 +0.080 to +0.120",
                    "forgotten", "no clear change", "answer 0 of 0", "base 1", "1,234", "role order", "contaminated",
                    "Assistant: learnt", "Lost on general", "3.1e-05", "W0 x"):
         assert figure in said, figure

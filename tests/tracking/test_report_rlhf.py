@@ -24,15 +24,15 @@ def test_figures_of_the_sections_are_those_of_the_run(place):  # noqa: F811
     answers.write_text("".join(json.dumps(line) + "\n" for line in lines))
     said = text_of(report.write_report(Path("index.html")))
     for figure in ("Of 60 pairs that it never saw, the reward model puts 75.0% in the order of the people",
-                   "0.850 0.800 – 0.900 0.875 0.900", "Expected calibration error 0.040", "10 to 20 30",
+                   "0.850 0.800 to 0.900 0.875 0.900", "Expected calibration error 0.040", "10 to 20 30",
                    "the better one 20 0.800", "neither 0 –", "Correlation of reward and length: +0.12",
                    "train 1,024, validation 128, test 128", "exact 3, contradictory 2, near 5",
                    "3 comparisons of 1 prompts", "47.0% (44.0% to 50.0%)", "9 of 1,280 pairs", "right on 71.0%",
                    "people agree on 77.0% of these, on 85.0%",
                    "reviews/rotten_tomatoes: train 40", "1 rows in quarantine", "equal texts",
                    "On 12 test prompts the reward model's score went from +0.05 to +0.80",
-                   "0.600 to 0.680 (difference +0.080, +0.050 to +0.110)", "kept are the weights of update 4",
-                   "KL 31.0 nats a response is above 30", "+0.080 +0.050 – +0.110", "0.90 of it", "3.50 3.10 – 3.90",
+                   "0.600 to 0.680 (difference +0.080, +0.050 to +0.110)", "the weights of update 4 are kept",
+                   "KL 31.0 nats a response is above 30", "+0.080 +0.050 to +0.110", "ratio 0.90", "3.50 3.10 to 3.90",
                    "right on 75.0% of 90 rated texts", "sft says 3", "-3.150", "F of PPO",
                    "Margin 1.5 or more: 0.850 [0.800, 0.900] of 30 pairs; one person against the others: 0.875",
                    "Proxy reward +0.750 [+0.650, +0.850] at 3.5 nats a response", "Different bigrams: 0.90",
