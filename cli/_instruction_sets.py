@@ -5,6 +5,7 @@ from pathlib import Path
 import yaml
 
 from cli._sets import BATCH_ROWS, Seen
+from tasks import _preferences
 from tasks._formats import (
     LAYOUTS,
     Row,
@@ -37,11 +38,14 @@ def is_for_instructions(path: Path, form: str, mapping: dict[str, str]) -> bool:
 
 
 def check_labelled(path: Path, form: str, columns: Columns) -> None:
-    """Raises DataError for a file that makes a new set and is neither labelled text nor instructions."""
+    """Raises DataError for a file that makes a new set and is neither labelled text, instructions nor preferences."""
     try:
         check_columns(path, columns_of(path, form), columns)
     except DataError as error:
-        raise DataError(f"{error}. Of instructions a layout needs: {needs_of_layouts()}; --layout names one") from None
+        raise DataError(
+            f"{error}. Of instructions a layout needs: {needs_of_layouts()}; of preferences: "
+            f"{_preferences.needs_of_layouts()}; --layout names one"
+        ) from None
 
 
 def layout_of(path: Path, form: str, mapping: dict[str, str], given: str, templates: str) -> str:

@@ -67,6 +67,9 @@ def use(changes: list[tuple[str, object]], write: bool) -> None:
                 raise UsageError(f"params.yaml has no section `{'.'.join(parts)}`: it cannot be pointed at the set")
             part[last] = value
         typer.echo(f"{'params.yaml' if write else 'set in params.yaml'}: {key}: {value}")
+        share = part.get("sample", 1) if last == "set" and isinstance(part, dict) else 1
+        if share < 1:
+            typer.echo(f"note: {'.'.join(parts)}.sample is {share}: a run takes that share of the rows, 1.0 takes all")
     if write:
         text = io.StringIO()
         _yaml().dump(params, text)

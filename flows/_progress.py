@@ -60,3 +60,8 @@ def say(name: str, action: str, seconds: float | None = None, note: str = "") ->
     }
     time_taken = f"{seconds:7.1f} s" if seconds is not None else " " * 9
     console.print(f"{name:<20} {mark.get(action, action)}{' ' * (9 - len(action))}{time_taken}  {note}".rstrip())
+
+
+def warn(text: str) -> None:
+    """A line below a stage's own: it came to an end, but not as planned."""
+    console.print(f"{'':<20} [yellow]alarm[/]  {text}", soft_wrap=True)

@@ -9,7 +9,7 @@ from prefect import State, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from flows._progress import Follower, console, say
+from flows._progress import Follower, console, say, warn
 from tasks._params import UsageError, check_params, stage_key, stage_names
 from tasks._stage import home
 from tracking import registry, runs, versions
@@ -95,6 +95,8 @@ def run_stage(name: str, stale: bool, force: bool, parent: str | None) -> str:
     run_id = runs.record(name, parent) if parent else None
     state = _state(name) if action == "ran" else {}
     say(name, action, state.get("seconds"), _note(state))
+    for alarm in _alarms(name):
+        warn(alarm)
     _table(name, action, state, run_id)
     return action
 
@@ -191,6 +193,18 @@ def _note(state: dict) -> str:
     if state.get("tokens_per_second"):
         parts.append(f"{state['tokens_per_second']:.0f} tokens/s")
     return ", ".join(parts)
+
+
+def _alarms(name: str) -> list[str]:
+    """What stopped a training before its end and took it back, in words: alarms.json in the outs of the stage."""
+    found = []
+    for out in versions.lock().get(name, {}).get("outs", []):
+        try:
+            alarms = json.loads((Path(out["path"]) / "alarms.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        found += [f"{alarm['said']}; rolled back to update {alarm['rolled_back_to']}" for alarm in alarms]
+    return found
 
 
 def _table(name: str, action: str, state: dict, run_id: str | None) -> None:

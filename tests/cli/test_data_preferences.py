@@ -50,6 +50,20 @@ def test_files_of_different_layouts_make_one_set_and_use_points_params_at_it(pro
     ajuste_data("add", "mine", written("d.jsonl", rated(9, seed=1)))  # the set's prompt holds
 
 
+def test_a_sample_that_leaves_rows_out_is_said(project):
+    path = written("a.jsonl", [ROWS["pairs"](*triple) for triple in triples(5)])
+    assert "note" not in ajuste_data("add", "mine", path, "--use")
+    Path("params.yaml").write_text(PARAMS + "    sample: 0.15\n")
+    said = "note: validate.preferences.sample is 0.15: a run takes that share of the rows, 1.0 takes all"
+    assert said in ajuste_data("add", "other", path, "--use")
+    assert "set: other" in Path("params.yaml").read_text() and "sample: 0.15" in Path("params.yaml").read_text()
+
+
+def test_columns_of_no_layout_are_told_those_of_preferences_too(project):
+    with pytest.raises(DataError, match=r"columns are better, worse; .* of preferences: .*pairs \(prompt, chosen"):
+        ajuste_data("add", "mine", written("a.jsonl", [{"better": "a", "worse": "b"}]))
+
+
 def test_csv_with_rankings(project):
     Path("a.csv").write_text('prompt,responses,ranks\nask,"[""x"", ""y"", ""z""]","[2, 1, 3]"\n')
     assert "rankings of 3 1" in ajuste_data("add", "mine", "a.csv")

@@ -99,6 +99,23 @@ def test_other_failures_end_the_flow_at_once(dvc: FakeDvc, error: str) -> None:
     assert dvc.ran == ["first_a"]
 
 
+def test_an_alarm_is_said_below_the_stage_that_it_stopped(dvc: FakeDvc, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "artifacts/adapters/ppo"
+    out.mkdir(parents=True)
+    (tmp_path / "dvc.lock").write_text(
+        "stages:\n  second_a:\n    outs: [{path: artifacts/adapters/ppo}, {path: metrics/none.json}]\n"
+    )
+    (out / "alarms.json").write_text("[]\n")
+    go({"second_a"})
+    assert "alarm" not in capsys.readouterr().err
+    said = "update 2: KL to the reference is 0.08 nats a response; the limit `alarm_kl` is 0.01"
+    (out / "alarms.json").write_text(json.dumps([{"said": said, "rolled_back_to": 0}]))
+    go({"second_a"})
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[0] for line in lines] == ["first_a", "second_a", "alarm", "third_a"]
+    assert lines[2].endswith(f"alarm  {said}; rolled back to update 0")
+
+
 def test_map_has_every_stage_of_dvc_yaml_in_its_order() -> None:
     import re
 
