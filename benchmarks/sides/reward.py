@@ -81,6 +81,9 @@ def theirs(options: argparse.Namespace, watch: Watch) -> None:
         options.base, dtype=torch.bfloat16 if half else torch.float32, num_labels=1
     )
     trainer = reward_trainer(model, options, LORA | {"task_type": "SEQ_CLS"}, [Steps()])
+    rows = trainer.train_dataset  # a column of lengths that it was given is gone by now
+    lengths = [sum(len(row[name]) for name in rows.column_names) for row in rows]
+    trainer.train_dataset = rows.add_column("length", lengths)
     trainer.train()
     watch.losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
@@ -117,9 +120,7 @@ def reward_trainer(model, options: argparse.Namespace, lora: dict | None, callba
             disable_tqdm=True,
             seed=options.seed,
         ),
-        train_dataset=Dataset.from_list(
-            [row | {"length": sum(map(len, row.values()))} for row in pairs(options.work / "pairs")]
-        ),
+        train_dataset=Dataset.from_list(pairs(options.work / "pairs")),
         processing_class=tokenizer,
         peft_config=LoraConfig(**lora) if lora else None,
         callbacks=callbacks,

@@ -40,7 +40,8 @@ def test_parents_are_the_stages_whose_outs_are_read(project: Path) -> None:
 def test_a_changed_file_is_read_anew(project: Path) -> None:
     before = versions.inputs_digest()
     assert versions.parents_of("near") == {"use"}
-    (project / "dvc.yaml").write_text(DVC_YAML.replace("artifacts/made2", "artifacts/made").replace("cmd: near", "cmd: far"))
+    moved = DVC_YAML.replace("artifacts/made2", "artifacts/made").replace("cmd: near", "cmd: far")
+    (project / "dvc.yaml").write_text(moved)
     assert versions.parents_of("near") == {"make", "use"} and versions.inputs_digest() != before
     (project / "dvc.yaml").write_text(DVC_YAML.replace("'data/${set}'", "'artifacts/${set}'"))
     (project / "params.yaml").write_text("set: used\n")
