@@ -47,9 +47,10 @@ run: .venv/.ready
 	@test -d data || ajuste data pull
 	ajuste run
 
-# Two processes, a file at a time in each: tests compute in one thread, and many wait for servers.
+# Two processes, a file at a time in each: tests compute in one thread, and many wait for servers. In the order of
+# tests/conftest.py: the longest file first.
 test: .venv/.ready
-	python -m pytest -m "not slow" -n 2 --dist loadfile
+	python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: .venv/.ready
 	python -m pytest

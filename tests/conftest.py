@@ -22,6 +22,11 @@ from pathlib import Path  # noqa: E402
 import pytest  # noqa: E402
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The whole pipeline first: beside it the other process of `make test` has time for all the rest."""
+    items.sort(key=lambda item: item.path.name != "test_pipeline.py")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home outside the project for the whole session; a test that needs one of its own sets AJUSTE_HOME again."""
