@@ -170,6 +170,8 @@ def finish(plan: Plan, registered: list) -> dict:
         console.print(f"[bold]Nothing to do[/]: all {len(cached)} stages are up to date ({seconds:.0f} s)")
     for name, text in answers.items():
         console.print(f"  {name}: {text}")
+    if "summary" in plan.skipped and ran:
+        console.print("  nothing was registered: that follows after stage `summary`, `ajuste run` goes on to it")
     console.print("  next: `ajuste compare NAME`, `ajuste report`, `ajuste ui`, `ajuste serve`")
     return {"ran": ran, "cached": cached, "registered": [f"{version.name}/{version.version}" for version in registered]}
 

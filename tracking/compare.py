@@ -146,14 +146,16 @@ def _maker(path: str, md5: str) -> object | None:
 
 
 def _parameters(chain: list, stage: str) -> dict[str, str]:
-    """lr, epochs, ... of the version's own training as they are; of other stages behind their verb (encode.rows)."""
+    """lr, epochs, ... of the version's own training as they are; of other stages by their full names of params.yaml:
+    PPO has two bases, the decoder and the encoder of the gold scorer."""
     family = of_stage(stage)
     own = family.trains if family else split_name(stage)[0]
     found = {}
     for run in chain:
-        verb = split_name(run.data.tags["ajuste.stage"])[0]
+        verb, variant = split_name(run.data.tags["ajuste.stage"])
+        section = f"{verb}.{variant}".rstrip(".")
         for key, value in run.data.params.items():
-            found[key if verb == own or key.startswith("compute.") else f"{verb}.{key}"] = value
+            found[key if verb == own or key.startswith("compute.") else f"{section}.{key}"] = value
     return found
 
 

@@ -54,7 +54,8 @@ def test_only_parameters_that_differ(found: dict) -> None:
     differing = found["differing_parameters"]
     assert differing["lr"] == {"1": "0.001", "2": "5e-05", "3": "0.0005"}
     assert differing["r"] == {"1": None, "2": None, "3": "8"}
-    assert set(differing) == {"lr", "r", "epochs", "target_modules", "merge.dtype"}  # not seed, task, encode.max_tokens
+    # not seed, task, encode.reviews.max_tokens
+    assert set(differing) == {"lr", "r", "epochs", "target_modules", "merge.classify.dtype"}
 
 
 def test_the_paired_difference_is_that_of_a_plain_bootstrap(found: dict) -> None:
@@ -133,3 +134,18 @@ def test_the_command_writes_what_it_shows(project: Path, tmp_path: Path) -> None
     (tmp_path / "file").touch()
     wrong = runner.invoke(app, [NAME, "--output", str(tmp_path / "file" / "x")])
     assert isinstance(wrong.exception, UsageError)
+
+
+def test_parameters_of_stages_of_one_verb_do_not_overwrite_each_other() -> None:
+    from types import SimpleNamespace
+
+    from tracking.compare import _parameters
+
+    given = {"merge_ppo": {"rows": "8"}, "ppo": {"lr": "6e-4"}, "base_decoder": {"source": "d"},
+             "base_encoder": {"source": "e"}, "gold": {"rows": "2000"}, "reward": {"compute.seed": "0"}}  # fmt: skip
+    chain = [SimpleNamespace(data=SimpleNamespace(tags={"ajuste.stage": stage}, params=params))
+             for stage, params in given.items()]  # fmt: skip
+    assert _parameters(chain, "merge_ppo") == {
+        "merge.ppo.rows": "8", "lr": "6e-4", "base.decoder.source": "d", "base.encoder.source": "e",
+        "gold.rows": "2000", "compute.seed": "0",
+    }  # fmt: skip
