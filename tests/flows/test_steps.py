@@ -116,6 +116,22 @@ def test_an_alarm_is_said_below_the_stage_that_it_stopped(dvc: FakeDvc, tmp_path
     assert lines[2].endswith(f"alarm  {said}; rolled back to update 0")
 
 
+@pytest.mark.parametrize(
+    "skipped, ran, said", [({"summary"}, "ran", True), (set(), "ran", False), ({"summary"}, "cached", False)]
+)
+def test_a_run_that_ends_early_says_that_nothing_was_registered(
+    dvc: FakeDvc, monkeypatch: pytest.MonkeyPatch, capsys, skipped: set[str], ran: str, said: bool
+) -> None:
+    from prefect import flow
+
+    from flows import _steps
+
+    monkeypatch.setattr(_steps.registry, "summary", dict)
+    plan = _steps.Plan(set(), skipped, None, None, {"first_a": ran})
+    flow(name="test")(lambda: _steps.finish(plan, []))()
+    assert ("nothing was registered" in capsys.readouterr().err) is said
+
+
 def test_map_has_every_stage_of_dvc_yaml_in_its_order() -> None:
     import re
 
