@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -123,11 +124,13 @@ def test_ptx_reads_instructions_and_changes_the_result(artifacts, done, tmp_path
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 
-def refused(artifacts: Path, folder: Path, error: type[Exception], match: str) -> None:
+def refused(artifacts: Path, folder: Path) -> str:
+    """The one line that says why; nothing was written."""
     (folder / "c").mkdir()
-    with pytest.raises(error, match=match) as caught:
+    with pytest.raises(UsageError) as caught:
         ppo(config(**CHANGES), COMPUTE, artifacts, folder / "out", folder / "c")
     assert "\n" not in str(caught.value) and not (folder / "out").exists()
+    return str(caught.value)
 
 
 def linked(artifacts: Path, folder: Path, leave: str) -> Path:
@@ -142,18 +145,18 @@ def linked(artifacts: Path, folder: Path, leave: str) -> Path:
 def test_a_base_that_is_an_adapter_is_refused(artifacts, tmp_path):
     other = linked(artifacts, tmp_path / "a", "merged/instruct")
     tiny_decoders.tiny_adapter(artifacts / "base/decoder", other / "merged/instruct", "bottleneck")
-    refused(other, tmp_path, UsageError, "holds an adapter, and PPO needs a whole model: set `instruct.method`")
+    assert "holds an adapter, and PPO needs a whole model: set `instruct.method`" in refused(other, tmp_path)
 
 
 def test_a_reward_model_of_another_base_is_refused(artifacts, tmp_path):
     other = linked(artifacts, tmp_path / "a", "merged/instruct")
     tiny_rlhf.whole(artifacts / "base/decoder", other / "merged/instruct", seed=9)
-    refused(other, tmp_path, UsageError, "was trained on another base .*: run stage `reward` again")
+    assert re.search("was trained on another base .*: run stage `reward` again", refused(other, tmp_path))
 
 
 @pytest.mark.parametrize("missing", ["merged/gold", "adapters/reward", "encoded/preferences"])
 def test_a_missing_input_is_named(artifacts, tmp_path, missing):
-    refused(linked(artifacts, tmp_path / "a", missing), tmp_path, UsageError, f"{missing}.* is missing")
+    assert re.search(f"{missing}.* is missing", refused(linked(artifacts, tmp_path / "a", missing), tmp_path))
 
 
 def test_no_prompt_left_names_the_file_and_the_cure(artifacts):

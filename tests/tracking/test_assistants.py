@@ -1,7 +1,6 @@
 """The registry holds assistants as it holds classifiers: a version a model and stage key, with its evidence."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +12,12 @@ import pytest
 from learning import chat, decoder
 from learning.classifier import sha256_of
 from learning.generate import generate
-from tasks._stage import DataError, home
+from tasks._stage import DataError
 from tests.tracking import assistants
+from tests.tracking.stored import stored, within
 from tests.tracking.test_runs import history_of, run_of
 from tracking import _compare_text as text
-from tracking import _store, compare, registry, runs, versions
+from tracking import _store, compare, registry, versions
 
 NAME, ADAPTER = "assistant", "assistant-adapter"
 
@@ -29,31 +29,16 @@ def store(tmp_path_factory):
     losses = {"lora": 1.9, "prefix": 2.1, "full": 2.0}
     roots = {method: assistants.make(folder / method, method, 10 + i, losses[method])
              for i, method in enumerate(losses)}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AJUSTE_HOME", str(folder))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        home.cache_clear()
-        for root in roots.values():
-            patch.chdir(root)
-            shutil.copytree(root / ".state", folder / ".state", dirs_exist_ok=True)
-            parent = runs.parent(root.name * 8)
-            for stage in versions.lock():
-                runs.record(stage, parent)
-            registry.register_all(parent)
-            runs.finish(parent)
+    with stored(folder, roots):
         yield folder, roots
-    home.cache_clear()
 
 
 @pytest.fixture
 def project(store, monkeypatch):
     """In the folder of the run of LoRA."""
     folder, roots = store
-    monkeypatch.setenv("AJUSTE_HOME", str(folder))
-    monkeypatch.chdir(roots["lora"])
-    home.cache_clear()
-    yield roots
-    home.cache_clear()
+    with within(folder, roots["lora"], monkeypatch):
+        yield roots
 
 
 def by_strategy(name: str = NAME) -> dict[str, registry.Version]:

@@ -1,7 +1,6 @@
 """The registry holds reward models and PPO: linked to the assistant that they were made from, ranked honestly."""
 
 import json
-import shutil
 import subprocess
 import sys
 
@@ -10,11 +9,12 @@ import yaml
 
 from learning import chat, reward
 from learning.classifier import sha256_of
-from tasks._stage import DataError, home
+from tasks._stage import DataError
 from tests.tracking import rlhf
+from tests.tracking.stored import stored, within
 from tests.tracking.test_runs import history_of, run_of
 from tracking import _compare_text as text
-from tracking import _store, compare, registry, runs, versions
+from tracking import _store, compare, registry, versions
 
 NAME, REWARD = "assistant", "ratings-reward"
 
@@ -27,31 +27,16 @@ def store(tmp_path_factory):
         "good": rlhf.make(folder / "good"),
         "other": rlhf.make(folder / "other", 32, instruct_seed=11, loss=2.5, gold_gain=0.9, gold_gain_low=0.8),
     }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AJUSTE_HOME", str(folder))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        home.cache_clear()
-        for root in roots.values():
-            patch.chdir(root)
-            shutil.copytree(root / ".state", folder / ".state", dirs_exist_ok=True)
-            parent = runs.parent(root.name * 8)
-            for stage in versions.lock():
-                runs.record(stage, parent)
-            registry.register_all(parent)
-            runs.finish(parent)
+    with stored(folder, roots):
         yield folder, roots
-    home.cache_clear()
 
 
 @pytest.fixture
 def project(store, monkeypatch):
     """In the folder of the first run."""
     folder, roots = store
-    monkeypatch.setenv("AJUSTE_HOME", str(folder))
-    monkeypatch.chdir(roots["good"])
-    home.cache_clear()
-    yield roots
-    home.cache_clear()
+    with within(folder, roots["good"], monkeypatch):
+        yield roots
 
 
 def of(root, name: str = NAME, folder: str = "ppo") -> registry.Version:
