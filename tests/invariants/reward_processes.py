@@ -10,30 +10,14 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import TrainerCallback, TrainingArguments
 
 from learning import fused, reward
-from learning.batching import LengthGroupedSampler
 from tasks import reward as stage
 from tasks._comparisons import Comparisons, read_comparisons
-from tasks._train import _Trainer
-from tests.invariants.decoders import gradients
+from tests.invariants.two_processes import first_step
 from tests.tasks.test_reward import of
 
 ROWS = 8
-
-
-class Caught(TrainerCallback):
-    """The gradients before they are clipped and spent, and the logged loss."""
-
-    gradients: dict
-    loss: float
-
-    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        self.gradients = {name.removeprefix("module."): grad for name, grad in gradients(model).items()}
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        self.loss = logs.get("loss", getattr(self, "loss", None))
 
 
 def one_step(folder: Path, processes: int) -> dict:
@@ -46,31 +30,10 @@ def one_step(folder: Path, processes: int) -> dict:
                 parameter.normal_(std=0.05)
     fused.fuse(model)
     rows = Comparisons(read_comparisons(folder / "encoded", "train", model.config).found[:ROWS])
-    caught = Caught()
-    trainer = _Trainer(
-        model=model,
-        args=TrainingArguments(
-            output_dir=str(folder / f"trainer-{processes}"),
-            per_device_train_batch_size=ROWS // processes,
-            max_steps=1,
-            logging_steps=1,
-            use_cpu=True,
-            save_strategy="no",
-            remove_unused_columns=False,
-            dataloader_pin_memory=False,
-            max_grad_norm=0.0,
-            disable_tqdm=True,
-            report_to="none",
-            log_level="error",
-        ),
-        train_dataset=rows,
-        data_collator=lambda chosen: stage._collate(model, chosen, of()),
-        compute_loss_func=stage._loss,
-        callbacks=[caught],
-    )
-    trainer.sampler = LengthGroupedSampler(rows.tokens(), ROWS // processes, seed=0)
-    trainer.train()
-    return {"loss": caught.loss, "gradients": caught.gradients}
+    return first_step(
+        model, rows, rows.tokens(), ROWS // processes, 1,
+        lambda chosen: stage._collate(model, chosen, of()), stage._loss,
+    )  # fmt: skip
 
 
 def main() -> None:

@@ -33,13 +33,8 @@ class Caught(TrainerCallback):
         self.loss = logs.get("loss", getattr(self, "loss", None))
 
 
-def one_step(rows: list, batch_rows: int, accumulation: int, lora: bool = False) -> dict:
-    """{"loss", "gradients"} of the first step on `rows`: batch_rows rows a piece and process, `accumulation` pieces."""
-    model = decoder()
-    if lora:
-        model = with_lora(model)
-        fused.fuse(model)
-    ragged.attach(model)
+def first_step(model, rows, lengths: list[int], batch_rows: int, accumulation: int, collate, loss) -> dict:
+    """{"loss", "gradients"} of the first step: batch_rows rows a piece and process, `accumulation` pieces."""
     caught = Caught()
     with tempfile.TemporaryDirectory() as folder:
         trainer = _Trainer(
@@ -60,13 +55,24 @@ def one_step(rows: list, batch_rows: int, accumulation: int, lora: bool = False)
                 log_level="error",
             ),
             train_dataset=rows,
-            data_collator=ragged.collate,
-            compute_loss_func=ragged.response_loss,
+            data_collator=collate,
+            compute_loss_func=loss,
             callbacks=[caught],
         )
-        trainer.sampler = LengthGroupedSampler([len(ids) for ids, _ in rows], batch_rows, seed=0)
+        trainer.sampler = LengthGroupedSampler(lengths, batch_rows, seed=0)
         trainer.train()
     return {"loss": caught.loss, "gradients": caught.gradients}
+
+
+def one_step(rows: list, batch_rows: int, accumulation: int, lora: bool = False) -> dict:
+    """The first step of a decoder on `rows`."""
+    model = decoder()
+    if lora:
+        model = with_lora(model)
+        fused.fuse(model)
+    ragged.attach(model)
+    lengths = [len(ids) for ids, _ in rows]
+    return first_step(model, rows, lengths, batch_rows, accumulation, ragged.collate, ragged.response_loss)
 
 
 def main() -> None:
