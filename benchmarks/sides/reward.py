@@ -114,6 +114,7 @@ def reward_trainer(model, options: argparse.Namespace, lora: dict | None, callba
             gradient_checkpointing=options.side == "default",
             train_sampling_strategy="group_by_length" if options.side == "group" else "random",
             length_column_name="length",
+            remove_unused_columns=False,  # it would remove the lengths before they are read
             report_to="none",
             save_strategy="no",
             logging_steps=1,
