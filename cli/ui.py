@@ -2,17 +2,14 @@
 
 import os
 import signal
-import socket
 import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-START_SECONDS = 120  # the first start of both migrates their databases
+from cli._processes import answers, ended, free_port, python, start, stop, wait
 
 
 def command(
@@ -38,7 +35,7 @@ def command(
         pages["MLflow"] = f"http://127.0.0.1:{port}"
         (home() / "mlruns").mkdir(parents=True, exist_ok=True)
         options = ["--backend-store-uri", uri, "--default-artifact-root", f"file://{home()}/mlruns", "--workers", "1"]
-        command = ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), *options]
+        command = python("mlflow", "server", "--host", "127.0.0.1", "--port", str(port), *options)
         # its queue of jobs would be eight more processes, for features that nothing here uses
         env = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         started["MLflow"] = (command, f"{pages['MLflow']}/health", env)
@@ -48,47 +45,24 @@ def command(
         port = free_port(prefect_port)
         pages["Prefect"] = f"http://127.0.0.1:{port}"
         env = {"PREFECT_HOME": str(home() / ".prefect"), "PREFECT_UI_API_URL": f"{pages['Prefect']}/api"}
-        command = ["-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+        command = python("prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port))
         started["Prefect"] = (command, f"{pages['Prefect']}/api/health", env)
     _serve(pages, started)
-
-
-def free_port(wanted: int) -> int:
-    """The wanted port of 127.0.0.1 if nothing listens there, else one that is free now."""
-    for port in (wanted, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-                return probe.getsockname()[1]
-            except OSError:
-                continue
-    raise OSError("no free port on 127.0.0.1")
 
 
 def _serve(pages: dict[str, str], started: dict[str, tuple[list[str], str, dict[str, str]]]) -> None:
     from rich.console import Console
 
-    from tasks._stage import home
-
-    console, logs = Console(highlight=False, soft_wrap=True), home() / ".state"
-    logs.mkdir(parents=True, exist_ok=True)
+    console = Console(highlight=False, soft_wrap=True)
     processes: dict[str, subprocess.Popen] = {}
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         for name, (command, _, env) in started.items():
-            with (logs / f"ui-{name.lower()}.log").open("w") as log:
-                # a session of its own: both start children, which must end with them
-                processes[name] = subprocess.Popen(
-                    [sys.executable, "-P", *command],
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env={**os.environ, **env},
-                    start_new_session=True,
-                )
+            processes[name] = start(command, _log(name), {**os.environ, **env}, Path.cwd())
         for name, url in pages.items():
             if name in started:
-                _wait(name, processes[name], started[name][1])
+                health = started[name][1]
+                wait(name, processes[name], lambda health=health: answers(health), _log(name))
             console.print(f"{name:8} {url}")
         if processes:
             console.print("Ctrl-C ends both.")
@@ -96,12 +70,12 @@ def _serve(pages: dict[str, str], started: dict[str, tuple[list[str], str, dict[
             time.sleep(0.5)
         for name, process in processes.items():
             if process.poll() is not None:
-                raise _ended(name, process)
+                raise ended(name, process, _log(name))
     except KeyboardInterrupt:
         pass
     finally:
         for process in processes.values():
-            stop(process)
+            stop(process.pid)
         signal.signal(signal.SIGTERM, previous)
 
 
@@ -109,42 +83,7 @@ def _interrupt(signum: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _wait(name: str, process: subprocess.Popen, health: str) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        if process.poll() is not None:
-            raise _ended(name, process)
-        try:
-            with urllib.request.urlopen(health, timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            if time.monotonic() > deadline:
-                from tasks._params import DataError
-
-                raise DataError(f"{name} does not answer after {START_SECONDS} s: see {_log(name)}") from None
-            time.sleep(0.3)
-
-
-def _ended(name: str, process: subprocess.Popen) -> Exception:
-    from tasks._params import DataError
-
-    return DataError(f"{name} ended with {process.returncode}: see {_log(name)}")
-
-
-def _log(name: str) -> str:
+def _log(name: str) -> Path:
     from tasks._stage import home
 
-    return str(home() / ".state" / f"ui-{name.lower()}.log")
-
-
-def stop(process: subprocess.Popen) -> None:
-    """End a process that leads its session, and its children: first asked, after ten seconds made to."""
-    for sign in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, sign)
-            process.wait(timeout=10)
-        except ProcessLookupError:
-            break
-        except subprocess.TimeoutExpired:
-            continue
-    process.wait()
+    return home() / ".state" / f"ui-{name.lower()}.log"

@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from cli.ui import free_port
+from cli._processes import free_port
 from tests.projects import ROOT
 
 
