@@ -22,7 +22,11 @@ def command(
         typer.Argument(help="Numbers or aliases. Default: those with an alias, and the newest of each strategy."),
     ] = None,
     format: Annotated[Format, typer.Option("--format", "-f", help="How to write it.")] = Format.terminal,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to a file instead.")] = None,
+    html: Annotated[bool, typer.Option("--html", help="A page with pictures; of all versions, unless named.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write to a file instead; a page to reports/compare-NAME.html by default."),
+    ] = None,
 ) -> None:
     """Compare registered versions: metrics with intervals, the parameters that differ, where they come from.
 
@@ -34,6 +38,8 @@ def command(
     ajuste compare assistant   |   ajuste compare assistant challenger 3   |   ajuste compare ratings-reward
 
     ajuste compare reviews-classifier --format markdown --output reports/compare.md
+
+    ajuste compare reviews-classifier --html   |   ajuste compare assistant champion challenger --html -o /tmp/two.html
     """
     import json
 
@@ -43,9 +49,16 @@ def command(
     with Console(stderr=True).status("Reading the registry"):
         from tasks._stage import UsageError
         from tracking import _compare_text as text
+        from tracking import registry
+        from tracking._compare_page import write_page
         from tracking.compare import compare
 
+        if html and not versions:
+            versions = [version.version for version in registry.versions(name)]
         found = compare(name, versions)
+        if html:
+            typer.echo(write_page(found, output or Path("reports") / f"compare-{name}.html"))
+            return
     if format is Format.json:
         written = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
     elif format is Format.markdown:

@@ -12,7 +12,8 @@
     from           data digest, DVC hash, git commit, base
     cost           seconds, peak memory, size; for features and head, and for adapter and merge, the sum
 
-`compare` returns plain data; tracking/_compare_text.py makes tables of it, tracking/_compare_rows.py reads the rows.
+`compare` returns plain data; tracking/_compare_text.py makes tables of it, tracking/_compare_page.py an HTML page;
+tracking/_compare_rows.py reads the rows.
 """
 
 from __future__ import annotations
@@ -109,6 +110,7 @@ def _row(version: Version) -> dict:
         "git_commit": tags.get("git_commit"),
         "dirty": {"true": True, "false": False}.get(tags.get("dirty", "")),
         "run_id": version.run_id,
+        "trained_run": _trained_by(chain, tags.get("stage", "")),
         "parameters": _parameters(chain, tags.get("stage", "")),
     }
 
@@ -142,6 +144,14 @@ def _chain(run_id: str | None) -> list:
 def _maker(path: str, md5: str) -> object | None:
     """The run that wrote `path` with that hash."""
     found = client().search_runs([experiment_id()], f"tags.`dvc.out.{path}` = '{md5}'", max_results=1)
+    return found[0] if found else None
+
+
+def _trained_by(chain: list, stage: str) -> str | None:
+    """The run of the training itself, which has the curves: of a merged model its adapter's."""
+    family = of_stage(stage)
+    found = [run.info.run_id for run in chain
+             if family and split_name(run.data.tags["ajuste.stage"])[0] == family.trains]
     return found[0] if found else None
 
 

@@ -22,6 +22,7 @@ SCHEMA = {
     "peak_memory_mb": float, "size_bytes": int, "proof": (dict, type(None)), "adapter_version": (str, type(None)),
     "base_version": (str, type(None)),
     "base": dict, "sha256": str, "data": str, "dvc": str, "git_commit": str, "dirty": (bool, type(None)), "run_id": str,
+    "trained_run": str,
 }
 
 
