@@ -1,0 +1,320 @@
+"""A real stack on loopback without containers: PostgreSQL, Prefect, MLflow, a worker, the model server.
+
+    make stack                        = python -m infra.stack up        starts what does not run yet, in order
+    make stack-down                   = python -m infra.stack down      ends all of it, in reverse order
+    python -m infra.stack status      what runs, where, with which process id
+    source .stack/env                 points `ajuste`, `prefect` and `mlflow` of this shell at the stack
+
+All of it lives in <home>/.stack: the cluster, artifacts/, logs/, pids.json, env. Servers listen on 127.0.0.1. A port
+is chosen by AJUSTE_STACK_<NAME>_PORT (0 takes a free one) and kept for the next start. docs/stack.md says more.
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+import psutil
+
+from cli import _processes
+from infra import postgres
+from tasks._params import DataError, UsageError
+from tasks._stage import home, write_atomically
+
+ROOT = Path(__file__).parents[1]
+PORTS = {"postgres": 15432, "prefect": 14200, "mlflow": 15000, "models": 18000}
+ORDER = ("postgres", "prefect", "mlflow", "worker", "models")  # each needs those before it
+POOL, WORKER = "ajuste", "ajuste-stack"
+MARK = "AJUSTE_STACK"  # in the environment of all that the stack starts: how its lost children are found
+FLOW_SECONDS = 30  # a flow run that is asked to end tells Prefect so, and its stage ends at its next step
+QUIET = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GX_ANALYTICS_ENABLED": "false",
+    "DVC_NO_ANALYTICS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+
+
+class Stack:
+    """The stack of one home, as its files and the processes tell it."""
+
+    def __init__(self) -> None:
+        self.folder = home() / ".stack"
+        self.pids = self.folder / "pids.json"
+        self.known: dict[str, dict] = json.loads(self.pids.read_text()) if self.pids.exists() else {}
+
+    def log(self, name: str) -> Path:
+        return self.folder / "logs" / f"{name}.log"
+
+    def port(self, name: str) -> int:
+        return self.known.get(name, {}).get("port") or PORTS[name]
+
+    def url(self, name: str) -> str:
+        return f"http://127.0.0.1:{self.port(name)}"
+
+    def process(self, name: str) -> psutil.Process | None:
+        """The running process that we started, or None; a process id that another process has now is not ours."""
+        entry = self.known.get(name, {})
+        try:
+            found = psutil.Process(entry["pid"])
+            ours = abs(found.create_time() - entry["created"]) < 1 and found.status() != psutil.STATUS_ZOMBIE
+        except (KeyError, psutil.NoSuchProcess):
+            return None
+        return found if ours else None
+
+    def remember(self, name: str, **what: object) -> None:
+        """Note the process (or the end) of a server; its port stays."""
+        port = self.known.get(name, {}).get("port")
+        self.known[name] = ({"port": port} if port else {}) | what
+        write_atomically(self.pids, json.dumps(self.known, indent=1))
+
+    def settings(self) -> dict[str, str]:
+        """What a shell needs to use the stack."""
+        return {
+            "AJUSTE_HOME": str(home()),
+            "MLFLOW_TRACKING_URI": self.url("mlflow"),
+            "PREFECT_API_URL": f"{self.url('prefect')}/api",
+            "PREFECT_HOME": str(home() / ".prefect"),
+            **QUIET,
+        }
+
+    def environment(self) -> dict[str, str]:
+        """What the servers and all that they start get."""
+        foreign = ("PG", "MLFLOW_", "PREFECT_API_", "PREFECT_SERVER_", "AJUSTE_STACK")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+        return {**kept, "PREFECT_HOME": str(home() / ".prefect"), **QUIET, MARK: str(home())}
+
+    # --- one server each ----------------------------------------------------------------------------------------
+
+    def answers(self, name: str) -> bool:
+        """True if the server does its work, as a client sees it."""
+        match name:
+            case "postgres":
+                return postgres.answers(self.folder, self.port(name))
+            case "prefect":
+                return _processes.answers(f"{self.url(name)}/api/health")
+            case "mlflow" | "models":
+                return _processes.answers(f"{self.url(name)}/health")
+            case _:
+                return self._polls()
+
+    def start(self, name: str) -> subprocess.Popen:
+        """Start one server, without waiting for it."""
+        env = self.environment()
+        here = ["--host", "127.0.0.1", "--port", str(self.port(name))] if name in PORTS else []
+        match name:
+            case "postgres":
+                return postgres.start(self.folder, self.port(name), self.log(name), env)
+            case "prefect":
+                env["PGPASSFILE"] = str(postgres.passfile(self.folder))
+                database = postgres.address("postgresql+asyncpg", self.port("postgres"), "prefect")
+                env["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = database
+                env["PREFECT_UI_API_URL"] = f"{self.url(name)}/api"
+                command = _processes.python("prefect", "server", "start", *here)
+            case "mlflow":
+                env["PGPASSFILE"] = str(postgres.passfile(self.folder))
+                # its queue of jobs would be eight more processes, for features that nothing here uses
+                env["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+                database = postgres.address("postgresql", self.port("postgres"), "mlflow")
+                artifacts = ["--serve-artifacts", "--artifacts-destination", (self.folder / "artifacts").as_uri()]
+                command = _processes.python(
+                    "mlflow", "server", *here, "--backend-store-uri", database, *artifacts, "--workers", "2"
+                )
+            case "worker":
+                # the run itself beats, so that a run whose worker is lost goes on
+                env |= self.settings() | {"PREFECT_RUNNER_HEARTBEAT_FREQUENCY": "30"}
+                self._deploy(env)
+                command = _processes.python("prefect", "worker", "start", "--pool", POOL, "--name", WORKER)
+            case _:
+                command = _processes.python("cli.main", "serve", *here)
+                env |= self.settings()
+        return _processes.start(command, self.log(name), env, home())
+
+    def missing(self, name: str) -> str:
+        """Why a server cannot be started now although nothing is wrong; "" if it can."""
+        if name != "models" or self._registered():
+            return ""
+        return "nothing is registered yet: `make stack` starts it after the first run of adapt"
+
+    def _deploy(self, env: dict[str, str]) -> None:
+        for place in ("adapt",):
+            (home() / ".prefect" / "worktrees" / place).mkdir(parents=True, exist_ok=True)
+        if self._prefect(env, "work-pool", "inspect", POOL).returncode != 0:
+            self._prefect(env, "work-pool", "create", POOL, "--type", "process")
+        done = self._prefect(env, "--no-prompt", "deploy", "--all", "--prefect-file", str(ROOT / "infra/prefect.yaml"))
+        if done.returncode != 0:
+            self.log("deploy").write_text(done.stdout + done.stderr)
+            raise DataError(f"infra/prefect.yaml was not deployed: see {self.log('deploy')}")
+
+    def _prefect(self, env: dict[str, str], *args: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(_processes.python("prefect", *args), cwd=ROOT, env=env, capture_output=True, text=True)
+
+    def _polls(self) -> bool:
+        """True if Prefect has heard of the worker since it was started."""
+        found = _ask(f"{self.url('prefect')}/api/work_pools/{POOL}/workers/filter", {"limit": 200}) or []
+        beats = [item["last_heartbeat_time"] for item in found if item["name"] == WORKER and item["status"] == "ONLINE"]
+        started = self.known.get("worker", {}).get("created", 0)
+        return any(datetime.fromisoformat(beat.replace("Z", "+00:00")).timestamp() >= started for beat in beats)
+
+    def _registered(self) -> bool:
+        answer = _ask(f"{self.url('mlflow')}/api/2.0/mlflow/registered-models/search?max_results=1") or {}
+        return bool(answer.get("registered_models"))
+
+
+def _ask(url: str, body: dict | None = None) -> dict | list | None:
+    """The JSON that a server answers, or None if it does not."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return json.load(answer)
+    except (urllib.error.URLError, OSError, ValueError):
+        return None
+
+
+def up(stack: Stack) -> None:
+    """Start what does not run, each after those it needs answer. Raises UsageError, DataError."""
+    postgres.passfile(stack.folder)
+    started = 0
+    for name in ORDER:
+        if stack.process(name):
+            if not stack.answers(name):
+                raise DataError(f"{name} runs but does not answer: see {stack.log(name)}; `make stack-down` ends it")
+            _say(stack, name, "runs already")
+            continue
+        if why := stack.missing(name):
+            print(f"{name:9} left out: {why}")
+            continue
+        _choose_port(stack, name)
+        process = stack.start(name)
+        stack.remember(name, pid=process.pid, created=psutil.Process(process.pid).create_time())
+        try:
+            _processes.wait(name, process, lambda name=name: stack.answers(name), stack.log(name))
+            if name == "postgres":
+                postgres.make_databases(stack.folder, stack.port(name))
+        except BaseException:
+            _end(stack, name)
+            raise
+        started += 1
+        _say(stack, name, "started")
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in stack.settings().items()]
+    write_atomically(stack.folder / "env", "\n".join(lines) + "\n")
+    print(f"The stack runs{'' if started else ' already'}: source {stack.folder}/env; logs in {stack.folder}/logs")
+
+
+def down(stack: Stack) -> None:
+    """End the model server, the worker with its flow runs, then the servers; then what is left of them."""
+    for name in reversed(ORDER):
+        if stack.process(name):
+            _end(stack, name)
+            print(f"{name:9} ended")
+        if name == "worker":
+            runs = _marked(stack)
+            if runs:
+                print(f"{'runs':9} ended: {len(runs)} processes of flow runs")
+            _processes.end(runs, FLOW_SECONDS)
+    _processes.end(_marked(stack))
+    (stack.folder / "env").unlink(missing_ok=True)
+
+
+def status(stack: Stack) -> bool:
+    """Print a line a server; True if all that can run do."""
+    good = True
+    for name in ORDER:
+        if not stack.process(name):
+            good &= name == "models"
+            print(f"{name:9} does not run")
+        elif not stack.answers(name):
+            good = False
+            _say(stack, name, "does not answer")
+        else:
+            _say(stack, name, "runs")
+    return good
+
+
+def _say(stack: Stack, name: str, what: str) -> None:
+    where = "" if name == "worker" else f"127.0.0.1:{stack.port(name)}" if name == "postgres" else stack.url(name)
+    print(f"{name:9} {what:15} process {stack.known[name]['pid']:<8} {where}".rstrip(), flush=True)
+
+
+def _choose_port(stack: Stack, name: str) -> None:
+    """Settle the port: while other servers run the one that they know, else the one of the environment, the last start
+    or PORTS. Raises UsageError if it is in use."""
+    if name not in PORTS:
+        return
+    variable = f"AJUSTE_STACK_{name.upper()}_PORT"
+    given = os.environ.get(variable, "")
+    if given and not (given.isdigit() and int(given) < 65536):
+        raise UsageError(f"{variable}={given} is no port: give a number from 0 (a free one) to 65535")
+    settled = stack.known.get(name, {}).get("port")
+    if not settled or (given and not any(stack.process(other) for other in ORDER[ORDER.index(name) :])):
+        settled = _processes.free_port(0) if given == "0" else int(given or PORTS[name])
+    if not _processes.is_free(settled):
+        raise UsageError(f"{name}: port {settled} of 127.0.0.1 is in use: end what uses it, or {variable}=0 make stack")
+    stack.remember(name, port=settled)
+
+
+def _end(stack: Stack, name: str) -> None:
+    ask = postgres.STOP if name == "postgres" else signal.SIGTERM
+    _processes.stop(stack.known[name]["pid"], ask)
+    stack.remember(name)
+
+
+def _marked(stack: Stack) -> list[psutil.Process]:
+    """What the servers started and is no part of a server that runs: flow runs, lost children."""
+    servers = [process for name in ORDER if (process := stack.process(name))]
+    kept = {child.pid for server in servers for child in [server, *server.children(recursive=True)]} | {os.getpid()}
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid not in kept and process.environ().get(MARK) == str(home()):
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One `up` or `down` at a time; the kernel frees the lock however the process ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UsageError(f"another `make stack` or `make stack-down` is at work on {folder}") from None
+        yield
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m infra.stack", description=__doc__.splitlines()[0])
+    parser.add_argument("verb", choices=("up", "down", "status"))
+    verb = parser.parse_args().verb
+    try:
+        if verb == "status":
+            return 0 if status(Stack()) else 1
+        with _alone(home() / ".stack"):
+            up(Stack()) if verb == "up" else down(Stack())
+        return 0
+    except (UsageError, DataError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        print("error: interrupted; `make stack-down` ends what was started", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
