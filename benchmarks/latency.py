@@ -37,7 +37,8 @@ from peft import LoraConfig, get_peft_model
 
 from learning import classifier, lora
 from serving import app as serving_app
-from serving.models import Models, TensorPool
+from serving.models import Models
+from serving.pool import TensorPool
 from tasks._stage import Compute
 from tasks.base import BaseConfig
 from tasks.base import base as bring_base

@@ -22,7 +22,7 @@ def open_models(names: Sequence[str] | None = None, defaults: Sequence[str] = ()
 @contextmanager
 def errors_told() -> Iterator[None]:
     """What serving says of a model inside is said to the user: UsageError if it is unknown, DataError if refused."""
-    from serving.models import RefusedModel, UnknownModel
+    from serving.loading import RefusedModel, UnknownModel
     from tasks._stage import DataError, UsageError
 
     try:

@@ -100,7 +100,7 @@ def local(reference: str, settings: dict) -> tuple[Answer, str]:
     with working("loading"):
         from serving.batches import Busy
         from serving.generation import BadRequest, Finished, Generation, Job
-        from serving.models import RefusedModel, UnknownModel
+        from serving.loading import RefusedModel, UnknownModel
 
         models = open_models()
         with errors_told():

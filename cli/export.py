@@ -101,7 +101,7 @@ def command(
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is not empty: name a new folder")
-    from serving.models import check_digest, is_adapter
+    from serving.loading import check_digest, is_adapter
 
     with errors_told():
         version = open_models().find(reference)

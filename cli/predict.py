@@ -16,7 +16,7 @@ import typer
 from cli._models import errors_told, open_models
 
 if TYPE_CHECKING:
-    from serving.models import Served
+    from serving.loading import Served
 
 BATCH_ROWS = 256
 FORMATS = (".txt", ".csv", ".tsv", ".jsonl")

@@ -2,7 +2,7 @@
 
     POST /classify   {"text": "..."} or {"texts": ["...", ...]}, and "model" for another than the default
     /v1/...          OpenAI's chat and completions: serving/completions.py; POST /v1/score: serving/scores.py
-    GET  /models     what this server answers for, and what is loaded
+    GET  /models     what this server answers for, what is loaded, and which versions were refused
     GET  /health     whether it answers, and how much it is doing
 
     curl -s localhost:8000/classify -H 'content-type: application/json' -d '{"text": "A warm, funny film."}'
@@ -21,14 +21,17 @@ from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from serving import completions, errors, scores
-from serving.batches import Batcher
+from serving.batches import Batcher, Busy
+from serving.follower import Follower
 from serving.generation import Generation
 from serving.limits import BodyLimit, KnownHosts
-from serving.models import Models, Served, UnknownModel
+from serving.loading import Served, UnknownModel
+from serving.models import Models
 
 MAX_TEXTS = 256
 MAX_CHARS = 20_000
 MAX_BODY_BYTES = 4 * 2**20
+MAX_FIRST = 32          # requests that wait until a model is loaded that nobody asked for before
 
 Text = Annotated[str, StringConstraints(max_length=MAX_CHARS)]
 
@@ -104,12 +107,32 @@ def make_app(models: Models, hosts: Sequence[str] = ("127.0.0.1", "localhost")) 
         served = models.get(reference or models.default(kind))
         return served, scores.scored(served, texts) if kind == "reward" else served.probabilities(texts).tolist()
 
-    generation = Generation(models)
+    first = 0
+
+    async def prepare(kind: str, reference: str) -> None:
+        """Load what a request names, if it is not: beside the inference thread, so that the others' answers go on."""
+        nonlocal first
+        try:
+            if models.is_ready(reference, kind):
+                return
+            if first >= MAX_FIRST:
+                raise Busy(f"{first} requests wait for models to load: try again in a moment")
+            first += 1
+            try:
+                await asyncio.to_thread(lambda: models.get(reference or models.default(kind)))
+            finally:
+                first -= 1
+        except Exception as error:
+            raise errors.refusal(error) from None
+
+    generation, follower = Generation(models), Follower(models)
     batcher = Batcher(work, generation=generation)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        follower.start()
         yield
+        follower.close()
         batcher.close()
 
     app = FastAPI(title="Ajuste", lifespan=lifespan, docs_url=None, redoc_url=None)
@@ -117,9 +140,10 @@ def make_app(models: Models, hosts: Sequence[str] = ("127.0.0.1", "localhost")) 
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
     app.add_middleware(KnownHosts, hosts=hosts)
     errors.install(app)
-    app.include_router(completions.routes(models, batcher.generate))
+    app.include_router(completions.routes(models, prepare, batcher.generate))
 
     async def ask(kind: str, reference: str, texts: list) -> Any:
+        await prepare(kind, reference)
         return await _asked(lambda: batcher.submit((kind, reference), texts))
 
     app.include_router(scores.routes(partial(ask, "reward")))
@@ -135,12 +159,13 @@ def make_app(models: Models, hosts: Sequence[str] = ("127.0.0.1", "localhost")) 
         for kind in ("classifier", "decoder", "reward"):
             with contextlib.suppress(UnknownModel):
                 default[kind] = models.default(kind)
-        return {"default": default, "names": models.names, "loaded": [described(one) for one in models.loaded()]}
+        return {"default": default, "names": models.names, "loaded": [described(one) for one in models.loaded()],
+                "refused": models.refused()}
 
     @app.get("/health")
     def health() -> dict[str, Any]:
         return {"status": "ok", "loaded": [f"{served.name}/{served.version}" for served in models.loaded()],
-                **generation.load()}
+                "refused": models.refused(), **generation.load()}
 
     return app
 

@@ -16,7 +16,7 @@ import contextlib
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
@@ -39,6 +39,7 @@ NEUTRAL: dict[str, tuple] = {
     "tool_choice": ("none", "auto"), "response_format": ({"type": "text"},),
 }
 
+Prepare = Callable[[str, str], Awaitable[None]]
 Content = Annotated[str, StringConstraints(max_length=MAX_CHARS)]
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
@@ -125,17 +126,20 @@ class Gone(Exception):
     """The client went away."""
 
 
-def routes(models: Models, generate: Callable[[Job], None]) -> APIRouter:
-    """The pages under /v1. `generate` queues a job for the inference thread, or raises Busy."""
+def routes(models: Models, prepare: Prepare, generate: Callable[[Job], None]) -> APIRouter:
+    """The pages under /v1. `prepare(kind, reference)` awaits that model or raises an HTTP error; `generate` queues a
+    job for the inference thread, or raises Busy."""
     router = APIRouter(prefix="/v1")
 
     @router.post("/chat/completions")
     async def chat(question: ChatQuestion, request: Request) -> Response:
+        await prepare("decoder", question.model)
         prompt = [message.plain() for message in question.messages]
         return await answer(request, question, prompt, question.max_completion_tokens or question.max_tokens, generate)
 
     @router.post("/completions")
     async def complete(question: TextQuestion, request: Request) -> Response:
+        await prepare("decoder", question.model)
         return await answer(request, question, question.prompt, question.max_tokens, generate)
 
     @router.get("/models")

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from serving.batches import Busy
 from serving.generation import BadRequest
-from serving.models import RefusedModel, UnknownModel
+from serving.loading import RefusedModel, UnknownModel
 
 log = logging.getLogger("ajuste.serving")
 

@@ -21,7 +21,8 @@ import torch
 from learning import chat
 from serving.batches import Busy
 from serving.decoding import Batch, pick
-from serving.models import Models, Served
+from serving.loading import Served
+from serving.models import Models
 from serving.pieces import Pieces
 
 MAX_ROWS = 32                   # under way at once, over all models

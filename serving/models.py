@@ -5,147 +5,51 @@
     NAME@ALIAS       the version that the alias names
     NAME/VERSION     that version
 
-Adapters share their base. A LoRA model is W0 and a small A and B: `TensorPool` gives all loaded models one and the same
-tensor wherever theirs are equal byte for byte. So ten adapters of one base cost one base and ten times A and B, and a
-merged model costs only the matrices that the merge changed. Every model keeps its own modules, so there is no active
-adapter to switch, and no request can be answered by another one's. Classifiers label texts, decoders generate them,
-reward models score them; the card (ajuste.json) says which it is. An adapter's base is the pretrained one of its kind,
-or the registered version that its tag `base_version` names.
+Classifiers label texts, decoders generate them, reward models score them; the card (ajuste.json) says which it is. An
+adapter's base is the pretrained one of its kind, or the registered version that its tag `base_version` names.
 
-A reference is looked up again after `FRESH_SECONDS`: when an alias moves, the server follows without a restart. If the
-registry does not answer then, the last answer stands. At most `MAX_LOADED` models are kept, the least used goes first.
-Not thread-safe: `Models.get` belongs to the one inference thread (see serving/batches.py).
+    get(reference)   from any thread. What was found once is a look into a dictionary: no request waits for the registry
+                     or for a load. What was never asked for is looked up and loaded in the caller's thread.
+    follow()         from one thread (serving/follower.py): looks the references in use up again. Where an alias moved,
+                     the new version is loaded beside the old one, checked, asked one smoke request, and then
+                     answers, by one assignment. If it is refused the old one goes on, and it is tried again when
+                     its files or its sha256 change, or after RETRY_SECONDS.
+
+Two locks. `_lock` guards the dictionaries, for microseconds. `_loading` is held while a model is loaded: transformers
+sets global state meanwhile, so two loads at once are not safe; answering is, as it reads none of that. Who holds
+`_loading` may take `_lock`, never the other way round. A model under way (a generation) is held by who uses it, so
+leaving the dictionaries does not end it. At most MAX_LOADED are kept, the least used goes first.
 """
 
 import contextlib
-import hashlib
 import logging
 import re
+import threading
 import time
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
 
-import torch
-from torch import Tensor, nn
+from learning import classifier
+from serving.loading import RefusedModel, Served, UnknownModel, Version, is_adapter, key_of, load, stamp_of
+from serving.pool import TensorPool
 
-from learning import bottleneck, classifier, decoder, reward
-from serving import decoding
-
-FRESH_SECONDS = 10.0
+RETRY_SECONDS = 120.0
 MAX_LOADED = 8
-# what a model of each kind is for, where it was asked for something else
-DOES = {
-    "classifier": "labels texts: ask POST /classify",
-    "decoder": "generates text: ask POST /v1/chat/completions",
-    "reward": "scores responses: ask POST /v1/score",
-}
 REFERENCE = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)(?:@(?P<alias>[\w-]+)|/(?P<version>\d{1,9}))?")
 
 log = logging.getLogger("ajuste.serving")
 
 
-class UnknownModel(LookupError):
-    """No such model: the message names those that exist."""
-
-
-class RefusedModel(ValueError):
-    """The model's files are not what the registry recorded, or not what this server can answer with."""
-
-
-class Version(Protocol):
-    """What the registry says of a version (tracking.registry.Version)."""
-
-    name: str
-    version: Any
-    alias: str | None
-    path: Path
-    tags: dict[str, str]
-
-
 @dataclass(frozen=True)
-class Served:
-    """A loaded model and the version that it is."""
+class Refused:
+    """A version that does not answer, why, and what its files looked like then (`stamp`)."""
 
-    name: str
-    version: str
-    alias: str | None
-    strategy: str
-    model: nn.Module
-    tokenizer: Any
-    card: dict
-
-    @property
-    def kind(self) -> str:
-        """`classifier`, `decoder` or `reward`."""
-        return self.card.get("kind", "classifier")
-
-    def must_be(self, kind: str) -> None:
-        """Raise UnknownModel, saying what this model is for, unless it is of that kind."""
-        if self.kind != kind:
-            raise UnknownModel(f"`{self.name}` {DOES[self.kind]}")
-
-    @property
-    def context(self) -> int:
-        """How many tokens a decoder or a reward model can look back on, those of a learned prefix not counted."""
-        adapter = getattr(self.model, "active_peft_config", None)
-        prefix = adapter.num_virtual_tokens if adapter and adapter.is_prompt_learning else 0
-        return self.model.config.max_position_embeddings - prefix
-
-    def probabilities(self, texts: Sequence[str]) -> Tensor:
-        """Probabilities [N, C] of the texts, in their order; C follows card["labels"]. Raises UnknownModel."""
-        self.must_be("classifier")
-        return classifier.predict(self.model, self.tokenizer, self.card, list(texts))
-
-
-class TensorPool:
-    """One copy of equal tensors. A tensor leaves the pool with the last model that uses it."""
-
-    def __init__(self) -> None:
-        self._tensors: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
-
-    def share(self, model: nn.Module) -> None:
-        """Replace the model's parameters by those of the pool where they are equal; add the others to the pool.
-
-        Quantised ones stay alone: their codes are equal for W and 2 W, the scale stands elsewhere.
-        """
-        for module in model.modules():
-            for name, parameter in module._parameters.items():
-                if type(parameter) is nn.Parameter and parameter.is_floating_point():
-                    module._parameters[name] = self._tensors.setdefault(_content(parameter), parameter)
-
-
-def _content(tensor: Tensor) -> tuple:
-    flat = tensor.detach().cpu().contiguous().flatten()
-    data = flat.view(torch.uint8).numpy() if flat.numel() else b""
-    return str(tensor.device), tensor.dtype, tuple(tensor.shape), hashlib.sha256(data).digest()
-
-
-def check_digest(version: Version) -> None:
-    """Raise RefusedModel unless the weights on disk are the ones that were registered."""
-    weights = "adapter_model.safetensors" if is_adapter(version) else "model.safetensors"
-    if (version.path / bottleneck.CONFIG).is_file():
-        weights = bottleneck.WEIGHTS
-    recorded = {weights: version.tags["sha256"]}
-    if "head_sha256" in version.tags:       # mean pooling: the head is a file of its own
-        recorded[classifier.HEAD] = version.tags["head_sha256"]
-    label = f"{version.name}/{version.version}"
-    for name, wanted in recorded.items():
-        file = version.path / name
-        if not file.is_file():
-            raise RefusedModel(f"{label}: {file} is missing: was the project's folder moved? `ajuste doctor` checks it")
-        found = classifier.sha256_of(file)
-        if found != wanted:
-            raise RefusedModel(f"{label}: {file} has sha256 {found[:12]}, the registry recorded {wanted[:12]}: "
-                               "the file was changed or damaged; it is not loaded")
-
-
-def is_adapter(version: Version) -> bool:
-    """Whether the version needs its base: A and B in PEFT's layout, or another kind of adapter."""
-    return decoder.is_adapter(version.path)
+    version: Version
+    error: RefusedModel
+    stamp: tuple
+    when: float
 
 
 class Models:
@@ -162,33 +66,109 @@ class Models:
     ) -> None:
         self.names, self._defaults = list(names), list(defaults or names)
         self._resolve, self._base, self._decoder_base = resolve, base, decoder_base
-        self._kinds: dict[str, str] = {}
+        self._kinds: dict[str, str] = {}                        # "" is not known yet
         self._pool = TensorPool()
-        self._found: dict[str, tuple[float, tuple[str, str], str | None]] = {}
+        self._current: dict[str, Served] = {}                   # by reference
         self._loaded: OrderedDict[tuple[str, str], Served] = OrderedDict()
+        self._refused: dict[str, Refused] = {}                  # by reference
+        self._silent: dict[str, str] = {}                       # by reference: why the registry gave no answer
+        self._lock, self._loading = threading.Lock(), threading.Lock()
 
     def get(self, reference: str) -> Served:
-        """The model that answers to this reference. Raises UnknownModel or RefusedModel."""
+        """The model that answers to this reference. Raises UnknownModel or RefusedModel. From any thread."""
         self._check(reference)
-        now = time.monotonic()
-        when, key, alias = self._found.get(reference, (float("-inf"), ("", ""), None))
-        if now - when > FRESH_SECONDS:
-            try:
-                version = self.find(reference)
-            except UnknownModel as error:
-                if key not in self._loaded:
-                    raise
+        with self._lock:
+            if served := self._current.get(reference):
+                self._loaded.move_to_end(key_of(served))
+                return served
+        if refused := self._still_refused(reference):
+            raise refused.error
+        return self._answer_with(reference, self.find(reference))
+
+    def is_ready(self, reference: str, kind: str) -> bool:
+        """Whether a request can be answered without a look into the registry. "" is the default of the kind."""
+        if not reference and len(self._kinds) < len(self.names):
+            return False
+        return (reference or self.default(kind)) in self._current
+
+    def follow(self) -> None:
+        """Look up once what every alias in use names now, and let that answer. One thread calls it."""
+        with self._lock:
+            using = {*self._current, *self._refused}
+        for reference in sorted(using):
+            if "/" not in reference:                            # a number stays what it is
+                self._follow(reference)
+        for name, kind in list(self._kinds.items()):
+            self._kinds[name] = kind or self._kind_of(name)
+
+    def _follow(self, reference: str) -> None:
+        try:
+            version = self.find(reference)
+        except UnknownModel as error:
+            if self._silent.get(reference) != str(error):
+                self._silent[reference] = str(error)
                 log.warning("%s; the last answer stands", error)
-            else:
-                key, alias = (version.name, str(version.version)), version.alias
-                if key not in self._loaded:
-                    self._keep(key, self._load(version))
-            self._found[reference] = (now, key, alias)
-        elif key not in self._loaded:       # it was found a moment ago and had to leave for others since
-            self._keep(key, self._load(self.find(reference)))
-        self._loaded.move_to_end(key)
-        served = self._loaded[key]
-        return served if served.alias == alias else replace(served, alias=alias)
+            return
+        if self._silent.pop(reference, None):
+            log.warning("%s: the registry answers again", reference)
+        before = self._current.get(reference)
+        if before and key_of(before) == key_of(version):
+            with self._lock:
+                self._refused.pop(reference, None)              # the alias came back
+                if before.alias != version.alias and reference in self._current:
+                    self._current[reference] = replace(before, alias=version.alias)
+            return
+        if self._still_refused(reference, version):
+            return
+        with contextlib.suppress(RefusedModel):                 # said in the log, and by `refused`
+            served = self._answer_with(reference, version)
+            log.warning("%s: version %s answers now%s", reference, served.version,
+                        f", before it version {before.version}" if before else "")
+
+    def refused(self) -> dict[str, dict[str, str]]:
+        """The references whose version does not answer: which one, and why."""
+        with self._lock:
+            found = dict(self._refused)
+        return {reference: {"version": str(one.version.version), "why": str(one.error)}
+                for reference, one in found.items()}
+
+    def _answer_with(self, reference: str, version: Version) -> Served:
+        """Let that version answer to the reference from now on. Raises RefusedModel, and then nothing has changed."""
+        try:
+            served = self._have(version)
+        except RefusedModel as error:
+            known = self._refused.get(reference)
+            if not known or key_of(known.version) != key_of(version) or str(known.error) != str(error):
+                log.warning("refused: %s", error)
+            with self._lock:
+                self._refused[reference] = Refused(version, error, stamp_of(version), time.monotonic())
+            raise
+        if served.alias != version.alias:
+            served = replace(served, alias=version.alias)
+        with self._lock:
+            self._loaded.setdefault(key_of(served), served)     # it may have left since, for others
+            self._loaded.move_to_end(key_of(served))
+            self._current[reference] = served                   # the swap
+            self._refused.pop(reference, None)
+            while len(self._loaded) > MAX_LOADED:
+                gone, _ = self._loaded.popitem(last=False)
+                for other in [name for name, one in self._current.items() if key_of(one) == gone]:
+                    del self._current[other]                    # asked again, it is looked up again
+        return served
+
+    def _have(self, version: Version) -> Served:
+        """The version, loaded if it is not."""
+        with self._loading:
+            with self._lock:
+                served = self._loaded.get(key_of(version))
+            return served or load(version, self._base, self._base_of, self._pool)
+
+    def _still_refused(self, reference: str, version: Version | None = None) -> Refused | None:
+        """What was refused, if that version with those files is not worth another try yet."""
+        known = self._refused.get(reference)
+        if known is None or time.monotonic() - known.when > RETRY_SECONDS:
+            return None
+        return known if stamp_of(version or known.version) == known.stamp else None
 
     def find(self, reference: str) -> Version:
         """The registry's version of that reference. Raises UnknownModel with the reason."""
@@ -201,12 +181,16 @@ class Models:
     def of_kind(self, kind: str) -> list[str]:
         """The names that hold models of that kind. From any thread."""
         for name in self.names:
-            for reference in (name, f"{name}/1"):       # aliases stand on served names alone, not on adapters
-                if name not in self._kinds:
-                    with contextlib.suppress(UnknownModel, ValueError):
-                        card = classifier.read_card(self.find(reference).path)
-                        self._kinds[name] = card.get("kind", "classifier")
+            if name not in self._kinds:
+                self._kinds[name] = self._kind_of(name)
         return [name for name in self.names if self._kinds.get(name) == kind]
+
+    def _kind_of(self, name: str) -> str:
+        """The kind of a name's models, "" if no version of it is to be had."""
+        for reference in (name, f"{name}/1"):       # aliases stand on served names alone, not on adapters
+            with contextlib.suppress(UnknownModel, ValueError):
+                return classifier.read_card(self.find(reference).path).get("kind", "classifier")
+        return ""
 
     def default(self, kind: str) -> str:
         """What answers a request of that kind that names no model. Raises UnknownModel, saying what to do."""
@@ -227,7 +211,8 @@ class Models:
 
     def loaded(self) -> list[Served]:
         """What is in memory now, the least used first."""
-        return list(self._loaded.values())
+        with self._lock:
+            return list(self._loaded.values())
 
     def _base_of(self, version: Version) -> Path | None:
         """The folder of a decoder's or reward model's base: the registered version that it was trained on, if any."""
@@ -238,32 +223,3 @@ class Models:
             return self._resolve(made_from).path
         except Exception as error:          # as in `find`
             raise ValueError(f"its base {made_from} is not to be had: {error}") from None
-
-    def _keep(self, key: tuple[str, str], served: Served) -> None:
-        self._loaded[key] = served
-        while len(self._loaded) > MAX_LOADED:
-            self._loaded.popitem(last=False)
-
-    def _load(self, version: Version) -> Served:
-        check_digest(version)
-        label = f"{version.name}/{version.version}"
-        try:
-            card = classifier.read_card(version.path)
-            if card.get("kind") == "decoder":
-                model, tokenizer, card = decoder.load(version.path, self._base_of(version))
-                decoding.check(model)
-            elif card.get("kind") == "reward":
-                model, tokenizer, card = reward.load(version.path, self._base_of(version))
-            elif is_adapter(version):
-                model, tokenizer, card = classifier.load_adapter(self._base, version.path)
-            else:
-                model, tokenizer, card = classifier.load(version.path)
-        except (ValueError, OSError) as error:
-            raise RefusedModel(f"{label} does not load: {error}") from None
-        if card.get("kind", "classifier") == "classifier" and card["task"] != "sequence":
-            raise RefusedModel(f"{label} is a model for task `{card['task']}`: "
-                               "/classify answers with one label a text, task `sequence`")
-        model.eval().requires_grad_(False)
-        self._pool.share(model)
-        strategy = card.get("strategy", card.get("method", ""))      # a reward model has a method alone
-        return Served(version.name, str(version.version), version.alias, strategy, model, tokenizer, card)

@@ -21,7 +21,7 @@ from pydantic import Field, field_validator, model_validator
 from learning import chat, reward
 from serving.completions import MAX_MESSAGES, Content, Message, Strict
 from serving.generation import MAX_TOKENS, BadRequest
-from serving.models import Served
+from serving.loading import Served
 
 MAX_INPUTS = 256
 MAX_REQUEST_TOKENS = 65_536     # of all rows of a request: the inference thread is theirs for that long

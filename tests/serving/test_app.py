@@ -87,7 +87,8 @@ def test_many_at_once_each_get_their_own_models_answer(client, folders):
 
 
 def test_health_and_models(client):
-    assert client.get("/health").json() == {"status": "ok", "loaded": [], "generating": 0, "waiting": 0}
+    assert client.get("/health").json() == {"status": "ok", "loaded": [], "refused": {}, "generating": 0,
+                                           "waiting": 0}
     client.post("/classify", json={"text": "warm"})
     assert client.get("/health").json()["loaded"] == ["reviews-classifier/2"]
     body = client.get("/models").json()
@@ -158,6 +159,7 @@ def test_a_damaged_model_is_503_and_a_fault_of_ours_500_without_a_word_of_the_te
     def broken(*_):
         raise ZeroDivisionError("at SECRET")
 
+    assert client.post("/classify", json={"text": "good"}).status_code == 200       # loaded, and its smoke request made
     monkeypatch.setattr(classifier, "predict", broken)
     with caplog.at_level(logging.DEBUG):
         answer = client.post("/classify", json={"text": "SECRET"})

@@ -63,8 +63,8 @@ def test_sharing_changes_no_answer_whatever_the_order(registry, folders):
 def test_a_name_alone_is_the_champion_or_else_the_challenger(models, registry):
     served = models.get("reviews-classifier")
     assert (served.version, served.alias) == ("2", "challenger")
-    models._found.clear()
     registry.aliases["reviews-classifier"]["champion"] = 1
+    models.follow()
     served = models.get("reviews-classifier")
     assert (served.version, served.alias) == ("1", "champion")
     assert models.get("reviews-classifier@challenger").version == "2"
@@ -73,19 +73,17 @@ def test_a_name_alone_is_the_champion_or_else_the_challenger(models, registry):
 
 
 def test_a_moved_alias_is_followed_and_a_silent_registry_is_survived(models, registry, monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(serving_models.time, "monotonic", lambda: now[0])
     assert models.get("reviews-classifier").version == "2"
     registry.aliases["reviews-classifier"]["champion"] = 1
-    assert models.get("reviews-classifier").version == "2" and registry.calls == 1   # looked up a moment ago
-    now[0] = serving_models.FRESH_SECONDS + 1
+    assert models.get("reviews-classifier").version == "2" and registry.calls == 1   # a request asks nobody
+    models.follow()
     assert models.get("reviews-classifier").version == "1" and registry.calls == 2
 
     def silent(reference):
         raise OSError("database is locked")
 
     monkeypatch.setattr(models, "_resolve", silent)
-    now[0] *= 3
+    models.follow()
     assert models.get("reviews-classifier").version == "1"
     with pytest.raises(UnknownModel, match="database is locked"):
         models.get("reviews-classifier-adapter/1")
