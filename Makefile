@@ -2,6 +2,7 @@
 # make test        the fast tests            make test-all   every test, with the slow ones
 # make serve       the HTTP server           make bench      side-by-side measurements
 # make schedule    the nightly and weekly runs of infra/prefect.yaml
+# make stack       PostgreSQL, Prefect, MLflow, worker and model server on loopback       make stack-down   ends them
 # make lint        ruff                      make system     PostgreSQL and Chromium for a few end-to-end tests (apt, root)
 # Each target makes .venv first if it is missing or older than what it is made from. PYTHON=python3.12 picks another Python.
 PYTHON ?= python3
@@ -17,7 +18,7 @@ export DVC_NO_ANALYTICS := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := run
-.PHONY: run test test-all serve schedule bench system lint setup
+.PHONY: run test test-all serve schedule stack stack-down bench system lint setup
 
 setup: .venv/.ready
 
@@ -66,6 +67,13 @@ schedule: .venv/.ready
 	@prefect work-pool inspect ajuste >/dev/null 2>&1 || prefect work-pool create ajuste --type process
 	prefect --no-prompt deploy --all --prefect-file infra/prefect.yaml
 	prefect worker start --pool ajuste --limit 1
+
+# PostgreSQL, Prefect and MLflow on it, a worker, the model server: docs/stack.md. What runs already goes on.
+stack: .venv/.ready
+	python -m infra.stack up
+
+stack-down: .venv/.ready
+	python -m infra.stack down
 
 bench: .venv/.ready
 	@for script in benchmarks/*.py; do echo "== $$script"; python $$script || exit 1; done

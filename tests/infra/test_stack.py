@@ -50,7 +50,7 @@ def test_only_what_carries_the_mark_of_this_home_is_lost_and_found(at_home: Path
     )
     try:
         stack.down(stack.Stack())
-        assert lost.wait(timeout=10) != 0 and other.poll() is None
+        assert lost.poll() is not None and other.poll() is None
     finally:
         for process in (lost, other):
             process.kill()
