@@ -10,13 +10,17 @@ from cli import (
     compare,
     data,
     doctor,
+    drift,
     explain,
     export,
+    history,
     memory,
     predict,
     preset,
+    promote,
     report,
     reproduce,
+    rollback,
     run,
     serve,
     show_mask,
@@ -51,7 +55,11 @@ app.command("show-mask")(show_mask.command)
 app.add_typer(explain.app, name="explain")
 app.command("compare")(compare.command)
 app.command("predict")(predict.command)
+app.command("promote")(promote.command)
+app.command("rollback")(rollback.command)
+app.command("history")(history.command)
 app.command("serve")(serve.command)
+app.command("drift")(drift.command)
 app.command("chat")(chat.command)
 app.command("export")(export.command)
 app.command("report")(report.command)

@@ -15,6 +15,7 @@ from tracking import _families
 from tracking._families import Family
 from tracking._store import client, locked
 from tracking._tags import unfold
+from tracking.promotion import settle
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 def rank(name: str) -> None:
     """Give `challenger` to the best on validation, if a version is unranked or the alias is missing."""
+    settle(name)  # the aliases are read below
     opened = client()
     with locked():
         found = sorted(opened.search_model_versions(f"name='{name}'"), key=lambda version: int(version.version))

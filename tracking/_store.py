@@ -28,17 +28,22 @@ from tasks._stage import UsageError, home
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-EXPERIMENT = "ajuste"
-EXPERIMENT_TAGS = {
-    "mlflow.experimentKind": "custom_model_development",  # MLflow's pages for training, not those for agents
-    "mlflow.note.content": (
+EXPERIMENT, PROMOTIONS, DRIFT = "ajuste", "promotions", "drift"
+NOTES = {
+    EXPERIMENT: (
         "One parent run a set of inputs, one child a stage. To choose a strategy: open a parent, select "
         "`classify_frozen`, `classify_full` and `classify_lora`, and press *Compare*: they share the names of their "
         "parameters and metrics (`test/...` with its interval, `validation/...`, `cost/...`, `curve/...`). Runs "
         "`instruct`, `reward` and `ppo` compare in the same way; `forgetting/...` is what a fine-tuning cost on "
         "control sets. Of `ppo`, `curve/score`, `curve/kl` and others go by update; `evaluate_ppo` has proxy and gold."
     ),
+    PROMOTIONS: "One run a move of alias `champion`: from, to, who, why and when. `ajuste history NAME` reads them.",
+    DRIFT: (
+        "One run a window of logged requests, judged by flow `drift`: `effect/...` and `p/...` (corrected) of each "
+        "statistic, `drifts` 1 or 0, and the verdict in words. To see it over time, chart `effect/...` over the runs."
+    ),
 }
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # MLflow's pages for training, not those for agents
 HTTP_TRIES = "3"  # MLflow's default of 7 with growing pauses would be minutes of silence for a wrong address
 
 
@@ -68,9 +73,9 @@ def locked(name: str = "store") -> Iterator[None]:
         yield
 
 
-def experiment_id() -> str:
-    """The id of experiment `ajuste`, made if missing, brought back if it was deleted."""
-    return _experiment(tracking_uri())
+def experiment_id(name: str = EXPERIMENT) -> str:
+    """The id of an experiment, made if missing, brought back if it was deleted."""
+    return _experiment(tracking_uri(), name)
 
 
 @cache
@@ -102,12 +107,13 @@ def _open(uri: str) -> MlflowClient:
 
 
 @cache
-def _experiment(uri: str) -> str:
+def _experiment(uri: str, name: str) -> str:
     opened = _open(uri)
     with locked():
-        found = opened.get_experiment_by_name(EXPERIMENT)
+        found = opened.get_experiment_by_name(name)
         if found is None:
-            return opened.create_experiment(EXPERIMENT, artifact_location=_artifacts(uri), tags=EXPERIMENT_TAGS)
+            tags = {**KIND, "mlflow.note.content": NOTES[name]}
+            return opened.create_experiment(name, artifact_location=_artifacts(uri), tags=tags)
         if found.lifecycle_stage == "deleted":
             opened.restore_experiment(found.experiment_id)
         return found.experiment_id

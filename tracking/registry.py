@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,6 +76,12 @@ def resolve(reference: str) -> Version:
 
     Raises UsageError that lists what exists for an unknown name, alias or version, and for files that are gone.
     """
+    version = find(reference)
+    return replace(version, path=_local_folder(version))
+
+
+def find(reference: str, default: tuple[str, ...] = ALIASES[:2]) -> Version:
+    """As `resolve`, without the files. `default`: which alias a name alone means, the first that is set."""
     match = REFERENCE.fullmatch(reference)
     if not match:
         raise UsageError(f"`{reference}` names no model: write NAME, NAME@ALIAS or NAME/VERSION; {_known()}")
@@ -83,16 +89,15 @@ def resolve(reference: str) -> Version:
     found = {version.version: version for version in versions(name)}
     by_alias = {known: version for version in found.values() for known in version.aliases}
     if number is None:
-        alias = alias or next((known for known in ALIASES[:2] if known in by_alias), None)
+        alias = alias or next((known for known in default if known in by_alias), None)
         if alias not in by_alias:
             have = ", ".join(sorted(by_alias)) or "none yet"
-            asked = f"alias `{alias}`" if alias else "champion and no challenger"
+            asked = f"alias `{alias}`" if alias else " and no ".join(default)
             raise UsageError(f"`{name}` has no {asked}: its aliases are {have}, its versions {', '.join(found)}")
         number = by_alias[alias].version
     if number not in found:
         raise UsageError(f"`{name}` has no version {number}: it has {', '.join(found)}")
-    version = found[number]
-    return Version(**{**vars(version), "alias": alias, "path": _local_folder(version)})
+    return replace(found[number], alias=alias)
 
 
 def summary() -> dict[str, str]:

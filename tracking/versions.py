@@ -4,6 +4,7 @@ DVC is called as a process (`python -m dvc`), because a library call keeps its s
 """
 
 import copy
+import getpass
 import hashlib
 import json
 import os
@@ -72,6 +73,18 @@ def git_commit() -> str:
     """The commit of the current checkout, or "" where there is none yet."""
     done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
     return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def author() -> str:
+    """Who works here: the name and address that git has been told, else the login name."""
+    command = ["git", "-c", "user.useConfigOnly=true", "var", "GIT_AUTHOR_IDENT"]  # nothing made up from a host name
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode == 0:
+        return done.stdout.rpartition(">")[0] + ">"
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return f"user {os.getuid()}"
 
 
 def changed_files() -> list[str]:
@@ -230,7 +243,7 @@ def repro(name: str, log: Path, force: bool = False, poll: Callable[[], None] | 
                         if poll:
                             poll()
             except BaseException:
-                _interrupt_stage(name, process)
+                _interrupt_stage([name], process, home())
                 raise
         output = log.read_text(encoding="utf-8", errors="replace")
         if code != 0 and any(text in output for text in BUSY) and time.monotonic() < deadline:
@@ -247,18 +260,66 @@ def repro(name: str, log: Path, force: bool = False, poll: Callable[[], None] | 
     return Outcome(code, action, output)
 
 
-def _interrupt_stage(name: str, process: subprocess.Popen) -> None:
-    """Ask the running stage to save and stop, and wait for it and for DVC."""
+def _interrupt_stage(names: list[str], process: subprocess.Popen, place: Path) -> None:
+    """Ask the running stage to save and stop, and wait for it and for DVC. `place` is the stage's home."""
     import signal
 
-    try:
-        os.kill(int((home() / ".checkpoints" / f"{name}.lock").read_text()), signal.SIGINT)
-    except (OSError, ValueError):
+    asked = False
+    for name in names:
+        try:
+            pid = int((place / ".checkpoints" / f"{name}.lock").read_text())
+            if any(parent.pid == process.pid for parent in _parents(pid)):  # of an ended stage the file stays
+                os.kill(pid, signal.SIGINT)
+                asked = True
+        except (OSError, ValueError):
+            continue
+    if not asked:
         process.terminate()
     try:
         process.wait(timeout=120)
     except subprocess.TimeoutExpired:
         process.kill()
+
+
+def _parents(pid: int) -> list:
+    import psutil
+
+    try:
+        return psutil.Process(pid).parents()
+    except psutil.Error:
+        return []
+
+
+def experiment(
+    folder: Path, place: Path, name: str, params: dict[str, object], targets: list[str], log: Path
+) -> Outcome:
+    """`dvc exp run` in a checkout of its own, whose stages have `place` as their home; output goes to `log`.
+
+    The experiment becomes a commit at `experiment_ref`; its outs stay in the folder. An interrupt (Ctrl-C) is passed
+    on to the running stage, which saves a checkpoint; then KeyboardInterrupt goes up.
+    """
+    settings = [part for key, value in params.items() for part in ("-S", f"params.yaml:{key}={json.dumps(value)}")]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w", encoding="utf-8") as file:
+        process = subprocess.Popen(
+            [*DVC, "exp", "run", "--name", name, *settings, *targets], cwd=folder, stdout=file,
+            stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
+            env={**environment(), "AJUSTE_HOME": str(place), "AJUSTE_FLOW_PID": str(os.getpid())},
+        )
+        try:
+            code = process.wait()
+        except BaseException:
+            _interrupt_stage(stage_names(), process, place)
+            raise
+    output = log.read_text(encoding="utf-8", errors="replace")
+    ran = f"Running stage '{targets[0]}'" in output
+    restored = f"Stage '{targets[0]}' is cached" in output
+    return Outcome(code, "ran" if ran else "restored" if restored else "unchanged", output)
+
+
+def experiment_ref(baseline: str, name: str) -> str:
+    """Where DVC keeps the commit of an experiment on that baseline."""
+    return f"refs/exps/{baseline[:2]}/{baseline[2:]}/{name}"
 
 
 def last_error(text: str) -> str:
