@@ -1,21 +1,31 @@
-"""The weekly proof: the last result is made again in a clean clone. Deployment `reproduce` of infra/prefect.yaml."""
+"""The weekly proof: what answers is made again in a clean clone. Deployment `reproduce` of infra/prefect.yaml."""
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
+from tracking import registry
 from tracking import reproduce as proof
 
 
 class NotReproduced(Exception):
-    """An input or an out differs; the message names it."""
+    """An input, a registered file or an out differs; the message names it."""
 
 
 @flow(name="reproduce")
-def reproduce(revision: str = "HEAD") -> str:
-    """Fails, naming what differs, when the result of `revision` can not be made again bit by bit."""
-    verdict = proof.reproduce(revision)
-    text = proof.report(verdict)
+def reproduce(revision: str | None = None) -> str:
+    """Make the champion of each served name again, or `revision`, or HEAD where there is no champion.
+
+    Fails, naming what differs, after all of them were tried; each version keeps its verdict in tag `reproduced`.
+    """
+    verdicts = [proof.reproduce(reference) for reference in ([revision] if revision else _champions() or ["HEAD"])]
+    text = "\n\n".join(proof.report(verdict) for verdict in verdicts)
     create_markdown_artifact(key="reproduction", markdown=f"```\n{text}\n```")
-    if not verdict.equal:
+    if not all(verdict.good for verdict in verdicts):
         raise NotReproduced(text)
     return text
+
+
+def _champions() -> list[str]:
+    served = [name for name in registry.names() if not name.endswith("-adapter")]
+    return [f"models:/{name}@champion" for name in served
+            if any("champion" in version.aliases for version in registry.versions(name))]

@@ -1,5 +1,6 @@
 """What `reproduce` names: the parameter, the line, the row, the out."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -8,14 +9,31 @@ import pytest
 from tracking import reproduce, versions
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A committed DVC project of one stage that copies a row, with its dvc.lock. To be copied only."""
+    folder = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        _make(folder)
+    return folder
+
+
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A committed DVC project of one stage that copies a row, with its dvc.lock."""
+def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, as the current folder and home."""
     from tasks import _stage
 
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("AJUSTE_HOME", str(tmp_path))
+    folder = tmp_path / "project"
+    shutil.copytree(made, folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("AJUSTE_HOME", str(folder))
     _stage.home.cache_clear()
+    yield folder
+    _stage.home.cache_clear()
+
+
+def _make(tmp_path: Path) -> None:
     for name, text in {
         "copy.py": "import shutil\n# a comment\nshutil.copy('data/set/rows.csv', 'out.csv')\n",
         "params.yaml": "toy: {r: 8, lr: 5e-5, deep: {x: 1}}\n",
@@ -36,8 +54,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     versions.add_data()
     assert versions.dvc("repro", "-q").returncode == 0
     commit("first")
-    yield tmp_path
-    _stage.home.cache_clear()
 
 
 def commit(message: str) -> None:
@@ -47,7 +63,7 @@ def commit(message: str) -> None:
 
 def test_bit_equal_in_a_clean_clone(project: Path) -> None:
     verdict = reproduce.reproduce()
-    assert verdict.equal and verdict.outs == 1 and "bit-equal" in reproduce.report(verdict)
+    assert verdict.equal and len(verdict.outs) == 1 and "bit-equal" in reproduce.report(verdict)
 
 
 @pytest.mark.parametrize("committed", [True, False])
@@ -57,6 +73,7 @@ def test_bit_equal_in_a_clean_clone(project: Path) -> None:
         ("params.yaml", "r: 8", "r: 4", "parameter toy.r: 8 -> 4"),
         ("params.yaml", "x: 1", "x: 2", "parameter toy.deep.x: 1 -> 2"),
         ("copy.py", "# a comment", "# another", "copy.py line 2 changed"),
+        ("dvc.yaml", "python copy", "python -P copy", "command of stage toy: python copy.py -> python -P copy.py"),
         ("data/set/rows.csv", "17,text 17\n", "17,text x\n", "data/set/rows.csv line 18 changed"),
         ("data/set/rows.csv", "17,text 17\n", "", "data/set/rows.csv line 18 removed"),
     ],
@@ -71,8 +88,8 @@ def test_a_changed_input_is_named(project: Path, file: str, old: str, new: str, 
             versions.add_data()
         commit("change")
     verdict = reproduce.reproduce()
-    assert not verdict.equal and verdict.inputs_differ
-    assert verdict.differences == [named]
+    assert not verdict.good and verdict.outs == [] and verdict.differences == [named]
+    assert reproduce.check()[0] == named
 
 
 def test_an_out_that_comes_out_otherwise_is_named(project: Path) -> None:
@@ -80,7 +97,8 @@ def test_an_out_that_comes_out_otherwise_is_named(project: Path) -> None:
     md5 = versions.stage_lock("toy")["outs"][0]["md5"]
     (project / "dvc.lock").write_text(lock.replace(md5, "f" * 32))
     verdict = reproduce.reproduce()
-    assert not verdict.equal and verdict.differences == [f"out out.csv of stage toy: {'f' * 32} -> {md5}"]
+    assert not verdict.good and len(verdict.differences) == 1
+    assert f"out.csv of stage toy: different ({'f' * 32} -> {md5}" in verdict.differences[0]
 
 
 def test_an_older_revision_is_compared_with_its_own_lock(project: Path) -> None:

@@ -27,6 +27,7 @@ from typing import Any
 from tasks._params import split_name
 from tasks._stage import home
 from tracking import versions
+from tracking._hardware import hardware
 
 JSON_FILES = (
     "ajuste.json", "base.json", "encoding.json", "features.json", "proof.json", "quality.json", "validation.json",
@@ -49,9 +50,15 @@ def params(stage: str, entry: dict) -> dict[str, str]:
 
 
 def state(stage: str, key: str) -> dict:
-    """.state of the very run that dvc.lock names; {} if this machine measured another one or none."""
-    found = read_json(home() / ".state" / f"{stage}.json")
-    return found if found.get("key") == key and not found.get("error") else {}
+    """.state of the very run that dvc.lock names; {} if this machine measured another one or none.
+
+    A sweep's stages have a home of their own, so that they do not stand in the way of a run: its .state is here.
+    """
+    for folder in (home(), Path()):
+        found = read_json(folder / ".state" / f"{stage}.json")
+        if found.get("key") == key and not found.get("error"):
+            return found
+    return {}
 
 
 def folders(entry: dict) -> list[Path]:
@@ -189,6 +196,8 @@ def tags(stage: str, entry: dict) -> dict[str, str]:
     found = {"ajuste.stage": stage, "ajuste.cmd": entry["cmd"], "ajuste.data": versions.data_digest(), **commit()}
     for kind in ("dep", "out"):
         found |= {f"dvc.{kind}.{item['path']}": item.get("md5", "") for item in entry.get(f"{kind}s", [])}
+    if measured := state(stage, versions.stage_key(stage)):  # equal bytes are promised for one kind of processor
+        found["ajuste.hardware"] = hardware(measured["device"])
     return found
 
 
