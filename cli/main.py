@@ -26,6 +26,7 @@ from cli import (
     show_mask,
     status,
     study,
+    sweep,
     ui,
 )
 from tasks._params import DataError, UsageError
@@ -65,6 +66,7 @@ app.command("export")(export.command)
 app.command("report")(report.command)
 app.command("ui")(ui.command)
 app.command("study")(study.command)
+app.command("sweep")(sweep.command)
 app.command("memory")(memory.command)
 app.command("reproduce")(reproduce.command)
 app.command("doctor")(doctor.command)

@@ -27,7 +27,7 @@ from tracking._store import client, exists, experiment_id, locked, tracking_uri
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-__all__ = ["begin", "fail", "finish", "follow", "is_recorded", "parent", "record", "tracking_uri"]
+__all__ = ["begin", "fail", "finish", "follow", "is_recorded", "parent", "record", "tagged", "tracking_uri"]
 
 KEY, INPUTS, RECORDED = "ajuste.stage_key", "ajuste.inputs", "ajuste.recorded"
 SUMMED = (  # metrics that the parent run repeats
@@ -43,6 +43,11 @@ def parent(inputs_digest: str) -> str:
     name = f"adapt {inputs_digest[:8]}"
     note = f"One set of inputs (`{inputs_digest[:16]}`). {_facts.code()}."
     return _find_or_create(INPUTS, inputs_digest, name, {"mlflow.note.content": note, **_facts.commit()}).info.run_id
+
+
+def tagged(tag: str, value: str, name: str, tags: dict[str, str]) -> str:
+    """The run with that tag, RUNNING until it is ended; made if there is none."""
+    return _find_or_create(tag, value, name, tags).info.run_id
 
 
 def begin(stage: str, key: str, parent: str) -> str:
