@@ -9,6 +9,7 @@ from cli import (
     chat,
     compare,
     data,
+    diff,
     doctor,
     drift,
     explain,
@@ -68,6 +69,7 @@ app.command("ui")(ui.command)
 app.command("study")(study.command)
 app.command("sweep")(sweep.command)
 app.command("memory")(memory.command)
+app.command("diff")(diff.command)
 app.command("reproduce")(reproduce.command)
 app.command("doctor")(doctor.command)
 
