@@ -34,7 +34,7 @@ def registered(name: str, count: int = 3) -> str:
     """A new registered name with versions 1 to `count`; `challenger` is the last."""
     client().create_registered_model(name)
     for number in range(1, count + 1):
-        client().create_model_version(name, f"/nowhere/{number}", tags={"strategy": "lora", "record": "{}"})
+        client().create_model_version(name, f"s3://nowhere/{number}", tags={"strategy": "lora", "record": "{}"})
     client().set_registered_model_alias(name, "challenger", str(count))
     return name
 
