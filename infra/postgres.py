@@ -11,14 +11,18 @@ import secrets
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
+
+import psutil
 
 from cli import _processes
 from tasks._params import DataError, UsageError
 
 USER = "ajuste"
 DATABASES = ("prefect", "mlflow")
+ORPHAN_SECONDS = 20
 STOP = signal.SIGINT  # its fast shutdown, which waits for no client
 
 
@@ -43,6 +47,7 @@ def start(stack: Path, port: int, log: Path, env: Mapping[str, str]) -> subproce
     owner = _owner()
     if not (data / "PG_VERSION").exists():
         _make(programs, stack, data, owner)
+    _wait_for_orphans(data)
     # no socket file: a path of ours may be too long for one
     options = ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-p", str(port)]
     command = [str(programs / "postgres"), "-D", str(data), *options]
@@ -87,6 +92,15 @@ def _programs(data: Path) -> Path:
         version = "" if wanted == "*" else f" {wanted}, which made {data},"
         raise UsageError(f"PostgreSQL{version} is not installed: on Debian `make system` or apt-get install postgresql")
     return max(found, key=lambda path: int(path.parent.name) if path.parent.name.isdigit() else 0)
+
+
+def _wait_for_orphans(data: Path) -> None:
+    """Children of a server that was killed end by themselves, and until then a new one does not start."""
+    deadline = time.monotonic() + ORPHAN_SECONDS
+    while time.monotonic() < deadline and any(
+        process.info["cwd"] == str(data) for process in psutil.process_iter(["cwd"])
+    ):
+        time.sleep(0.2)
 
 
 def _owner() -> pwd.struct_passwd | None:
