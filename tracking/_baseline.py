@@ -1,0 +1,146 @@
+"""What the texts of today are compared with: rows of the data that a served version was trained on.
+
+    classifier   text of each validation row, and what the version says of it
+    assistant    first user turn of each validation conversation
+    vocabulary   the words of all training rows
+    features     of the frozen base encoder, mean-pooled, for both kinds: it does not move when the model is trained
+
+Rows are those that the version's stage encoded, found in artifacts/ of the current folder; a version of other rows is
+refused, since nothing could be said about it. Private to tracking/drift.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tasks._clean import clean
+from tasks._params import Compute, UsageError, read_yaml, typed
+from tasks.drift import DriftConfig, Sample, vocabulary_of
+from tracking._families import ASSISTANT, CLASSIFIER, SFT, Family, kind_of
+from tracking._scores import rows_digest
+from tracking.registry import Version
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+ENCODER = Path("artifacts/base/encoder")
+MAX_TOKENS = 256  # of a prompt that is embedded; a classifier's texts are cut as its card says
+BATCH_ROWS = 32
+FAMILIES = {"classifier": CLASSIFIER, ASSISTANT: SFT}
+
+
+@dataclass
+class Baseline:
+    """The data of one served version. Properties are read or computed once, when they are first asked for."""
+
+    version: Version
+    config: DriftConfig
+    family: Family
+
+    @cached_property
+    def rows(self) -> list[tuple[str, int]]:
+        """(text, class id) of the reference, the lowest row ids; class id -1 for an assistant."""
+        return [row[1:] for row in sorted(self._rows("validation"))[: self.config.reference_rows]]
+
+    @cached_property
+    def vocabulary(self) -> frozenset[str]:
+        return vocabulary_of(text for _, text, _ in self._rows("train"))
+
+    @cached_property
+    def sample(self) -> Sample:
+        """The reference as the server would log it: its texts, what the version says of them, and their features."""
+        texts = [text for text, _ in self.rows]
+        return Sample(texts, self.predict(texts), self.embed(texts))
+
+    def labelled(self) -> Sample:
+        """The reference with its true labels. Raises UsageError for an assistant."""
+        if self.family is not CLASSIFIER:
+            raise UsageError(f"`{self.version.name}` knows no labels: leave the label column out")
+        names = self._model[2]["labels"]
+        return Sample([text for text, _ in self.rows], [names[i] for _, i in self.rows], self.sample.features)
+
+    def predict(self, texts: list[str]) -> list[str] | None:
+        """The label that the version gives each text; None for an assistant."""
+        if self.family is not CLASSIFIER:
+            return None
+        from learning import classifier
+
+        names = self._model[2]["labels"]
+        return [names[i] for i in classifier.predict(*self._model, texts).argmax(dim=-1).tolist()]
+
+    def embed(self, texts: list[str]) -> np.ndarray:
+        """Mean-pooled features of the frozen base [N, d]."""
+        from learning.classifier import logits_of
+
+        reader, tokenizer = self._encoder
+        most = self._model[2]["max_tokens"] if self.family is CLASSIFIER else MAX_TOKENS
+        ids = tokenizer([clean(text)[0] for text in texts], truncation=True, max_length=most)["input_ids"]
+        return logits_of(reader, ids, BATCH_ROWS).numpy()
+
+    @cached_property
+    def _model(self) -> tuple:
+        from learning import classifier
+
+        return classifier.load(self.version.path)
+
+    @cached_property
+    def _encoder(self) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+        import torch
+
+        from learning.classifier import build, load_tokenizer
+        from tasks.features import FeatureReader
+
+        compute = typed(Compute, read_yaml(Path("params.yaml")).get("compute") or {}, "compute")
+        torch.set_num_threads(compute.threads)
+        return FeatureReader(build(ENCODER, ["0", "1"], pooling="mean")).eval(), load_tokenizer(ENCODER)
+
+    def _rows(self, split: str) -> Iterator[tuple[str, str, int]]:
+        """(row id, text, class id) of the rows of a split that were encoded; validated rows are streamed."""
+        import pyarrow.parquet as pq
+
+        from tasks._parquet import read_batches
+
+        encoded = self.family.encoded / f"{split}.parquet"
+        chosen = set(pq.read_table(encoded, columns=["row_id"])["row_id"].to_pylist())
+        columns = ["row_id", "text", "label"] if self.family is CLASSIFIER else ["row_id", "messages"]
+        for batch in read_batches(_validated(self.family) / f"{split}.parquet", 1024, columns):
+            for row in batch.to_pylist():
+                if row["row_id"] in chosen:
+                    yield row["row_id"], *_text(row)
+
+
+def baseline(version: Version, config: DriftConfig) -> Baseline:
+    """The data that a resolved version was trained beside. Raises UsageError, saying what to do, if it is not here."""
+    family = FAMILIES.get(kind_of(version.name))
+    if family is None or version.name.endswith("-adapter"):
+        raise UsageError(f"`{version.name}` reads no texts of users: drift is of classifiers and of `{ASSISTANT}`")
+    needed = [folder / f"{split}.parquet" for folder in (family.encoded, _validated(family))
+              for split in ("train", "validation")]  # fmt: skip
+    for path in (*needed, ENCODER / "model.safetensors"):
+        if not path.exists():
+            raise UsageError(f"{path} is missing: `dvc checkout` brings what dvc.lock names, `ajuste run` makes it")
+    # a PPO version has prompts as its rows; its users ask as those of the SFT version do
+    if version.tags.get("method") == family.method and version.tags.get("validation_rows"):
+        if rows_digest(family, "validation") != version.tags["validation_rows"]:
+            raise UsageError(
+                f"{version.name}/{version.version} was trained beside other rows than {family.encoded} holds: "
+                "check out the revision that it was made from and `dvc checkout`, or serve a newer version"
+            )
+    return Baseline(version, config, family)
+
+
+def _validated(family: Family) -> Path:
+    return Path("artifacts/validated") / family.encoded.name
+
+
+def _text(row: dict) -> tuple[str, int]:
+    if "text" in row:
+        return row["text"], row["label"]
+    return next(turn["content"] for turn in row["messages"] if turn["role"] == "user"), -1
