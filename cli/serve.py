@@ -10,13 +10,15 @@ import typer
 from cli._models import errors_told, open_models
 
 if TYPE_CHECKING:
-    from serving.models import Served
+    from serving.loading import Served
 
 
 def command(
     names: Annotated[list[str] | None, typer.Argument(help="NAME, NAME@ALIAS or NAME/VERSION; absent: all.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; all but loopback is open to others.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    log_requests: Annotated[bool, typer.Option(
+        "--log-requests", help="Keep the texts, redacted, in .requests/ for `ajuste drift`.")] = False,
 ) -> None:
     """Serve registered models: classifiers label texts, assistants answer as OpenAI's API does.
 
@@ -26,7 +28,7 @@ def command(
 
     ajuste chat --url http://127.0.0.1:8000
     """
-    from tasks._stage import UsageError
+    from tasks._stage import UsageError, home
 
     listening = listen(host, port)
     # torch's threads must not spin while they wait: with other work on the same cores that made answers 4 times slower
@@ -37,7 +39,8 @@ def command(
         import uvicorn
 
         from serving.app import make_app
-        from serving.models import RefusedModel, UnknownModel
+        from serving.loading import RefusedModel, UnknownModel
+        from serving.request_log import RequestLog
         from tracking import registry
 
         registered = sorted(registry.names(), key=lambda name: (name.endswith("-adapter"), name))
@@ -65,7 +68,10 @@ def command(
     if not loopback:
         typer.echo(f"warning: {address} is no loopback address: whoever reaches this machine can ask", err=True)
     typer.echo(f"listening on http://{address}:{number}  ({there}GET /models, GET /health; Ctrl-C ends it)")
-    app = make_app(models, ["127.0.0.1", "localhost", "[::1]"] if loopback else ["*"])
+    requests = RequestLog(home() / ".requests") if log_requests else None
+    if requests:
+        typer.echo(f"texts are kept, redacted, in {home() / '.requests'}", err=True)
+    app = make_app(models, ["127.0.0.1", "localhost", "[::1]"] if loopback else ["*"], requests)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5))
     with suppress(KeyboardInterrupt):
         server.run(sockets=[listening])

@@ -7,7 +7,8 @@
 
     curl -s localhost:8000/classify -H 'content-type: application/json' -d '{"text": "A warm, funny film."}'
 
-Run it: `ajuste serve`. Every error is one JSON object (serving/errors.py); no error or log holds a text that was sent.
+Run it: `ajuste serve`. Every error is one JSON object (serving/errors.py); no error or log holds a text that was sent,
+unless `--log-requests` asks for it: then serving/request_log.py keeps texts, redacted and capped, in files of its own.
 """
 
 import asyncio
@@ -27,6 +28,7 @@ from serving.generation import Generation
 from serving.limits import BodyLimit, KnownHosts
 from serving.loading import Served, UnknownModel
 from serving.models import Models
+from serving.request_log import RequestLog
 
 MAX_TEXTS = 256
 MAX_CHARS = 20_000
@@ -98,9 +100,15 @@ def answers(labels: Sequence[str], probabilities: Sequence[Sequence[float]]) -> 
     return results
 
 
-def make_app(models: Models, hosts: Sequence[str] = ("127.0.0.1", "localhost")) -> FastAPI:
+def make_app(
+    models: Models, hosts: Sequence[str] = ("127.0.0.1", "localhost"), requests: RequestLog | None = None,
+) -> FastAPI:
     """The server for these models. `hosts` are the names that a request may call it by (a browser page that points a
-    name of its own at this machine is refused)."""
+    name of its own at this machine is refused). `requests` keeps what was asked; without it nothing does."""
+
+    def keep(served: Served, text: str, label: str | None = None, probability: float | None = None) -> None:
+        if requests:
+            requests.add(served, text, label, probability)
 
     def work(asked: tuple[str, str], texts: list) -> tuple[Served, list]:
         kind, reference = asked
@@ -134,24 +142,29 @@ def make_app(models: Models, hosts: Sequence[str] = ("127.0.0.1", "localhost")) 
         yield
         follower.close()
         batcher.close()
+        if requests:
+            requests.close()
 
     app = FastAPI(title="Ajuste", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.generation = generation
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
     app.add_middleware(KnownHosts, hosts=hosts)
     errors.install(app)
-    app.include_router(completions.routes(models, prepare, batcher.generate))
+    app.include_router(completions.routes(models, prepare, batcher.generate, keep))
 
     async def ask(kind: str, reference: str, texts: list) -> Any:
         await prepare(kind, reference)
         return await _asked(lambda: batcher.submit((kind, reference), texts))
 
-    app.include_router(scores.routes(partial(ask, "reward")))
+    app.include_router(scores.routes(partial(ask, "reward"), keep))
 
     @app.post("/classify")
     async def classify(question: Question) -> Answers:
         served, rows = await ask("classifier", question.model or "", question.all_texts())
-        return Answers(**identity(served), results=answers(served.card["labels"], rows))
+        results = answers(served.card["labels"], rows)
+        for text, result in zip(question.all_texts(), results, strict=True):
+            keep(served, text, result.label, result.probability)
+        return Answers(**identity(served), results=results)
 
     @app.get("/models")
     def list_models() -> dict[str, Any]:
@@ -165,7 +178,8 @@ def make_app(models: Models, hosts: Sequence[str] = ("127.0.0.1", "localhost")) 
     @app.get("/health")
     def health() -> dict[str, Any]:
         return {"status": "ok", "loaded": [f"{served.name}/{served.version}" for served in models.loaded()],
-                "refused": models.refused(), **generation.load()}
+                "refused": models.refused(), **generation.load(),
+                "request_log": requests.counts() if requests else None}
 
     return app
 

@@ -27,6 +27,7 @@ from pydantic_core import PydanticCustomError
 from serving import errors
 from serving.batches import Busy
 from serving.generation import Finished, Job, Started
+from serving.loading import Served
 from serving.models import Models
 
 MAX_CHARS = 100_000
@@ -40,6 +41,7 @@ NEUTRAL: dict[str, tuple] = {
 }
 
 Prepare = Callable[[str, str], Awaitable[None]]
+Keep = Callable[[Served, str], None]
 Content = Annotated[str, StringConstraints(max_length=MAX_CHARS)]
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
@@ -126,21 +128,22 @@ class Gone(Exception):
     """The client went away."""
 
 
-def routes(models: Models, prepare: Prepare, generate: Callable[[Job], None]) -> APIRouter:
+def routes(models: Models, prepare: Prepare, generate: Callable[[Job], None], keep: Keep) -> APIRouter:
     """The pages under /v1. `prepare(kind, reference)` awaits that model or raises an HTTP error; `generate` queues a
-    job for the inference thread, or raises Busy."""
+    job for the inference thread, or raises Busy; `keep(served, text)` is told what a model was asked."""
     router = APIRouter(prefix="/v1")
 
     @router.post("/chat/completions")
     async def chat(question: ChatQuestion, request: Request) -> Response:
         await prepare("decoder", question.model)
         prompt = [message.plain() for message in question.messages]
-        return await answer(request, question, prompt, question.max_completion_tokens or question.max_tokens, generate)
+        return await answer(request, question, prompt, question.max_completion_tokens or question.max_tokens,
+                            generate, keep)
 
     @router.post("/completions")
     async def complete(question: TextQuestion, request: Request) -> Response:
         await prepare("decoder", question.model)
-        return await answer(request, question, question.prompt, question.max_tokens, generate)
+        return await answer(request, question, question.prompt, question.max_tokens, generate, keep)
 
     @router.get("/models")
     def list_models() -> dict[str, Any]:
@@ -153,7 +156,7 @@ def routes(models: Models, prepare: Prepare, generate: Callable[[Job], None]) ->
 
 async def answer(
     request: Request, question: Question, prompt: str | list[dict[str, str]], max_tokens: int | None,
-    generate: Callable[[Job], None],
+    generate: Callable[[Job], None], keep: Keep,
 ) -> Response:
     """Queue the request and wait for its text, or give it piece by piece. Raises errors.Refusal."""
     loop, events = asyncio.get_running_loop(), asyncio.Queue()
@@ -169,6 +172,7 @@ async def answer(
     try:
         generate(job)
         started: Started = await _next(events)
+        keep(started.served, prompt if isinstance(prompt, str) else last_of_user(prompt))
         shape = Shape(started, isinstance(prompt, str), question.stream)
         if question.stream:
             streaming = True
@@ -185,6 +189,11 @@ async def answer(
     finally:
         watcher.cancel()
         job.cancelled = not streaming               # means nothing once it has finished
+
+
+def last_of_user(messages: list[dict[str, str]]) -> str:
+    """The text of the user's last turn."""
+    return next((turn["content"] for turn in reversed(messages) if turn["role"] == "user"), "")
 
 
 async def stream(job: Job, events: asyncio.Queue, shape: "Shape", include_usage: bool) -> AsyncIterator[str]:

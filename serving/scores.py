@@ -19,7 +19,7 @@ from fastapi import APIRouter
 from pydantic import Field, field_validator, model_validator
 
 from learning import chat, reward
-from serving.completions import MAX_MESSAGES, Content, Message, Strict
+from serving.completions import MAX_MESSAGES, Content, Keep, Message, Strict
 from serving.generation import MAX_TOKENS, BadRequest
 from serving.loading import Served
 
@@ -66,13 +66,17 @@ class ScoreQuestion(Strict):
         return [given] if isinstance(given, dict) else given
 
 
-def routes(ask: Callable[[str, list[Conversation]], Any]) -> APIRouter:
-    """The page. `ask(reference, conversations)` awaits (served, [(score, tokens), ...]), or raises an HTTP error."""
+def routes(ask: Callable[[str, list[Conversation]], Any], keep: Keep) -> APIRouter:
+    """The page. `ask(reference, conversations)` awaits (served, [(score, tokens), ...]), or raises an HTTP error;
+    `keep(served, response)` is told what was scored."""
     router = APIRouter(prefix="/v1")
 
     @router.post("/score")
     async def score(question: ScoreQuestion) -> dict[str, Any]:
-        served, rows = await ask(question.model, [one.conversation() for one in question.input])
+        conversations = [one.conversation() for one in question.input]
+        served, rows = await ask(question.model, conversations)
+        for conversation in conversations:
+            keep(served, conversation[-1]["content"])
         tokens = sum(count for _, count in rows)
         return {
             "id": f"score-{uuid.uuid4().hex}", "object": "list", "created": int(time.time()),
