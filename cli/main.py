@@ -19,6 +19,7 @@ from cli import (
     predict,
     preset,
     promote,
+    prune,
     report,
     reproduce,
     rollback,
@@ -68,6 +69,7 @@ app.command("report")(report.command)
 app.command("ui")(ui.command)
 app.command("study")(study.command)
 app.command("sweep")(sweep.command)
+app.command("prune")(prune.command)
 app.command("memory")(memory.command)
 app.command("diff")(diff.command)
 app.command("reproduce")(reproduce.command)

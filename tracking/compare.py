@@ -76,12 +76,12 @@ def _choose(name: str, everything: list[Version], wanted: list[str]) -> list[Ver
 
 def _row(version: Version) -> dict:
     """Everything of one version; a number that nobody recorded is None."""
-    tags, chain = version.tags, _chain(version.run_id)
+    tags, led = version.tags, chain(version.run_id)
     test: dict = {figure: _interval(tags, f"test.{figure}") for figure in FIGURES if f"test.{figure}" in tags}
     if test:
         test |= {"rows": _int(tags.get("test.rows")), "rows_digest": tags.get("test_rows")}
     control = [key for key in sorted(tags) if key.startswith("forgetting.") and not key.endswith((".low", ".high"))]
-    runs = {run.data.tags["ajuste.stage"]: run.data.metrics for run in chain}
+    runs = {run.data.tags["ajuste.stage"]: run.data.metrics for run in led}
     trained = [numbers for stage, numbers in sorted(runs.items()) if split_name(stage)[0] in TRAINING]
     measured = [numbers for numbers in trained if "cost/seconds" in numbers]
     complete = bool(measured) and len(measured) == len(trained)
@@ -110,15 +110,15 @@ def _row(version: Version) -> dict:
         "git_commit": tags.get("git_commit"),
         "dirty": {"true": True, "false": False}.get(tags.get("dirty", "")),
         "run_id": version.run_id,
-        "trained_run": _trained_by(chain, tags.get("stage", "")),
-        "parameters": _parameters(chain, tags.get("stage", "")),
+        "trained_run": _trained_by(led, tags.get("stage", "")),
+        "parameters": _parameters(led, tags.get("stage", "")),
     }
 
 
 # --- the runs that led to a version ---------------------------------------------------------------------------------
 
 
-def _chain(run_id: str | None) -> list:
+def chain(run_id: str | None) -> list:
     """The version's run and, by DVC hash, every run that made something that it, or one of those, read."""
     from mlflow.exceptions import MlflowException
 

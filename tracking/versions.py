@@ -322,6 +322,44 @@ def experiment_ref(baseline: str, name: str) -> str:
     return f"refs/exps/{baseline[:2]}/{baseline[2:]}/{name}"
 
 
+def unused_cache(pins: set[str], projects: list[Path], experiments: bool, remove: bool) -> list[Path]:
+    """Files of DVC's cache that nothing names any more; removed if asked.
+
+    Kept is what the workspace, every branch and tag, each of `projects` and, if asked, every experiment name, and what
+    the DVC hashes `pins` stand for, folders with their files. Raises UsageError with DVC's reason if it cannot tell.
+    """
+    import tempfile
+
+    cache = Path(dvc("cache", "dir").stdout.strip()).resolve()
+    if not (cache / "files").is_dir():
+        return []
+    with tempfile.TemporaryDirectory() as folder:  # a project without stages: its .dvc files are the pins
+        pinned = Path(folder)
+        (pinned / ".dvc").mkdir()
+        (pinned / ".dvc" / "config").write_text(f"[core]\n    no_scm = true\n[cache]\n    dir = {cache}\n")
+        for number, md5 in enumerate(sorted(pins)):
+            entry = {"outs": [{"md5": md5, "hash": "md5", "path": f"pin{number}"}]}
+            (pinned / f"pin{number}.dvc").write_text(yaml.safe_dump(entry))
+        kept = ["--workspace", "--all-branches", "--all-tags", *(["--all-experiments"] if experiments else [])]
+        done = dvc("gc", *kept, "--force", *([] if remove else ["--dry"]), "--projects", str(pinned),
+                   *map(str, projects))
+    if done.returncode != 0:
+        raise UsageError(f"dvc gc: {last_error(done.stderr)}")
+    lines = (done.stdout + done.stderr).splitlines()
+    return [Path(line.removeprefix("Removing ")) for line in lines if line.startswith("Removing /")]
+
+
+def worktrees() -> list[Path]:
+    """The git worktrees beside the main checkout."""
+    lines = git("worktree", "list", "--porcelain").splitlines()
+    return [Path(line.removeprefix("worktree ")) for line in lines if line.startswith("worktree ")][1:]
+
+
+def remove_worktree(place: Path) -> None:
+    """Take a worktree away, whatever was changed in it."""
+    git("worktree", "remove", "--force", "--force", str(place))
+
+
 def last_error(text: str) -> str:
     """The last line in which DVC names an error, or its last line at all."""
     lines = [line for line in text.splitlines() if line.startswith("ERROR")] or text.splitlines() or ["no message"]
