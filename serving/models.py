@@ -210,9 +210,11 @@ class Models:
                                "each also as NAME@champion, NAME@challenger or NAME/VERSION")
 
     def loaded(self) -> list[Served]:
-        """What is in memory now, the least used first."""
+        """What is in memory now, the least used first; each with the alias that names it, if one in use does."""
         with self._lock:
-            return list(self._loaded.values())
+            using = sorted(self._current.items(), reverse=True)                 # of several, NAME's own counts
+            aliases = {key_of(one): one.alias for _, one in using if one.alias}
+            return [replace(served, alias=aliases.get(key)) for key, served in self._loaded.items()]
 
     def _base_of(self, version: Version) -> Path | None:
         """The folder of a decoder's or reward model's base: the registered version that it was trained on, if any."""

@@ -84,6 +84,7 @@ def test_a_version_that_fails_is_not_loaded_and_the_old_one_goes_on(served, vers
     versions.aliases[NAME]["champion"] = 2
     served.follow()
     assert served.get(NAME).version == "2" and served.refused() == {}
+    assert [(one.version, one.alias) for one in served.loaded()] == [("1", None), ("2", "champion")]
 
 
 def test_a_refused_version_is_tried_again_when_its_files_change_or_later(served, versions, folders, monkeypatch):
