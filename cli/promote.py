@@ -25,9 +25,10 @@ def command(
     from tracking import promotion, registry
     from tracking.versions import author
 
-    version = registry.find(reference, default=("challenger",))
-    promotion.settle(version.name)
-    if "champion" in registry.find(f"{version.name}/{version.version}").aliases:
+    default = ("challenger",)
+    promotion.settle(registry.find(reference, default).name)
+    version = registry.find(reference, default)
+    if "champion" in version.aliases:
         typer.echo(f"{version.name}: version {version.version} is the champion already")
         return
     if not force:

@@ -24,10 +24,10 @@ promotion both aliases stand on one version; after a rollback `challenger` stand
 
 One process at a time: a file lock in the home. Machines that share an MLflow server share no file, and MLflow has no
 compare-and-set. There the tag is the lock, by Fischer's algorithm: look that there is none, write one's own, wait
-(PAUSE), read it back. Of two machines that begin at once the later writer goes on and the other is told so. This
-holds while no machine needs longer than PAUSE from its look to its write; past that the last writer of an alias wins,
-and `history` shows the difference as a move outside of Ajuste. A machine that meets the tag of a living one writes
-the same aliases beside it, and of two runs with one id one is deleted.
+(PAUSE), read it back. Of two machines that begin at once the later writer goes on and the other is told so. A machine
+that meets the tag of a living one, or finds its own replaced, finishes what the tag says beside it: the same aliases,
+and of two runs with one id one is deleted. This holds while no machine needs longer than PAUSE from its look to its
+write, or between two writes; past that an alias may be the last writer's, and `history` shows it as moved outside.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 INTENT = "ajuste.move"
 LOCK = "promotion"
-PAUSE = 0.5  # seconds
+PAUSE = 1.0  # seconds
 LONGEST = 2000  # characters of `why`; MLflow cuts a run's tag at 8,000
 OUTSIDE = "moved outside of Ajuste"
 
@@ -130,50 +130,49 @@ def _move(name: str, kind: str, to: str | None, who: str, why: str, forced: bool
         raise UsageError(f"`{name}` has no champion: aliases stand on the served name, `{served}`")
     with _told(name), locked(LOCK):
         _finish(name)
-        aliases = _aliases(_existing(name))
+        if kind == "promote" and to not in (numbers := _numbers(name)):
+            raise UsageError(f"`{name}` has no version {to}: it has {', '.join(numbers) or 'none'}")
+        aliases = _aliases(_finish(name)[0])  # the last look before the write: nothing is asked in between
         champion = aliases.get("champion")
         if kind == "rollback":
             to = aliases.get("previous")
             if to is None:
                 raise UsageError(f"`{name}` has no previous champion to go back to: champion is "
                                  f"{champion or 'not set'}; `ajuste promote {name}/VERSION` sets it")
-        numbers = _numbers(name)
-        if to not in numbers:
-            raise UsageError(f"`{name}` has no version {to}: it has {', '.join(numbers) or 'none'}")
         if to == champion:
             raise UsageError(f"{name}/{to} is the champion already")
         made = Move(name, kind, champion, to, _line(who), _line(why), datetime.now(UTC), uuid.uuid4().hex, forced)
         client().set_registered_model_tag(name, INTENT, _to_json(made))
+        mine = True
         if tracking_uri().startswith(("http://", "https://")):
             time.sleep(PAUSE)
-            if _intent(name) != made:
-                raise UsageError(f"another machine moves `{name}` at this moment: `ajuste history {name}` shows it; "
-                                 "ask again if it is still wanted")
-        if _finish(name) != made:
-            raise UsageError(f"`{name}` was moved by somebody else at this moment, and that stands: "
-                             f"`ajuste history {name}` shows it")
+            mine = _intent(_existing(name)) == made
+        if not (mine and _finish(name)[1] == made) and made not in _recorded(name):
+            raise UsageError(f"another moved `{name}` at this moment, and that stands: `ajuste history {name}` shows "
+                             "it; ask again if it is still wanted")
     return made
 
 
-def _finish(name: str) -> Move | None:
-    """Do what the intent says, until the store agrees. The move that was finished last; None if there was none."""
-    done = None
-    while intent := _intent(name):
-        numbers, aliases = _numbers(name), _aliases(_existing(name))
+def _finish(name: str) -> tuple[RegisteredModel, Move | None]:
+    """Do what the intent says, until the store agrees: the name as it was read last, and the move that was finished."""
+    written: set[str | None] = set()
+    while intent := _intent(model := _existing(name)):
+        numbers, aliases = _numbers(name), _aliases(model)
         if intent.to not in numbers:
             _undo(intent, numbers, aliases)
-        elif aliases.get("champion") not in (intent.before, intent.to):
+        elif aliases.get("champion") not in {intent.before, intent.to, *written}:
             client().delete_registered_model_tag(name, INTENT)  # somebody's own choice stands
         else:
             wanted = _wanted(intent, numbers, aliases)
             _apply(intent, wanted)
-            now = _existing(name)  # another machine may have written its own in between: then all of it again
-            found = _aliases(now)
-            if _from_json(name, now.tags.get(INTENT)) == intent and all(found.get(a) == wanted[a] for a in wanted):
+            written.add(intent.to)
+            model = _existing(name)  # another machine may have written its own in between: then theirs is done
+            found = _aliases(model)
+            if _intent(model) == intent and all(found.get(alias) == wanted[alias] for alias in wanted):
                 _record(intent)
                 client().delete_registered_model_tag(name, INTENT)
-                done = intent
-    return done
+                return model, intent
+    return model, None
 
 
 def _wanted(intent: Move, numbers: list[str], aliases: dict[str, str]) -> dict[str, str | None]:
@@ -286,26 +285,23 @@ def _numbers(name: str) -> list[str]:
     return sorted((str(item.version) for item in client().search_model_versions(f"name='{name}'")), key=int)
 
 
-def _intent(name: str) -> Move | None:
-    """The open move. A tag that is no intent of ours is refused, by name: a person must look at it."""
-    return _from_json(name, _existing(name).tags.get(INTENT))
+def _intent(model: RegisteredModel) -> Move | None:
+    """The open move. Raises DataError for a tag that is no intent of ours: a person must look at it."""
+    text = model.tags.get(INTENT)
+    if text is None:
+        return None
+    try:
+        read = json.loads(text)
+        return Move(model.name, read["kind"], read["from"], read["to"], read["who"], read["why"],
+                    datetime.fromisoformat(read["when"]), read["id"], read["forced"])
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"tag `{INTENT}` of registered model `{model.name}` is no move of Ajuste's: delete it in "
+                        f"MLflow's page of the model, then look at `ajuste history {model.name}`") from None
 
 
 def _to_json(made: Move) -> str:
     return json.dumps({"id": made.id, "kind": made.kind, "from": made.before, "to": made.to, "who": made.who,
                        "why": made.why, "when": made.when.isoformat(), "forced": made.forced}, ensure_ascii=False)
-
-
-def _from_json(name: str, text: str | None) -> Move | None:
-    if text is None:
-        return None
-    try:
-        read = json.loads(text)
-        return Move(name, read["kind"], read["from"], read["to"], read["who"], read["why"],
-                    datetime.fromisoformat(read["when"]), read["id"], read["forced"])
-    except (ValueError, KeyError, TypeError):
-        raise DataError(f"tag `{INTENT}` of registered model `{name}` is no move of Ajuste's: delete it in MLflow's "
-                        f"page of the model, then look at `ajuste history {name}`") from None
 
 
 def _line(text: str) -> str:

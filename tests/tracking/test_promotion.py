@@ -42,8 +42,8 @@ def moves(name: str) -> list[tuple[str, str | None, str | None]]:
 
 
 def runs_of(name: str) -> list:
-    experiment = client().get_experiment_by_name("promotions").experiment_id
-    return client().search_runs([experiment], f"tags.`ajuste.move.name` = '{name}'")
+    experiment = client().get_experiment_by_name("promotions")
+    return client().search_runs([experiment.experiment_id], f"tags.`ajuste.move.name` = '{name}'") if experiment else []
 
 
 def test_promote_roll_back_and_back_again() -> None:
@@ -238,10 +238,25 @@ def test_an_intent_that_another_machine_overwrote_is_theirs(monkeypatch) -> None
     monkeypatch.setattr(promotion, "tracking_uri", lambda: address.replace("sqlite:", "http:"))
     monkeypatch.setattr(promotion.time, "sleep", lambda seconds: client().set_registered_model_tag(
         name, promotion.INTENT, theirs))
-    with pytest.raises(UsageError, match="another machine moves `j-classifier` at this moment"):
+    with pytest.raises(UsageError, match="another moved `j-classifier` at this moment"):
         promotion.move(name, "2", "x", "mine")
     promotion.settle(name)
     assert moves(name) == [("promote", None, "1"), ("promote", "1", "3")]
+    assert aliases(name) == {"challenger": "3", "champion": "3", "previous": "1"}
+
+
+def test_an_intent_that_is_replaced_after_the_first_alias_is_done_instead() -> None:
+    """The other machine was slower than the pause: its move is whole, not a mixture of both."""
+    name = registered("l-classifier")
+    promotion.move(name, "1", "x", "y")
+    with pytest.raises(Killed), writes(1, kill):
+        promotion.move(name, "3", "other", "theirs")
+    theirs = client().get_registered_model(name).tags[promotion.INTENT]
+    client().delete_registered_model_tag(name, promotion.INTENT)
+    with pytest.raises(UsageError, match="another moved `l-classifier` at this moment"), \
+            writes(3, lambda: client().set_registered_model_tag(name, promotion.INTENT, theirs)):
+        promotion.move(name, "2", "x", "mine")
+    assert moves(name) == [("promote", None, "1"), ("promote", "1", "3")] and not is_open(name)
     assert aliases(name) == {"challenger": "3", "champion": "3", "previous": "1"}
 
 

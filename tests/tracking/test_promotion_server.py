@@ -56,7 +56,7 @@ def test_two_machines_at_once_make_one_history(server: str, tmp_path: Path) -> N
             errors = [process.communicate(timeout=120)[1] for process in both]
             # one after the other, or at once: then one is told so, and the other's move is whole
             done = [version for version, process in zip("23", both, strict=True) if process.returncode == 0]
-            told = [error for error in errors if "UsageError" in error and "at this moment" in error]
+            told = [error for error in errors if "UsageError" in error and "another moved" in error]
             assert done and len(done) + len(told) == 2, errors
             last = moves(name)[-1]
             assert [move for move in moves(name) if move[0] == "outside"] == []
