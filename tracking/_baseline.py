@@ -21,7 +21,7 @@ import numpy as np
 
 from tasks._clean import clean
 from tasks._params import Compute, UsageError, read_yaml, typed
-from tasks.drift import DriftConfig, Sample, vocabulary_of
+from tasks.drift import MAX_CHARS, DriftConfig, Sample, vocabulary_of
 from tracking._families import ASSISTANT, CLASSIFIER, SFT, Family, kind_of
 from tracking._scores import rows_digest
 from tracking.registry import Version
@@ -81,7 +81,7 @@ class Baseline:
 
         reader, tokenizer = self._encoder
         most = self._model[2]["max_tokens"] if self.family is CLASSIFIER else MAX_TOKENS
-        ids = tokenizer([clean(text)[0] for text in texts], truncation=True, max_length=most)["input_ids"]
+        ids = tokenizer([clean(text[:MAX_CHARS])[0] for text in texts], truncation=True, max_length=most)["input_ids"]
         return logits_of(reader, ids, BATCH_ROWS).numpy()
 
     @cached_property

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from scipy.stats import binom, energy_distance, ks_2samp
 
+from serving import request_log
 from tasks import _two_sample
 from tasks._params import DataError, UsageError, parse_yaml, typed
 from tasks._request_log import log_files, read_windows
-from tasks.drift import DriftConfig, Sample, drift, vocabulary_of, words
+from tasks.drift import MAX_CHARS, DriftConfig, Sample, drift, vocabulary_of, words
 from tests.imports import ROOT
 
 CONFIG = DriftConfig(
@@ -120,7 +121,7 @@ def flagged(runs: int, config: DriftConfig, rows: int = 100, **change: float) ->
 @pytest.mark.parametrize("correction", ["holm", pytest.param("bh", marks=pytest.mark.slow)])
 def test_without_drift_at_most_alpha_of_the_windows_is_flagged(correction: str) -> None:
     """The least effects are 0 here, so that the tests and their correction stand alone."""
-    runs = 300
+    runs = 200
     total, by = flagged(runs, CONFIG.model_copy(update={"correction": correction, "permutations": 99}), rows=40)
     assert set(by) == {"length", "vocabulary", "classes", "embeddings"}
     assert total <= binom.ppf(0.999, runs, CONFIG.alpha)
@@ -184,7 +185,17 @@ def test_report_says_it_in_words_and_needs_rows() -> None:
 
 def test_words_and_vocabulary() -> None:
     assert words("Don't <br />stop &amp; GO, caf\u00e9!") == ["don't", "stop", "go", "caf\u00e9"]
+    assert words("Write to <EMAIL> now") == ["write", "to", "now"]  # the server's log is redacted
     assert vocabulary_of(iter(["A b", "b C"])) == {"a", "b", "c"}
+
+
+def test_texts_are_cut_as_the_log_cuts_them() -> None:
+    """A reference of whole texts beside a log of cut ones would be a drift of its own."""
+    assert request_log.MAX_CHARS == MAX_CHARS
+    rng = np.random.default_rng(9)
+    long = [" ".join(rng.choice(KNOWN, size)) for size in rng.integers(100, 600, 200)]
+    report = drift(CONFIG, Sample(long[:100]), Sample([text[:MAX_CHARS] for text in long[100:]]), VOCABULARY)
+    assert not report.drifts and max(map(len, long)) > 1.5 * MAX_CHARS
 
 
 @pytest.mark.parametrize(
