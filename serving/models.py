@@ -47,7 +47,7 @@ class Refused:
     """A version that does not answer, why, and what its files looked like then (`stamp`)."""
 
     version: Version
-    error: RefusedModel
+    why: str
     stamp: tuple
     when: float
 
@@ -82,7 +82,7 @@ class Models:
                 self._loaded.move_to_end(key_of(served))
                 return served
         if refused := self._still_refused(reference):
-            raise refused.error
+            raise RefusedModel(refused.why)
         return self._answer_with(reference, self.find(reference))
 
     def is_ready(self, reference: str, kind: str) -> bool:
@@ -129,19 +129,21 @@ class Models:
         """The references whose version does not answer: which one, and why."""
         with self._lock:
             found = dict(self._refused)
-        return {reference: {"version": str(one.version.version), "why": str(one.error)}
+        return {reference: {"version": str(one.version.version), "why": one.why}
                 for reference, one in found.items()}
 
     def _answer_with(self, reference: str, version: Version) -> Served:
         """Let that version answer to the reference from now on. Raises RefusedModel, and then nothing has changed."""
+        stamp = stamp_of(version)
         try:
             served = self._have(version)
         except RefusedModel as error:
-            known = self._refused.get(reference)
-            if not known or key_of(known.version) != key_of(version) or str(known.error) != str(error):
-                log.warning("refused: %s", error)
+            why = str(error)                                    # names the version
             with self._lock:
-                self._refused[reference] = Refused(version, error, stamp_of(version), time.monotonic())
+                known = why in {one.why for one in self._refused.values()}
+                self._refused[reference] = Refused(version, why, stamp, time.monotonic())
+            if not known:
+                log.warning("refused: %s", why)
             raise
         if served.alias != version.alias:
             served = replace(served, alias=version.alias)
@@ -157,11 +159,16 @@ class Models:
         return served
 
     def _have(self, version: Version) -> Served:
-        """The version, loaded if it is not."""
+        """The version, loaded if it is not. Waits for another load only if it has to load itself."""
+        key = key_of(version)
+        if served := self._loaded.get(key):
+            return served
         with self._loading:
-            with self._lock:
-                served = self._loaded.get(key_of(version))
-            return served or load(version, self._base, self._base_of, self._pool)
+            if not (served := self._loaded.get(key)):           # who held the lock may have loaded this very version
+                served = load(version, self._base, self._base_of, self._pool)
+                with self._lock:
+                    self._loaded[key] = served
+            return served
 
     def _still_refused(self, reference: str, version: Version | None = None) -> Refused | None:
         """What was refused, if that version with those files is not worth another try yet."""

@@ -72,12 +72,13 @@ def served(versions, folders):
 ])
 def test_a_version_that_fails_is_not_loaded_and_the_old_one_goes_on(served, versions, caplog, number, why):
     before = served.get(NAME)
+    served.get(f"{NAME}@champion")
     versions.aliases[NAME]["champion"] = number
     for _ in range(3):
         served.follow()
     assert served.get(NAME) is before and [one.version for one in served.loaded()] == ["1"]
     refused = served.refused()
-    assert list(refused) == [NAME] and refused[NAME]["version"] == str(number)
+    assert list(refused) == [NAME, f"{NAME}@champion"] and refused[NAME]["version"] == str(number)
     with pytest.raises(RefusedModel, match=why):
         raise RefusedModel(refused[NAME]["why"])
     assert [record.message.startswith("refused: ") for record in caplog.records] == [True], caplog.text
