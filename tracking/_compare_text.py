@@ -72,6 +72,8 @@ def rows(found: dict) -> list[tuple[str, list[str]]]:
         ("data", [_short(v["data"] or "") for v in versions]),
         ("DVC hash", [_short(v["dvc"] or "") for v in versions]),
         ("git commit", [_short(v["git_commit"] or "") + (" changed" if v["dirty"] else "") for v in versions]),
+        ("made again", [f"{v['reproduced']['verdict']}, {v['reproduced']['when'][:10]}" if v["reproduced"] else ""
+                        for v in versions]),
         ("MLflow run", [_short(v["run_id"] or "") for v in versions]),
     ]
     table = [(fact, cells) for fact, cells in table if not fact or any(cells)]

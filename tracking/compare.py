@@ -18,6 +18,7 @@ tracking/_compare_rows.py reads the rows.
 
 from __future__ import annotations
 
+import json
 from functools import cache
 
 from tasks._params import split_name
@@ -109,6 +110,7 @@ def _row(version: Version) -> dict:
         "dvc": tags.get("dvc"),
         "git_commit": tags.get("git_commit"),
         "dirty": {"true": True, "false": False}.get(tags.get("dirty", "")),
+        "reproduced": json.loads(tags["reproduced"]) if "reproduced" in tags else None,
         "run_id": version.run_id,
         "trained_run": _trained_by(led, tags.get("stage", "")),
         "parameters": _parameters(led, tags.get("stage", "")),

@@ -1,6 +1,7 @@
 """Compare: the right figures side by side, an honest difference, and a table that fits."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ SCHEMA = {
     "peak_memory_mb": float, "size_bytes": int, "proof": (dict, type(None)), "adapter_version": (str, type(None)),
     "base_version": (str, type(None)),
     "base": dict, "sha256": str, "data": str, "dvc": str, "git_commit": str, "dirty": (bool, type(None)), "run_id": str,
-    "trained_run": str,
+    "trained_run": str, "reproduced": (dict, type(None)),
 }
 
 
@@ -109,6 +110,15 @@ def test_a_table_fits_the_width_and_shows_every_version(found: dict) -> None:
         shown = "\n".join(lines)
         assert shown.count("validation macro-F1") > 1  # more versions than fit: further tables
         assert shown.count("challenger") >= 3 and "[" in shown and "4.8e-07" in shown
+
+
+def test_a_version_that_was_made_again_says_so(project: Path) -> None:
+    version = registry.versions(NAME)[0]
+    tag = json.dumps({"when": "2026-01-02T03:04:05Z", "verdict": "bit-equal", "outs": 5})
+    row = compare._row(replace(version, tags={**version.tags, "reproduced": tag}))
+    found = compare.compare(NAME)
+    found["versions"][0]["reproduced"] = row["reproduced"]
+    assert dict(text.rows(found))["made again"][:2] == ["bit-equal, 2026-01-02", ""]
 
 
 def test_markdown_is_a_table_with_a_cell_for_every_version(found: dict) -> None:
