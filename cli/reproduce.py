@@ -34,8 +34,9 @@ def command(
         if reference != "HEAD" or keep:
             raise UsageError("--check looks at the working tree alone: leave out the reference and --keep")
         stale = reproduce.check()
+        data = "" if Path("data").is_dir() else "; raw data is not here and was not compared (`ajuste data pull`)"
         typer.echo("\n".join(["dvc.lock does not fit what stands here:", *(f"  {line}" for line in stale)])
-                   if stale else "dvc.lock fits: commands, parameters, sources and raw data are the recorded ones")
+                   if stale else f"dvc.lock fits: every input is the recorded one{data}")
         raise typer.Exit(1 if stale else 0)
     verdict = reproduce.reproduce(reference, keep, tolerance)
     typer.echo(reproduce.report(verdict))

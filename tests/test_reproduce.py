@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.projects import ROOT
 from tracking import reproduce, versions
 
 
@@ -106,3 +107,38 @@ def test_an_older_revision_is_compared_with_its_own_lock(project: Path) -> None:
     assert versions.dvc("repro", "-q").returncode == 0
     commit("second")
     assert reproduce.reproduce("HEAD~1").equal
+
+
+def test_the_cheap_check_says_which_stage_would_run(project: Path) -> None:
+    assert reproduce.check() == []
+    shutil.rmtree(project / "data")  # as in a clone without raw data and models
+    (project / "out.csv").unlink()
+    assert reproduce.check() == []
+    definition = (project / "dvc.yaml").read_text()
+    (project / "dvc.yaml").write_text(definition.replace("copy.py, data", "copy.py, more, data"))
+    (project / "more").write_text("")
+    assert reproduce.check() == ["DVC would run stage toy"]
+    assert versions.checkout_data() and reproduce.check() == ["DVC would run stage toy"]
+
+
+def test_the_committed_lock_fits_the_committed_sources(tmp_path: Path) -> None:
+    """dvc.lock is the proof of the last run: a change of a stage's source, parameter or data goes with a new one."""
+    clone = tmp_path / "clone"
+    done = subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], capture_output=True)
+    if done.returncode != 0:
+        pytest.skip("no git checkout here")
+    assert reproduce.check(clone) == []
+
+
+def test_the_difference_of_two_revisions_is_a_table(project: Path) -> None:
+    from tasks._params import UsageError
+    from tracking.diff import diff
+
+    assert "No metric and no parameter differs." in diff("HEAD", "HEAD")
+    (project / "params.yaml").write_text("toy: {r: 4, lr: 5e-5, deep: {x: 1, y: 'a|b'}}\n")
+    text = diff("HEAD")
+    assert "No metric differs." in text and "| params.yaml: toy.r | 8 | 4 | -4 |" in text
+    assert "| params.yaml: toy.deep.y |  | a\\|b |  |" in text and "toy.lr" not in text
+    assert "... and 1 more" in diff("HEAD", most=1) and "toy.deep.y" not in diff("HEAD", most=1)
+    with pytest.raises(UsageError, match="`nosuch` is no git revision"):
+        diff("nosuch")
