@@ -61,12 +61,9 @@ serve: .venv/.ready
 
 # Needs a Prefect server: `ajuste ui` in another terminal, or PREFECT_API_URL of one that runs elsewhere.
 schedule: export PREFECT_API_URL ?= http://127.0.0.1:4200/api
-schedule: export AJUSTE_HOME ?= $(CURDIR)
 schedule: .venv/.ready
-	@mkdir -p "$$AJUSTE_HOME/.prefect/worktrees/adapt"
-	@prefect work-pool inspect ajuste >/dev/null 2>&1 || prefect work-pool create ajuste --type process
-	prefect --no-prompt deploy --all --prefect-file infra/prefect.yaml
-	prefect worker start --pool ajuste --limit 1
+	ajuste deploy
+	prefect worker start --pool ajuste
 
 # PostgreSQL, Prefect and MLflow on it, a worker, the model server: docs/stack.md. What runs already goes on.
 stack: .venv/.ready

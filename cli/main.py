@@ -9,11 +9,13 @@ from cli import (
     chat,
     compare,
     data,
+    deploy,
     diff,
     doctor,
     drift,
     explain,
     export,
+    gate,
     history,
     memory,
     predict,
@@ -58,10 +60,12 @@ app.command("show-mask")(show_mask.command)
 app.add_typer(explain.app, name="explain")
 app.command("compare")(compare.command)
 app.command("predict")(predict.command)
+app.command("gate")(gate.command)
 app.command("promote")(promote.command)
 app.command("rollback")(rollback.command)
 app.command("history")(history.command)
 app.command("serve")(serve.command)
+app.command("deploy")(deploy.command)
 app.command("drift")(drift.command)
 app.command("chat")(chat.command)
 app.command("export")(export.command)

@@ -1,4 +1,4 @@
-"""`ajuste status`: what is stale, what ran last, which version answers."""
+"""`ajuste status`: what is stale, what ran last, which version answers, when what runs next."""
 
 import json
 
@@ -7,7 +7,8 @@ from rich.table import Table
 
 
 def command() -> None:
-    """Show each stage: up to date or stale and why, and how long it took last time; then the registered models."""
+    """Show each stage: up to date or stale and why, and how long it took last time; then the registered models with
+    their champions; then the deployments of the Prefect server, if one answers."""
     from tasks._params import stage_names
     from tasks._stage import home
     from tracking import registry, versions
@@ -32,6 +33,26 @@ def command() -> None:
     )
     for name, text in registry.summary().items():
         console.print(f"{name}: {text}")
+    _show_deployments(console)
+
+
+def _show_deployments(console: Console) -> None:
+    import httpx
+
+    from cli import _deployments
+
+    try:
+        api = _deployments.server()
+        rows = _deployments.lines(_deployments.deployments(api)) if api else []
+    except httpx.HTTPError:
+        rows = []
+    if not rows:
+        console.print("deployments: none known, no Prefect server with any answers (`ajuste deploy`)")
+        return
+    table = Table("deployment", "next run", "last run", "state", title=f"Deployments of {api}")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
 
 
 def _why(changes: list | None) -> str:

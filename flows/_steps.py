@@ -2,17 +2,20 @@
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from prefect import State, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import deployment
 
+from flows._patience import patiently, shown, unless_unreachable
 from flows._progress import Follower, console, say, warn
 from tasks._params import UsageError, check_params, stage_key, stage_names
 from tasks._stage import home
-from tracking import registry, runs, versions
+from tracking import publish, registry, runs, versions
 
 
 class StageFailed(Exception):
@@ -51,8 +54,8 @@ def prepare(from_stage: str | None, until: str | None) -> Plan:
     if stale - skipped:
         check_params()
     wanted = set(names) - skipped
-    needed = not stale.isdisjoint(wanted) or not all(_recorded(name) for name in wanted)
-    parent = runs.parent(versions.inputs_digest()) if needed else None
+    needed = not stale.isdisjoint(wanted) or not all(patiently(_recorded, name) for name in wanted)
+    parent = patiently(runs.parent, versions.inputs_digest()) if needed else None
     return Plan(stale, skipped, from_stage, parent)
 
 
@@ -74,7 +77,7 @@ def stage(name: str, plan: Plan, wait_for: list[State] | None = None) -> State |
     if not state.is_completed():
         say(name, "failed")
         if plan.parent:
-            runs.fail(plan.parent, f"stage {name} failed")
+            unless_unreachable(None, runs.fail, plan.parent, f"stage {name} failed")
         state.result(raise_on_failure=True)
     plan.actions[name] = state.result()
     return state
@@ -92,7 +95,7 @@ def retry_infra(task: object, run: object, state: State) -> bool:
 def run_stage(name: str, stale: bool, force: bool, parent: str | None) -> str:
     """`dvc repro --single-item`, then the MLflow run. Returns "ran", "restored" or "cached"."""
     action = _repro(name, force, parent) if stale else "cached"
-    run_id = runs.record(name, parent) if parent else None
+    run_id = patiently(runs.record, name, parent) if parent else None
     state = _state(name) if action == "ran" else {}
     say(name, action, state.get("seconds"), _note(state))
     for alarm in _alarms(name):
@@ -105,7 +108,7 @@ def _repro(name: str, force: bool, parent: str) -> str:
     state_file = home() / ".state" / f"{name}.json"
     before = state_file.stat().st_mtime_ns if state_file.exists() else 0
     key = stage_key(name)
-    run_id = runs.begin(name, key, parent)
+    run_id = patiently(runs.begin, name, key, parent)
     history = home() / ".checkpoints" / key / "history.jsonl"
     seen = 0
 
@@ -114,7 +117,7 @@ def _repro(name: str, force: bool, parent: str) -> str:
         def poll() -> None:
             nonlocal seen
             follower.update()
-            seen = runs.follow(run_id, history, seen)
+            seen = unless_unreachable(seen, runs.follow, run_id, history, seen)  # `record` makes up for what is missing
 
         log = home() / ".state" / f"{name}.log"
         outcome = versions.repro(name, log, force=force, poll=poll)
@@ -124,7 +127,7 @@ def _repro(name: str, force: bool, parent: str) -> str:
         # DVC hides the exit code; a stage that wrote no error was killed, or DVC itself failed
         kind = error.get("kind", "infra")
         message = error.get("message") or f"{versions.last_error(outcome.output)} (all of it: {_shown(log)})"
-        runs.fail(run_id, message)
+        unless_unreachable(None, runs.fail, run_id, message)
         raise StageFailed(name, kind, message)
     return {"unchanged": "cached"}.get(outcome.action, outcome.action)
 
@@ -138,7 +141,22 @@ def _repro(name: str, force: bool, parent: str) -> str:
     retry_delay_seconds=2,
 )
 def _register(parent: str | None) -> list:
-    return registry.register_all(parent)
+    return patiently(registry.register_all, parent)
+
+
+@task(
+    name="publish",
+    task_run_name="publish",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=3,
+    retry_delay_seconds=[10, 60, 180],
+)
+def _publish() -> None:
+    """A deployed run leaves its dvc.lock as a git ref and its results in the DVC remote, if there is one."""
+    ref = publish.keep()
+    pushed = publish.push()
+    console.print(f"{'':<20} dvc.lock is kept as {ref}{'; results are in the DVC remote' if pushed else ''}")
 
 
 def register(plan: Plan, wait_for: list[State | None]) -> list:
@@ -148,20 +166,23 @@ def register(plan: Plan, wait_for: list[State | None]) -> list:
     return _register(plan.parent, wait_for=[state for state in wait_for if state is not None])
 
 
-def finish(plan: Plan, registered: list) -> dict:
-    """The last summary: what ran, what was cached, which version answers, where to look."""
+def finish(plan: Plan, registered: list, gated: Sequence[str] = ()) -> dict:
+    """The last summary: what ran, what was cached, what the gate did, which version answers, where to look."""
     if plan.parent:
-        runs.finish(plan.parent)
+        patiently(runs.finish, plan.parent)
+    if deployment.id:
+        _publish()
     ran = sorted(name for name, action in plan.actions.items() if action != "cached")
     cached = sorted(name for name, action in plan.actions.items() if action == "cached")
-    answers = registry.summary()
+    answers = patiently(registry.summary)
     lines = [
         f"**{len(ran)} stages ran**: {', '.join(ran)}" if ran else "**Nothing was stale: no stage was started.**",
         f"{len(cached)} stages were up to date: {', '.join(cached)}" if cached else "",
+        *(f"**Gate**: {done}" for done in gated),
         *(f"`{name}`: {text}" for name, text in answers.items()),
         "Look further: `ajuste compare NAME`, `ajuste report`, `ajuste ui`, `ajuste serve`.",
     ]
-    create_markdown_artifact(key="summary", markdown="\n\n".join(line for line in lines if line))
+    shown(create_markdown_artifact, key="summary", markdown="\n\n".join(line for line in lines if line))
     seconds = time.monotonic() - plan.began
     console.print()
     if ran:
@@ -173,7 +194,8 @@ def finish(plan: Plan, registered: list) -> dict:
     if "summary" in plan.skipped and ran:
         console.print("  nothing was registered: that follows after stage `summary`, `ajuste run` goes on to it")
     console.print("  next: `ajuste compare NAME`, `ajuste report`, `ajuste ui`, `ajuste serve`")
-    return {"ran": ran, "cached": cached, "registered": [f"{version.name}/{version.version}" for version in registered]}
+    made = [f"{version.name}/{version.version}" for version in registered]
+    return {"ran": ran, "cached": cached, "registered": made, "gate": list(gated)}
 
 
 def _recorded(name: str) -> bool:
@@ -218,7 +240,8 @@ def _table(name: str, action: str, state: dict, run_id: str | None) -> None:
         "tokens/s": state.get("tokens_per_second"),
         "MLflow run": run_id,
     }
-    create_table_artifact(key=f"stage-{name.replace('_', '-')}", table=[row], description=f"What stage {name} did")
+    key = f"stage-{name.replace('_', '-')}"
+    shown(create_table_artifact, key=key, table=[row], description=f"What stage {name} did")
 
 
 def _shown(path: Path) -> str:

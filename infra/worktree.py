@@ -1,35 +1,56 @@
-"""Where a scheduled run works: a git worktree of its own, at a named revision and preset. A pull step of prefect.yaml.
+"""Where a scheduled run works: a git worktree and a home of its own. A pull step of prefect.yaml.
 
-    python infra/worktree.py NAME [REVISION [PRESET]]
+    python infra/worktree.py NAME [REVISION [PRESET]]        NAME is the deployment's
 
-The worktree stands in <home>/.prefect/worktrees/NAME and is used again by the next run, so that what is up to date
-stays so; edits in the main checkout neither disturb a run nor slip into it. It shares the home (MLflow's store,
-checkpoints, locks) and DVC's cache with the main checkout, and has a dvc.lock of its own.
+    <home>/.prefect/worktrees/NAME   the checkout. Used again by the next run: what is up to date stays so
+    <home>/.prefect/homes/NAME       the run's own .checkpoints and .state; all the rest of the home is linked
+
+So edits in the main checkout neither disturb a run nor slip into it, and runs of two deployments never meet: not in a
+stage's lock, not in its .state. They share what must be shared: MLflow's store with its locks, and DVC's cache.
 """
 
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
+
 from tasks._params import DataError, UsageError
-from tasks._stage import home
 from tracking import versions
+
+OWN = (".checkpoints", ".state")
+UNLINKED = {*OWN, ".git", ".prefect", ".venv"}
+LEAVE_SECONDS = 20  # a stage whose flow was killed ends within a second
 
 
 def worktree(name: str, revision: str = "HEAD", preset: str = "") -> Path:
-    """Make or refresh the worktree; returns its folder.
+    """Make or refresh the worktree and its home; returns the worktree's folder.
 
-    Raises UsageError for an unknown revision, DataError if the raw data of that revision cannot be had.
+    Raises UsageError for an unknown revision, DataError if the raw data of that revision cannot be had or if another
+    run works in this worktree.
     """
-    main, place = str(home()), home() / ".prefect" / "worktrees" / name
-    commit = versions.git("-C", main, "rev-parse", "--verify", f"{revision}^{{commit}}").strip()
+    main = Path(versions.git("rev-parse", "--path-format=absolute", "--git-common-dir").strip()).parent
+    place = main / ".prefect" / "worktrees" / name
+    commit = versions.git("-C", str(main), "rev-parse", "--verify", f"{revision}^{{commit}}").strip()
+    _alone(place)
     if (place / ".git").exists():
-        # what the last run wrote into tracked files (dvc.lock, metrics/, a preset) gives way to the revision's own
+        results = [*place.glob("dvc.lock"), *place.glob("metrics/*.json")]
+        result = {path: path.read_bytes() for path in results}
+        # what the last run wrote into tracked files (a preset) gives way to the revision's own, but for its result
         versions.git("-C", str(place), "checkout", "--quiet", "--force", "--detach", commit)
+        for path, content in result.items():
+            path.write_bytes(content)
     else:
-        versions.git("-C", main, "worktree", "prune")
-        versions.git("-C", main, "worktree", "add", "--quiet", "--force", "--detach", str(place), commit)
-    _dvc(place, "cache", "dir", "--quiet", "--local", str(home() / ".dvc" / "cache"))
+        versions.git("-C", str(main), "worktree", "prune")
+        versions.git("-C", str(main), "worktree", "add", "--quiet", "--force", "--detach", str(place), commit)
+    own_home(main, name)
+    local = main / ".dvc" / "config.local"  # the remote's secrets are there
+    if local.exists():
+        shutil.copyfile(local, place / ".dvc" / "config.local")
+        (place / ".dvc" / "config.local").chmod(0o600)
+    _dvc(place, "cache", "dir", "--quiet", "--local", str(main / ".dvc" / "cache"))
     if preset:
         _ajuste(place, "preset", preset)
     if versions.dvc("--cd", str(place), "checkout", "--quiet", "--force", "data.dvc").returncode != 0:
@@ -37,6 +58,47 @@ def worktree(name: str, revision: str = "HEAD", preset: str = "") -> Path:
     # the stages alone: raw data that no cache holds would be removed
     _dvc(place, "checkout", "--quiet", "--force", "--allow-missing", "dvc.yaml")
     return place
+
+
+def own_home(main: Path, name: str) -> Path:
+    """The home of a deployment's runs: checkpoints and states of its own, links to the rest of the main checkout."""
+    own = main / ".prefect" / "homes" / name
+    for folder in (*(own / part for part in OWN), main / "mlruns", main / ".assets"):
+        folder.mkdir(parents=True, exist_ok=True)
+    for entry in own.iterdir():
+        if entry.is_symlink() and not entry.exists():
+            entry.unlink()
+    for entry in main.iterdir():
+        link = own / entry.name
+        if entry.name not in UNLINKED and not link.exists():
+            link.symlink_to(entry)
+    return own
+
+
+def uncommitted_data(main: Path) -> bool:
+    """True if raw data of the main checkout is not what its last commit names."""
+    return bool(versions.git("-C", str(main), "status", "--porcelain", "--", "data.dvc").strip())
+
+
+def _alone(place: Path) -> None:
+    """Wait until no other process works in the worktree. Raises DataError, naming one that goes on."""
+    mine = {process.pid for process in (psutil.Process(), *psutil.Process().parents())}
+    deadline = time.monotonic() + LEAVE_SECONDS
+    while found := [pid for pid in _inside(place) if pid not in mine]:
+        if time.monotonic() > deadline:
+            raise DataError(f"process {found[0]} works in {place}: wait for that run or end it")
+        time.sleep(0.5)
+
+
+def _inside(place: Path) -> list[int]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if Path(process.cwd()).is_relative_to(place):
+                found.append(process.pid)
+        except (psutil.Error, OSError):
+            continue
+    return found
 
 
 def _dvc(place: Path, *args: str) -> None:
@@ -55,7 +117,10 @@ def main() -> None:
     if not 2 <= len(sys.argv) <= 4:
         raise SystemExit("usage: python infra/worktree.py NAME [REVISION [PRESET]]")
     try:
-        print(worktree(*sys.argv[1:]))
+        place = worktree(*sys.argv[1:])
+        if uncommitted_data(place.parents[2]):
+            print("note: data.dvc of the main checkout is not committed: this run works with the committed data")
+        print(place)
     except (UsageError, DataError) as error:
         raise SystemExit(f"error: {error}") from None
 

@@ -58,6 +58,25 @@ def exists() -> bool:
     return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).exists()
 
 
+def unreachable(error: Exception) -> bool:
+    """True if the error came because the server is away, not because of what it was asked: then ask again later."""
+    import urllib.error
+    import urllib.request
+
+    uri = tracking_uri()
+    if not uri.startswith(("http://", "https://")):
+        return False
+    if "API request to" in str(error) or "does not answer" in str(error):  # MLflow's words, and those of `client`
+        return "failed with exception" in str(error) or "too many 5" in str(error) or "does not answer" in str(error)
+    try:  # an artefact is not sent by MLflow's client of its API: any kind of error
+        urllib.request.urlopen(f"{uri}/health", timeout=5).close()
+    except urllib.error.HTTPError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
 def client() -> MlflowClient:
     """The open store. Raises UsageError, in one line and without a password, if it does not answer."""
     return _open(tracking_uri())

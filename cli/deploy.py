@@ -1,0 +1,36 @@
+"""`ajuste deploy`: the deployments of infra/prefect.yaml and the automations, on a Prefect server."""
+
+import os
+from typing import Annotated
+
+import typer
+
+
+def command(
+    pool: Annotated[str, typer.Option(help="process, docker or kubernetes.")] = "process",
+    preset: Annotated[str, typer.Option(help="Besides, a deployment adapt-PRESET without a schedule.")] = "",
+    revision: Annotated[str, typer.Option(help="The git revision of that deployment.")] = "HEAD",
+) -> None:
+    """Make the work pool, deploy, apply the automations, and show when what runs next. Doing it again is harmless.
+
+    The server is that of PREFECT_API_URL, or of `make stack`, or of `ajuste ui`. AJUSTE_WEBHOOK, if set, is called when
+    a run fails.
+
+    Examples:  ajuste deploy   |   ajuste deploy --pool docker   |   ajuste deploy --preset full
+    """
+    from cli import _deployments
+    from tasks._params import UsageError
+
+    api = _deployments.server()
+    if api is None:
+        where = os.environ.get("PREFECT_API_URL") or f"{_deployments.API} and no stack runs"
+        raise UsageError(f"no Prefect server answers at {where}: start one with `ajuste ui` or `make stack`, "
+                         "or name one in PREFECT_API_URL")  # fmt: skip
+    os.environ["PREFECT_API_URL"] = api  # before prefect is imported
+    from flows.deploy import POOLS, deploy
+
+    names = deploy(pool, preset, revision)
+    typer.echo(f"{api}: {', '.join(names)}")
+    for name, upcoming, _, _ in _deployments.lines(_deployments.deployments(api)):
+        typer.echo(f"  {name:24} next run: {upcoming}")
+    typer.echo(f"A worker works them off: prefect worker start --pool {POOLS[pool]}   (PREFECT_API_URL={api})")

@@ -1,0 +1,58 @@
+"""Servers that are away for a while: MLflow's and Prefect's. What a run does then.
+
+    must be done (find the run, record, register)    asked again, with pauses of 2, 4, ... 60 s, for PATIENCE seconds
+    can be made up for (curves while a stage trains) left out
+    is for show (Prefect's artifacts)                left out, with a warning
+
+All that is asked again finds what an earlier, lost answer has made: nothing is recorded twice.
+"""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import httpx
+from prefect.logging import get_run_logger
+
+from tasks._params import DataError
+from tracking import _store
+
+T = TypeVar("T")
+PATIENCE = 600.0
+LONGEST_PAUSE = 60.0
+
+
+def patiently(ask: Callable[..., T], *args: object) -> T:
+    """Call; while MLflow's server is away, wait and call again. Raises DataError in one line after PATIENCE seconds."""
+    deadline, pause = time.monotonic() + PATIENCE, 2.0
+    while True:
+        try:
+            return ask(*args)
+        except Exception as error:
+            if not _store.unreachable(error):
+                raise
+            if time.monotonic() > deadline:
+                where = _store.without_password(_store.tracking_uri())
+                raise DataError(f"MLflow at {where} did not answer for {PATIENCE:.0f} s: start it and run again; "
+                                "what is done stays done") from None  # fmt: skip
+        get_run_logger().warning("MLflow's server is away: asked again in %.0f s", pause)
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def unless_unreachable(otherwise: T, ask: Callable[..., T], *args: object) -> T:
+    """Call once; `otherwise` if MLflow's server is away."""
+    try:
+        return ask(*args)
+    except Exception as error:
+        if not _store.unreachable(error):
+            raise
+        return otherwise
+
+
+def shown(make: Callable, *, key: str, **content: object) -> None:
+    """Make an artifact of the Prefect server; without the server the run goes on without it."""
+    try:
+        make(key=key, **content)
+    except httpx.HTTPError as error:
+        get_run_logger().warning("artifact %s was not made: Prefect's server is away (%s)", key, type(error).__name__)
