@@ -1,7 +1,8 @@
 """Which registered versions may go, and what goes with them: the rules of `ajuste prune`, and their writes in MLflow.
 
 Never a version with an alias, one that an open move names (tracking/promotion.py), an adapter or base version that a
-kept version names, nor one of the newest N of its name. Runs stay with their figures and curves; of runs that no kept
+kept version names, one of the newest N of its name, nor one that a present dvc.lock names: the next run would only
+register it again. Runs stay with their figures and curves; of runs that no kept
 version came from the artefacts go.
 """
 
@@ -12,7 +13,7 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tracking import compare, promotion, registry, runs, versions
+from tracking import compare, promotion, registry, runs
 from tracking._store import client, experiment_id, local_path
 from tracking._tags import unfold
 from tracking.registry import Version
@@ -30,8 +31,8 @@ class Kept:
     run_ids: set[str] = field(default_factory=set)
 
 
-def kept(keep: int) -> Kept:
-    """Decide for every version of every name."""
+def kept(keep: int, current: set[str]) -> Kept:
+    """Decide for every version of every name. `current`: the stage keys of every dvc.lock that is in use."""
     everything = {name: registry.versions(name) for name in registry.names() if _has_versions(name)}
     by_key = {(v.name, v.version): v for found in everything.values() for v in found}
     reasons: dict[tuple[str, str], str] = {}
@@ -47,6 +48,8 @@ def kept(keep: int) -> Kept:
                 reasons[v.name, v.version] = "an open move names it"
             elif v in own[-keep:]:
                 reasons[v.name, v.version] = f"one of the newest {keep}"
+            elif v.tags.get("stage_key") in current:
+                reasons[v.name, v.version] = "dvc.lock names it"
     todo = list(reasons)
     while todo:
         v = by_key[todo.pop()]
@@ -85,9 +88,8 @@ def runs_of(v: Version) -> set[str]:
     return found | ({v.tags["evaluate_run"]} if "evaluate_run" in v.tags else set())
 
 
-def prunable_runs(found: Kept) -> list[str]:
-    """Runs of versions that go which no kept version, and nothing in dvc.lock, came from."""
-    current = {versions.stage_key(stage) for stage in versions.lock()}
+def prunable_runs(found: Kept, current: set[str]) -> list[str]:
+    """Runs of versions that go which no kept version, and nothing in a dvc.lock, came from."""
     ids = {run for v in found.gone for run in runs_of(v)} - found.run_ids
     known = {run: tags for run in ids if (tags := _tags_of(run)) is not None}
     return sorted(run for run, tags in known.items()

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import psutil
 
-from tasks._params import UsageError, parse_yaml, stage_key, stage_names
+from tasks._params import UsageError, key_of, parse_yaml, stage_key, stage_names
 from tasks._stage import home
 from tracking import _prune_registry as rules
 from tracking import promotion, versions
@@ -65,22 +65,23 @@ def plan(keep: int) -> Plan:
         raise UsageError(f"--keep must be at least 1 (got {keep})")
     _check_quiet()
     items, found = [], rules.Kept()
+    places, idle = _worktrees()
+    current = {key for place in (Path(), home(), *places) for key in _keys_of_lock(place / "dvc.lock")}
     if exists():
-        found = rules.kept(keep)
+        found = rules.kept(keep, current)
         items += [Item("version", f"{v.name}/{v.version}", f"beyond the newest {keep}, no alias, nothing kept names it",
                        rules.size_of(rules.location(v)), lambda v=v: rules.remove_version(v)) for v in found.gone]
         items += [Item("model", model.model_id, "registered by no version", rules.size_of(model.artifact_location),
                        lambda model=model: _remove_model(model)) for model in rules.orphans(found)]
-        for run in rules.prunable_runs(found):
+        for run in rules.prunable_runs(found, current):
             uri = client().get_run(run).info.artifact_uri
             items.append(Item("run", run, "no kept version came from it; its figures stay", rules.size_of(uri),
                               lambda run=run: rules.clear_run(run)))
         # a run belongs to versions: once these are gone nothing leads to it, so it goes before them
         items.sort(key=lambda item: item.kind != "run")
-    places, idle = _worktrees()
     items += [Item("worktree", str(place), "unused for a week", rules.folder_size(place),
                    lambda place=place: _remove_worktree(place)) for place in idle]
-    items += _sweeps() + _checkpoints(places)
+    items += _sweeps() + _checkpoints(current)
     pins = _pins(found)
     projects = [place for place in (home(), *places) if (place / ".dvc").is_dir() and place != Path.cwd()]
     sweeping = any((home() / ".sweeps").glob("*/tree"))  # killed: it is to find its points again
@@ -197,11 +198,11 @@ def _sweeps() -> list[Item]:
             for place in sorted((home() / ".sweeps").glob("*")) if place.is_dir() and _age(place) > WEEK]
 
 
-def _checkpoints(places: list[Path]) -> list[Item]:
+def _checkpoints(current: set[str]) -> list[Item]:
     """Checkpoints that no run will go on from: recorded stages, and inputs that nothing has any more, a week old."""
     from tracking import runs
 
-    wanted = _current_keys() | {key for place in places for key in _keys_of_lock(place / "dvc.lock")}
+    wanted = current | _current_keys()
     items = []
     for place in sorted((home() / ".checkpoints").glob("*")):
         if not place.is_dir():
@@ -229,8 +230,6 @@ def _current_keys() -> set[str]:
 
 
 def _keys_of_lock(path: Path) -> set[str]:
-    from tasks._params import key_of
-
     if not path.exists():
         return set()
     return {key_of(entry["cmd"], {dep["path"]: dep["md5"] for dep in entry.get("deps", [])},
