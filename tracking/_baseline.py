@@ -5,14 +5,15 @@
     vocabulary   the words of all training rows
     features     of the frozen base encoder, mean-pooled, for both kinds: it does not move when the model is trained
 
-Rows are those that the version's stage encoded, found in artifacts/ of the current folder; a version of other rows is
-refused, since nothing could be said about it. Private to tracking/drift.py.
+Rows are those that the version's stage encoded, found in artifacts/ of the current folder, or of a worktree where a
+deployed run made it; a version of other rows is refused, since nothing could be said about it. Private to
+tracking/drift.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ import numpy as np
 
 from tasks._clean import clean
 from tasks._params import Compute, UsageError, read_yaml, typed
+from tasks._stage import home
 from tasks.drift import MAX_CHARS, DriftConfig, Sample, vocabulary_of
 from tracking._families import ASSISTANT, CLASSIFIER, SFT, Family, kind_of
 from tracking._scores import rows_digest
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
-ENCODER = Path("artifacts/base/encoder")
 MAX_TOKENS = 256  # of a prompt that is embedded; a classifier's texts are cut as its card says
 BATCH_ROWS = 32
 FAMILIES = {"classifier": CLASSIFIER, ASSISTANT: SFT}
@@ -61,14 +62,14 @@ class Baseline:
 
     def labelled(self) -> Sample:
         """The reference with its true labels. Raises UsageError for an assistant."""
-        if self.family is not CLASSIFIER:
+        if self.family.kind != CLASSIFIER.kind:
             raise UsageError(f"`{self.version.name}` knows no labels: leave the label column out")
         names = self._model[2]["labels"]
         return Sample([text for text, _ in self.rows], [names[i] for _, i in self.rows], self.sample.features)
 
     def predict(self, texts: list[str]) -> list[str] | None:
         """The label that the version gives each text; None for an assistant."""
-        if self.family is not CLASSIFIER:
+        if self.family.kind != CLASSIFIER.kind:
             return None
         from learning import classifier
 
@@ -80,7 +81,7 @@ class Baseline:
         from learning.classifier import logits_of
 
         reader, tokenizer = self._encoder
-        most = self._model[2]["max_tokens"] if self.family is CLASSIFIER else MAX_TOKENS
+        most = self._model[2]["max_tokens"] if self.family.kind == CLASSIFIER.kind else MAX_TOKENS
         ids = tokenizer([clean(text[:MAX_CHARS])[0] for text in texts], truncation=True, max_length=most)["input_ids"]
         return logits_of(reader, ids, BATCH_ROWS).numpy()
 
@@ -99,7 +100,8 @@ class Baseline:
 
         compute = typed(Compute, read_yaml(Path("params.yaml")).get("compute") or {}, "compute")
         torch.set_num_threads(compute.threads)
-        return FeatureReader(build(ENCODER, ["0", "1"], pooling="mean")).eval(), load_tokenizer(ENCODER)
+        base = _artifacts(self.family) / "base" / "encoder"
+        return FeatureReader(build(base, ["0", "1"], pooling="mean")).eval(), load_tokenizer(base)
 
     def _rows(self, split: str) -> Iterator[tuple[str, str, int]]:
         """(row id, text, class id) of the rows of a split that were encoded; validated rows are streamed."""
@@ -109,8 +111,9 @@ class Baseline:
 
         encoded = self.family.encoded / f"{split}.parquet"
         chosen = set(pq.read_table(encoded, columns=["row_id"])["row_id"].to_pylist())
-        columns = ["row_id", "text", "label"] if self.family is CLASSIFIER else ["row_id", "messages"]
-        for batch in read_batches(_validated(self.family) / f"{split}.parquet", 1024, columns):
+        columns = ["row_id", "text", "label"] if self.family.kind == CLASSIFIER.kind else ["row_id", "messages"]
+        validated = _artifacts(self.family) / "validated" / self.family.encoded.name / f"{split}.parquet"
+        for batch in read_batches(validated, 1024, columns):
             for row in batch.to_pylist():
                 if row["row_id"] in chosen:
                     yield row["row_id"], *_text(row)
@@ -121,23 +124,34 @@ def baseline(version: Version, config: DriftConfig) -> Baseline:
     family = FAMILIES.get(kind_of(version.name))
     if family is None or version.name.endswith("-adapter"):
         raise UsageError(f"`{version.name}` reads no texts of users: drift is of classifiers and of `{ASSISTANT}`")
-    needed = [folder / f"{split}.parquet" for folder in (family.encoded, _validated(family))
-              for split in ("train", "validation")]  # fmt: skip
-    for path in (*needed, ENCODER / "model.safetensors"):
-        if not path.exists():
-            raise UsageError(f"{path} is missing: `dvc checkout` brings what dvc.lock names, `ajuste run` makes it")
-    # a PPO version has prompts as its rows; its users ask as those of the SFT version do
-    if version.tags.get("method") == family.method and version.tags.get("validation_rows"):
-        if rows_digest(family, "validation") != version.tags["validation_rows"]:
-            raise UsageError(
-                f"{version.name}/{version.version} was trained beside other rows than {family.encoded} holds: "
-                "check out the revision that it was made from and `dvc checkout`, or serve a newer version"
-            )
-    return Baseline(version, config, family)
+    if version.tags.get("method") != family.method:
+        wanted = None  # a PPO version has prompts as its rows; its users ask as those of the SFT version do
+    else:
+        wanted = version.tags.get("validation_rows")
+    whole = False
+    for root in (Path(), *sorted((home() / ".prefect" / "worktrees").glob("*"))):
+        here = replace(family, encoded=root / family.encoded)
+        if all(path.exists() for path in _needed(here)):
+            whole = True
+            if not wanted or rows_digest(here, "validation") == wanted:
+                return Baseline(version, config, here)
+    if not whole:
+        missing = next(path for path in _needed(family) if not path.exists())
+        raise UsageError(f"{missing} is missing: `dvc checkout` brings what dvc.lock names, `ajuste run` makes it")
+    raise UsageError(
+        f"{version.name}/{version.version} was trained beside other rows than {family.encoded} holds: "
+        "check out the revision that it was made from and `dvc checkout`, or serve a newer version"
+    )
 
 
-def _validated(family: Family) -> Path:
-    return Path("artifacts/validated") / family.encoded.name
+def _needed(family: Family) -> list[Path]:
+    files = [f"{kind}/{family.encoded.name}/{split}.parquet" for kind in ("encoded", "validated")
+             for split in ("train", "validation")]  # fmt: skip
+    return [_artifacts(family) / file for file in (*files, "base/encoder/model.safetensors")]
+
+
+def _artifacts(family: Family) -> Path:
+    return family.encoded.parents[1]
 
 
 def _text(row: dict) -> tuple[str, int]:

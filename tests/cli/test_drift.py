@@ -121,7 +121,7 @@ def test_the_latest_window_of_the_log(served: dict, tmp_path: Path) -> None:
     assert not (tmp_path / "mlruns/mlflow.db").exists(), "the command records nothing"
 
 
-def test_messages(served: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_messages(served: dict, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "few.txt").write_text("one\n")
     (tmp_path / "t.csv").write_text("a,b\n1,2\n")
     for args, error, message in (
@@ -135,13 +135,19 @@ def test_messages(served: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     ):
         with pytest.raises(error, match=message):
             ajuste(*args)
+    right = served["validation_rows"]
     served["validation_rows"] = "of another run"
     with pytest.raises(UsageError, match="was trained beside other rows"):
         ajuste(NAME, "--file", tmp_path / "few.txt")
     monkeypatch.chdir(tmp_path)
-    Path("params.yaml").write_text(yaml.safe_dump({"drift": SETTINGS}))
+    Path("params.yaml").write_text(yaml.safe_dump({"compute": COMPUTE, "drift": SETTINGS}))
     with pytest.raises(UsageError, match="dvc checkout"):
         ajuste(NAME, "--file", tmp_path / "few.txt")
+    served["validation_rows"] = right  # a deployed run made it, in a worktree
+    (tmp_path / ".prefect/worktrees").mkdir(parents=True)
+    (tmp_path / ".prefect/worktrees/adapt").symlink_to(made)
+    (tmp_path / "same.txt").write_text("\n".join(texts(30, 9)))
+    assert ajuste(NAME, "--file", tmp_path / "same.txt")[0] == 0
     Path("params.yaml").write_text("compute: {}\n")
     with pytest.raises(UsageError, match="section `drift` is missing"):
         drift.config_of()
