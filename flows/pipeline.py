@@ -11,14 +11,15 @@ Prefect drives the order and the retries, MLflow remembers what came out.
     preferences  -> validate -> encode -> reward model -> merge
                                       \\-> PPO -> merge -> evaluate, forgetting
     reviews      -> gold, which judges PPO and trains nothing
-                                                                     everything -> summary -> register
+                                                                     everything -> summary -> register -> gate
 
 Run it with `ajuste run`, or as the deployment `adapt` of infra/prefect.yaml. Infrastructure failures are retried, data
-and usage errors never. When nothing is stale no stage is started.
+and usage errors never. When nothing is stale no stage is started. The gate refuses or promotes what was registered.
 """
 
 from prefect import flow
 
+from flows._gate import gate
 from flows._steps import finish, prepare, register, stage
 
 
@@ -59,4 +60,4 @@ def adapt(from_stage: str | None = None, until: str | None = None) -> dict:
     summary = stage("summary", plan, wait_for=[scores, answers, after, gain])
 
     versions = register(plan, wait_for=[summary])
-    return finish(plan, versions)
+    return finish(plan, versions, gate(plan))

@@ -5,7 +5,7 @@ import json
 SHOWN = (
     "strategy", "method", "validation.macro_f1", "test.accuracy", "validation.loss", "test.loss",
     "validation.gold_gain", "test.gold_gain", "test.proxy_gain", "base_version", "adapter_version",
-    "proof.max_logit_difference", "base_id", "stage_key", "sha256", "unranked", "reproduced",
+    "proof.max_logit_difference", "base_id", "stage_key", "sha256", "unranked", "reproduced", "gate",
 )
 RECORD = "record"
 
