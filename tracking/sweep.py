@@ -130,9 +130,13 @@ def _run(point: Point, target: str, family: Family, commit: str, parent: str, di
     point.trainable = card["parameters"]["trainable"]
     point.seconds = client().get_run(point.run_id).data.metrics.get("cost/seconds")
     point.low, point.high = _interval(point, family, folder, card)
-    member = client().get_run(point.run_id).data.tags.get(MEMBER, "").split()
+    run = client().get_run(point.run_id)
+    member = run.data.tags.get(MEMBER, "").split()
     if digest not in member:
         client().set_tag(point.run_id, MEMBER, " ".join([*member, digest]))
+    if run.data.tags.get("mlflow.parentRunId") == parent:  # MLflow's compare page heads its columns with the names
+        short = {key.rpartition(".")[2]: value for key, value in point.params.items()}
+        client().update_run(point.run_id, name=f"{target} {_sweep_grid.said(short)}")
 
 
 def _experiment(point: Point, name: str, targets: list[str], commit: str, place: Path, here: Path) -> None:

@@ -63,7 +63,7 @@ def test_what_goes_and_what_stays(store: Path) -> None:
     assert numbers(NAME) == ["1", "2", "3", "4", "5", "6"]
     made = prune.plan(1)
     assert made.kept[NAME, "6"] == "alias challenger" and made.kept[NAME, "4"] == "dvc.lock names it"
-    assert made.kept[ADAPTER, "2"] == f"{NAME}/6 names it"
+    assert made.kept[ADAPTER, "2"] == "dvc.lock names it"
     assert goes(made) == {f"{NAME}/1", f"{NAME}/2", f"{NAME}/3", f"{ADAPTER}/1"}
     assert goes(prune.plan(4)) == {f"{NAME}/1", f"{NAME}/2"}  # the adapter of version 3 stays with it
     assert goes(prune.plan(9)) == set() and goes(prune.plan(9), "run") == set()
