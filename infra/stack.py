@@ -133,8 +133,7 @@ class Stack:
                     "mlflow", "server", *here, "--backend-store-uri", database, *artifacts, "--workers", "2"
                 )
             case "worker":
-                # the run itself beats, so that a run whose worker is lost goes on
-                env |= self.settings() | {"PREFECT_RUNNER_HEARTBEAT_FREQUENCY": "30"}
+                env |= self.settings()
                 self._deploy(env)
                 command = _processes.python("prefect", "worker", "start", "--pool", POOL, "--name", WORKER)
             case _:
@@ -149,17 +148,12 @@ class Stack:
         return "nothing is registered yet: `make stack` starts it after the first run of adapt"
 
     def _deploy(self, env: dict[str, str]) -> None:
-        for place in ("adapt",):
-            (home() / ".prefect" / "worktrees" / place).mkdir(parents=True, exist_ok=True)
-        if self._prefect(env, "work-pool", "inspect", POOL).returncode != 0:
-            self._prefect(env, "work-pool", "create", POOL, "--type", "process")
-        done = self._prefect(env, "--no-prompt", "deploy", "--all", "--prefect-file", str(ROOT / "infra/prefect.yaml"))
+        done = subprocess.run(
+            _processes.python("cli.main", "deploy"), cwd=ROOT, env=env, capture_output=True, text=True
+        )
+        self.log("deploy").write_text(done.stdout + done.stderr)
         if done.returncode != 0:
-            self.log("deploy").write_text(done.stdout + done.stderr)
-            raise DataError(f"infra/prefect.yaml was not deployed: see {self.log('deploy')}")
-
-    def _prefect(self, env: dict[str, str], *args: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(_processes.python("prefect", *args), cwd=ROOT, env=env, capture_output=True, text=True)
+            raise DataError(f"`ajuste deploy` failed: see {self.log('deploy')}")
 
     def _polls(self) -> bool:
         """True if Prefect has heard of the worker since it was started."""
