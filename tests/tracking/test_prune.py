@@ -71,10 +71,12 @@ def test_what_goes_and_what_stays(store: Path) -> None:
         prune.plan(0)
 
 
-@pytest.mark.parametrize("alias", ["champion", "previous", "mine"])
-def test_never_an_alias_nor_what_it_names(store: Path, alias: str) -> None:
-    _store.client().set_registered_model_alias(NAME, alias, "3")
-    assert goes(prune.plan(1)) == {f"{NAME}/1", f"{NAME}/2"}  # version 3 names adapter 1
+def test_never_an_alias_nor_what_it_names(store: Path) -> None:
+    for alias, number in (("champion", "3"), ("previous", "2"), ("mine", "1")):
+        _store.client().set_registered_model_alias(NAME, alias, number)
+        if number == "3":
+            assert goes(prune.plan(1)) == {f"{NAME}/1", f"{NAME}/2"}  # version 3 names adapter 1
+    assert goes(prune.plan(1)) == set()
 
 
 def test_never_a_version_of_an_open_move(store: Path) -> None:
@@ -107,6 +109,7 @@ def test_a_plan_writes_nothing_and_carrying_it_out_frees_what_it_said(store: Pat
     assert loaded.version == "6" and _store.client().list_artifacts(loaded.run_id)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", ["remove_artifacts", "clear_run", "remove_version"])
 def test_killed_at_a_write_the_next_call_ends_it(store: Path, monkeypatch, write: str) -> None:
     whole, calls = getattr(rules, write), []
@@ -142,6 +145,7 @@ def test_nothing_is_thrown_away_while_a_stage_runs(store: Path) -> None:
     prune.plan(1)
 
 
+@pytest.mark.slow
 def test_checkpoints_and_worktrees(store: Path, monkeypatch) -> None:
     monkeypatch.setattr(prune, "_current_keys", lambda: {"wanted"})
     recorded = versions.stage_key("classify_full")
@@ -170,6 +174,7 @@ def test_checkpoints_and_worktrees(store: Path, monkeypatch) -> None:
         shutil.rmtree(store / ".prefect")
 
 
+@pytest.mark.slow
 def test_the_command_shows_first_and_removes_only_with_yes(store: Path) -> None:
     shown = CliRunner().invoke(app, ["prune", "--keep", "1"])
     assert shown.exit_code == 0 and "nothing was removed" in shown.output and len(numbers(NAME)) == 6
