@@ -37,7 +37,7 @@ def ran(output: str) -> set[str]:
 
 
 def test_one_mlflow_run_a_stage_under_one_parent(project: Path) -> None:
-    runs = mlflow_runs(project)
+    runs = [run for run in mlflow_runs(project) if "ajuste.move.id" not in run["tags"]]  # the gate may have promoted
     by_key = {run["tags"]["ajuste.stage_key"]: run for run in runs if "ajuste.stage_key" in run["tags"]}
     assert len(by_key) == len(stages(project)) == len(runs) - 1
     parents = {run["tags"]["mlflow.parentRunId"] for run in by_key.values()}

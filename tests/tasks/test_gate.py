@@ -1,0 +1,104 @@
+"""The rules of the gate: what passes, what fails, what it says, and what nothing is known of."""
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from tasks._params import read_yaml, typed
+from tasks.gate import Evidence, GateConfig, Paired, rules
+from tests.imports import ROOT
+
+VALUES = read_yaml(ROOT / "params.yaml")["gate"]
+
+
+def config(**changed) -> GateConfig:
+    return typed(GateConfig, {**VALUES, **changed}, "gate")
+
+
+def pair(gain: float, rows: int = 200, other: str = "champion 1") -> Paired:
+    """Half of the rows right for the other, and `gain` more for the challenger."""
+    right = rows // 2
+    return Paired(other, {i: (float(i < right + gain * rows), 1.0) for i in range(rows)},
+                  {i: (float(i < right), 1.0) for i in range(rows)})
+
+
+def evidence(**changed) -> Evidence:
+    usual = {"metric": "accuracy", "base": pair(0.2, other="the most frequent label"), "champion": pair(0.1),
+             "forgetting": None, "proof": {"difference": 1e-6, "tolerance": 1e-4}, "checks": {"empty_text": True}}
+    return Evidence(**{**usual, **changed})
+
+
+def failed(found: Evidence, **changed) -> list[str]:
+    return [rule.name for rule in rules(config(**changed), found) if not rule.passed]
+
+
+def test_a_better_challenger_passes_every_rule_and_each_has_its_numbers() -> None:
+    made = rules(config(), evidence())
+    assert [rule.name for rule in made] == ["base accuracy", "champion accuracy", "proof", "data"]
+    assert all(rule.passed for rule in made)
+    beside = made[1]
+    assert 0 < beside.value < 0.1 and beside.limit == 0.0
+    assert "0.6000 against 0.5000 of champion 1, gain +0.1000" in beside.sentence and "200 rows" in beside.sentence
+
+
+def test_no_better_than_the_champion_or_the_base_is_refused() -> None:
+    assert failed(evidence(champion=pair(0.0))) == ["champion accuracy"]
+    assert failed(evidence(champion=pair(-0.1))) == ["champion accuracy"]
+    assert failed(evidence(champion=pair(0.01, 100))) == ["champion accuracy"], "one row more is chance"
+    assert failed(evidence(base=pair(0.0))) == ["base accuracy"]
+    assert failed(evidence(champion=None)) == [], "without a champion the base alone decides"
+
+
+def test_a_least_gain_and_a_limit() -> None:
+    accuracy = {"over_base": 0.0, "over_champion": 0.2, "limit": 0.75}
+    assert failed(evidence(), accuracy=accuracy) == ["champion accuracy", "limit accuracy"]
+    assert failed(evidence(champion=pair(0.0)), accuracy={**VALUES["accuracy"], "over_champion": -1.0}) == []
+
+
+def test_a_lower_loss_is_better_and_tokens_weigh() -> None:
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(10, 99, 100)
+    own = {i: (float(n * 1.9), float(n)) for i, n in enumerate(tokens)}
+    other = {i: (float(n * (2.0 + rng.normal(0, 0.1))), float(n)) for i, n in enumerate(tokens)}
+    usual = {"metric": "loss", "champion": None, "forgetting": {}}
+    assert failed(evidence(**{**usual, "base": Paired("its base", own, other), "forgetting": {"c4": 0.02}})) == []
+    assert failed(evidence(**{**usual, "base": Paired("its base", other, own)})) == ["base loss", "forgetting"]
+    limit = {"over_base": 0.0, "over_champion": 0.0, "limit": 1.8}
+    found = evidence(**{**usual, "base": Paired("its base", own, other), "forgetting": {"c4": 0.1, "boolq": None}})
+    assert failed(found, loss=limit) == ["limit loss", "forgetting boolq", "forgetting c4"]
+    shorter = {i: (loss, n - 1) for i, (loss, n) in other.items()}
+    made = rules(config(), evidence(**{**usual, "base": Paired("its base", own, shorter)}))[0]
+    assert not made.passed and "other tokens" in made.sentence
+
+
+def test_what_cannot_be_compared_fails_and_says_why() -> None:
+    whole = pair(0.3)
+    gone = Paired("champion 1", whole.own, {i: whole.others[i] for i in list(whole.others)[:150]})
+    for champion, said in (
+        (gone, "50 of 200 test rows have no result of champion 1"), (Paired("champion 1"), "has no result"),
+        (Paired("champion 1", whole.own, {}, "its files are gone"), "champion 1: its files are gone"),
+        (Paired("champion 1", {0: (1.0, 1.0)}, {0: (0.0, 1.0)}), "at least 2"),
+        (Paired("champion 1", {i: (float("nan"), 1.0) for i in range(9)}, {i: (1.0, 1.0) for i in range(9)}), "finite"),
+    ):  # fmt: skip
+        rule = rules(config(), evidence(champion=champion))[1]
+        assert not rule.passed and rule.value is None and said in rule.sentence
+
+
+def test_proof_data_latency_and_memory() -> None:
+    assert failed(evidence(proof=None)) == []
+    assert failed(evidence(proof={"difference": 1e-2, "tolerance": 1e-4})) == ["proof"]
+    assert failed(evidence(proof={"difference": None, "tolerance": None})) == ["proof"]
+    assert failed(evidence(proof={"difference": float("nan"), "tolerance": 1e-4})) == ["proof"]
+    assert failed(evidence(checks={"a": True, "b": False})) == ["data"]
+    assert failed(evidence(checks=None)) == ["data"]
+    limits = {"latency_ms": 5.0, "memory_mb": 100.0}
+    assert failed(evidence(latency_ms=4.0, memory_mb=120.0), **limits) == ["memory"]
+    assert failed(evidence(measure_problem="could not be measured: gone"), **limits) == ["latency", "memory"]
+
+
+def test_the_section_is_checked() -> None:
+    with pytest.raises(ValidationError, match="promotes nothing"):
+        GateConfig(**{**VALUES, "approval": True, "mode": "dry-run"})
+    with pytest.raises(ValidationError):
+        GateConfig(**{**VALUES, "mode": "maybe"})
+    assert config().mode == "enforce" and not config().approval
