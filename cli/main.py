@@ -15,6 +15,7 @@ from cli import (
     drift,
     explain,
     export,
+    gate,
     history,
     memory,
     predict,
@@ -59,6 +60,7 @@ app.command("show-mask")(show_mask.command)
 app.add_typer(explain.app, name="explain")
 app.command("compare")(compare.command)
 app.command("predict")(predict.command)
+app.command("gate")(gate.command)
 app.command("promote")(promote.command)
 app.command("rollback")(rollback.command)
 app.command("history")(history.command)
