@@ -6,6 +6,8 @@ A run without a server that stays (`ajuste run` by itself) has nobody who could 
 which command promotes.
 """
 
+import re
+
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
@@ -42,8 +44,7 @@ def gate(plan: Plan) -> list[str]:
 def judge(name: str, config: GateConfig) -> Verdict:
     """The verdict on the challenger of a name, as an artifact."""
     verdict = judging.judge(name, config=config)
-    key = f"gate-{name.lower().replace('_', '-')}"
-    create_markdown_artifact(key=key, markdown=verdict.markdown(), description=verdict.headline())
+    create_markdown_artifact(key=_key(name), markdown=verdict.markdown(), description=verdict.headline())
     return verdict
 
 
@@ -57,9 +58,13 @@ def _decide(verdict: Verdict, config: GateConfig) -> str:
     console.print()
     console.print(f"[bold {'green' if verdict.passed else 'red'}]gate[/]  {verdict.text()}", soft_wrap=True)
     console.print(f"[bold]gate[/]  {done}", soft_wrap=True)
-    create_markdown_artifact(key=f"gate-{verdict.name.lower().replace('_', '-')}",
-                             markdown=f"{verdict.markdown()}\n\n{done}", description=version)
+    create_markdown_artifact(key=_key(verdict.name), markdown=f"{verdict.markdown()}\n\n{done}", description=version)
     return done
+
+
+def _key(name: str) -> str:
+    """As Prefect wants it: small letters, digits and dashes."""
+    return f"gate-{re.sub('[^a-z0-9]+', '-', name.lower())}".strip("-")
 
 
 def _approved(verdict: Verdict, config: GateConfig) -> str:
@@ -73,7 +78,7 @@ def _approved(verdict: Verdict, config: GateConfig) -> str:
                   soft_wrap=True)
     try:
         answer = pause_flow_run(wait_for_input=Approval, timeout=round(config.approval_hours * 3600),
-                                key=f"gate-{version}")
+                                key=_key(version))
     except FlowPauseTimeout:
         return f"{version} is not promoted, {stays}: nobody answered in {config.approval_hours:g} hours"
     who = answer.who.strip() or "somebody in Prefect"

@@ -125,12 +125,13 @@ def judge(name: str, version: str | None = None, config: GateConfig | None = Non
 
 def remembered(version: Version) -> Verdict | None:
     """The verdict in a version's tags; None if the gate never judged it."""
-    text = version.tags.get(TAG)
-    if text is None:
-        return None
+    return of_tag(version.name, version.version, version.tags[TAG]) if TAG in version.tags else None
+
+
+def of_tag(name: str, version: str, text: str) -> Verdict:
+    """The verdict that a version's tag `gate` holds."""
     read = json.loads(text)
-    return Verdict(version.name, version.version, read["champion"], [Rule(**rule) for rule in read["rules"]],
-                   read["when"])
+    return Verdict(name, version, read["champion"], [Rule(**rule) for rule in read["rules"]], read["when"])
 
 
 def act(verdict: Verdict, config: GateConfig, why: str = "", who: str = WHO) -> str:

@@ -20,7 +20,7 @@ from tracking import _report_instruct as instruct
 from tracking import _report_rlhf as rlhf
 from tracking import _report_svg as svg
 from tracking import _report_trust as trust
-from tracking import registry, versions
+from tracking import gate, registry, versions
 
 METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1", "mcc": "MCC", "auc": "AUC", "ece": "calibration error"}
 STUDY = Path("artifacts/studies/data-size")
@@ -77,6 +77,7 @@ def page() -> dict:
                    if found} | rlhf.proofs(),
         "registered": registered,
         "registry_problem": registry_problem,
+        "gates": _gates(registered),
         "stages": data.stages(),
         "lineage": _lineage(registered),
         "study": _study(rows, encoding),
@@ -107,6 +108,14 @@ def _registered() -> tuple[list[dict], str]:
         return [], str(error)
     rows = [{"name": v.name, "version": v.version, "aliases": v.aliases, "tags": v.tags} for v in found]
     return rows, ""
+
+
+def _gates(registered: list[dict]) -> list[gate.Verdict]:
+    """The last verdict of each served name, as its version remembers it."""
+    judged = [gate.of_tag(row["name"], row["version"], row["tags"][gate.TAG])
+              for row in registered if gate.TAG in row["tags"]]
+    latest = {verdict.name: verdict for verdict in sorted(judged, key=lambda one: (one.when, int(one.version)))}
+    return [latest[name] for name in sorted(latest)]
 
 
 def _intervals(rows: list[dict], best: dict):
