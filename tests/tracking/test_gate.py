@@ -37,8 +37,8 @@ def made(root: Path, seed: int, moved: float, share: float, first: int = 0) -> P
     (encoded / "labels.json").write_text(json.dumps(LABELS))
     texts = ["a good film" if label else "a bad film" for label in labels]
     pq.write_table(pa.table({"row_id": ids, "text": texts, "label": labels}), validated / "test.parquet")
-    checks = [{"name": "empty_text", "severity": "error", "passed": True},
-              {"name": "html", "severity": "warn", "passed": False}]
+    checks = [{"name": "empty_text", "severity": "error", "passed": True, "rows_failed": 0},
+              {"name": "html", "severity": "warn", "passed": False, "rows_failed": 3}]
     (validated / "validation.json").write_text(json.dumps({"checks": checks}))
     path = root / "artifacts/evaluated/classify/predictions.parquet"
     rows = [row for row in pq.read_table(path).to_pylist() if row["strategy"] != "lora"]
