@@ -37,8 +37,8 @@ def made(root: Path, seed: int, moved: float, share: float, first: int = 0) -> P
     (encoded / "labels.json").write_text(json.dumps(LABELS))
     texts = ["a good film" if label else "a bad film" for label in labels]
     pq.write_table(pa.table({"row_id": ids, "text": texts, "label": labels}), validated / "test.parquet")
-    checks = [{"name": "empty_text", "severity": "error", "passed": True, "rows_failed": 0},
-              {"name": "html", "severity": "warn", "passed": False, "rows_failed": 3}]
+    checks = [{"name": "empty_text", "severity": "error", "passed": True, "rows_failed": 0, "rule": {}},
+              {"name": "html", "severity": "warn", "passed": False, "rows_failed": 3, "rule": {}}]
     (validated / "validation.json").write_text(json.dumps({"checks": checks}))
     path = root / "artifacts/evaluated/classify/predictions.parquet"
     rows = [row for row in pq.read_table(path).to_pylist() if row["strategy"] != "lora"]
@@ -198,6 +198,17 @@ def test_scoring_and_measuring_run_in_a_process_of_their_own(second: Path) -> No
     assert measured["latency_ms"] > 0 and 50 < measured["memory_mb"] < 20_000
     with pytest.raises(DataError, match="it cannot be scored on them: .*nowhere"):
         gathering.scored(CLASSIFIER, Path("nowhere"), "f" * 64, today)
+
+
+def test_the_report_has_the_last_verdict_of_each_name(second: Path) -> None:
+    from tracking import report
+
+    assert report._gates([]) == []
+    client().set_registered_model_alias(NAME, "champion", "6")
+    verdict = gate.judge(NAME, "3")
+    rows = [{"name": v.name, "version": v.version, "tags": v.tags} for v in registry.versions(NAME)]
+    assert report._gates([row for row in rows if row["version"] == "3"]) == [verdict]
+    assert [found.name for found in report._gates(rows)] == [NAME]
 
 
 def test_what_is_wrong_is_one_line(second: Path) -> None:
