@@ -5,7 +5,7 @@
 Rows are Rotten Tomatoes sentences that the default run does not train on; reference and window are drawn from them anew
 for each simulation, without a row in common, so that without drift both come from one place. The class is that of a
 logistic regression on the frozen features of 2,000 training rows: feature extraction, as classify.frozen does it.
-Settings are section `drift` of params.yaml but for the window. Needs artifacts/ of the stages base_encoder and
+Settings are section `drift` of policy.yaml but for the window. Needs artifacts/ of the stages base_encoder and
 validate_reviews in the current folder.
 """
 
@@ -84,7 +84,7 @@ def misspelt(text: str, share: float, letters: random.Random) -> str:
 
 def simulate() -> tuple[DriftConfig, dict[tuple[str, int], list[Report]]]:
     """The reports of each scenario and window size."""
-    config = DriftConfig(**parse_yaml((ROOT / "params.yaml").read_text())["drift"])
+    config = DriftConfig(**parse_yaml((ROOT / "policy.yaml").read_text())["drift"])
     encode = Encoder()
     train = read("rotten_tomatoes", "train")
     unused = train[TRAINED:] + read("rotten_tomatoes", "validation") + read("rotten_tomatoes", "test")
@@ -171,7 +171,7 @@ def page(config: DriftConfig, found: dict[tuple[str, int], list[Report]]) -> str
         name = "no drift, with the least effects" if scenario == "no drift" else scenario
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     columns = [*(f"no drift, {size}" for size in WINDOWS), f"IMDb, {WINDOWS[-1]}"]
-    lines += ["", "Mean effects without drift and with all from IMDb, beside the least effects of params.yaml:", "",
+    lines += ["", "Mean effects without drift and with all from IMDb, beside the least effects of policy.yaml:", "",
               "| statistic | least | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]  # fmt: skip
     for i, finding in enumerate(found["no drift", WINDOWS[0]][0].findings):
         effects = [np.mean([abs(report.findings[i].effect) for report in found[key]])

@@ -90,10 +90,12 @@ def assets() -> Iterator[Line]:
 
 def params() -> Iterator[Line]:
     from tasks._params import UsageError, check_params
+    from tasks._policy import check_policy
 
     try:
         check_params()
-        yield "ok", "every key of params.yaml is known and has a fitting value", ""
+        check_policy()
+        yield "ok", "every key of params.yaml and policy.yaml is known and has a fitting value", ""
     except UsageError as error:
         yield "fail", str(error), ""
 

@@ -18,7 +18,7 @@ def command(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Write the report as JSON.")] = False,
 ) -> None:
-    """Compare the latest window of logged requests, or a file, with the training data. Section `drift` of params.yaml.
+    """Compare the latest window of logged requests, or a file, with the training data. Section `drift` of policy.yaml.
 
     Exit code 0: no drift, 1: drift. Nothing is recorded: the flow `drift` does that every hour.
 

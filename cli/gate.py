@@ -12,7 +12,7 @@ def command(
 ) -> None:
     """Show the verdict on a version with every rule and its numbers; judge it, where it has none.
 
-    Nothing is promoted: `ajuste promote` does that, and asks the gate. Section `gate` of params.yaml has the limits.
+    Nothing is promoted: `ajuste promote` does that, and asks the gate. Section `gate` of policy.yaml has the limits.
 
     Examples:  ajuste gate reviews-classifier   |   ajuste gate assistant/4 --again
     """

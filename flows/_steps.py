@@ -14,6 +14,7 @@ from prefect.runtime import deployment
 from flows._patience import patiently, shown, unless_unreachable
 from flows._progress import Follower, console, say, warn
 from tasks._params import UsageError, check_params, stage_key, stage_names
+from tasks._policy import check_policy
 from tasks._stage import home
 from tracking import publish, registry, runs, versions
 
@@ -53,6 +54,7 @@ def prepare(from_stage: str | None, until: str | None) -> Plan:
     skipped |= set(names[names.index(until) + 1 :] if until else [])
     if stale - skipped:
         check_params()
+        check_policy()
     wanted = set(names) - skipped
     needed = not stale.isdisjoint(wanted) or not all(patiently(_recorded, name) for name in wanted)
     parent = patiently(runs.parent, versions.inputs_digest()) if needed else None

@@ -46,9 +46,6 @@ class Compute(Config):
         return ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
 
 
-SETTINGS = ("drift", "gate")  # sections that no stage reads: a change of them makes nothing stale
-
-
 class _Yaml(yaml.SafeLoader):
     """YAML 1.2's floats, so that 5e-5 is a number here as it is in DVC."""
 
@@ -121,8 +118,7 @@ def typed(config_type: type[Config], values: dict, where: str) -> Any:
         if first["type"] == "extra_forbidden":
             known = ", ".join(sorted(config_type.model_fields))
             raise UsageError(f"params.yaml: unknown key `{key}`: known keys are {known}") from None
-        got = "" if isinstance(first.get("input"), dict) else f" (got {first.get('input')!r})"
-        raise UsageError(f"params.yaml: `{key}`: {first['msg'].removeprefix('Value error, ')}{got}") from None
+        raise UsageError(f"params.yaml: `{key}`: {first['msg']} (got {first.get('input')!r})") from None
 
 
 def config_type_of(name: str) -> type[Config]:
@@ -137,13 +133,11 @@ def check_params() -> None:
     """Read every section that dvc.yaml's stages use, before anything runs. Raises UsageError for the first fault."""
     params = read_yaml(Path("params.yaml"))
     names = [split_name(name) for name in stage_names()]
-    known = {"compute", *SETTINGS, *(verb for verb, _ in names)}
-    if unknown := sorted(params.keys() - known):
-        raise UsageError(f"params.yaml: unknown section `{unknown[0]}`: known sections are {', '.join(sorted(known))}")
+    unknown = sorted(params.keys() - {"compute"} - {verb for verb, _ in names})
+    if unknown:
+        known = ", ".join(sorted({"compute"} | {verb for verb, _ in names}))
+        raise UsageError(f"params.yaml: unknown section `{unknown[0]}`: known sections are {known}")
     typed(Compute, params.get("compute") or {}, "compute")
-    for name in SETTINGS:
-        if name in params:
-            typed(config_type_of(name), params[name] or {}, name)
     for verb, variant in names:
         for key, value in (params.get(verb) or {}).items():
             if isinstance(value, dict) and (verb, key) not in names:

@@ -15,7 +15,7 @@
     PPO          gold             the SFT version that it was made from, on the same prompts
 
 What cannot be compared fails, with a sentence that says why: a gate that guesses is none. tracking/gate.py gathers the
-evidence; section `gate` of params.yaml sets the limits, and no stage reads it.
+evidence; section `gate` of policy.yaml sets the limits, and no stage reads it.
 """
 
 from dataclasses import dataclass, field

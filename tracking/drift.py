@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks._params import DataError, UsageError, read_yaml, typed
+from tasks._params import DataError, UsageError
+from tasks._policy import policy
 from tasks._request_log import Log, Request, log_files, read_windows
 from tasks._stage import home
 from tasks.drift import DriftConfig, Report, Sample, drift
@@ -56,12 +57,9 @@ class State:
     asks: bool
 
 
-def config_of(params: Path = Path("params.yaml")) -> DriftConfig:
-    """Section `drift` of params.yaml. Raises UsageError if it is missing or wrong."""
-    values = read_yaml(params).get("drift")
-    if values is None:
-        raise UsageError(f"{params}: section `drift` is missing: take it from the project's own params.yaml")
-    return typed(DriftConfig, values, "drift")
+def config_of() -> DriftConfig:
+    """Section `drift` of policy.yaml. Raises UsageError if it is missing or wrong."""
+    return policy("drift", DriftConfig)
 
 
 def names() -> list[str]:

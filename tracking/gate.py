@@ -14,9 +14,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
-from tasks._params import UsageError, read_yaml, typed
+from tasks._params import UsageError
+from tasks._policy import policy
 from tasks.gate import GateConfig, Rule, rules
 from tracking import promotion, registry, runs
 from tracking._gate_evidence import evidence
@@ -68,12 +68,9 @@ class Verdict:
         return "\n".join(lines)
 
 
-def config_of(params: Path = Path("params.yaml")) -> GateConfig:
-    """Section `gate` of params.yaml. Raises UsageError if it is missing or wrong."""
-    values = read_yaml(params).get("gate")
-    if values is None:
-        raise UsageError(f"{params}: section `gate` is missing: take it from the project's own params.yaml")
-    return typed(GateConfig, values, "gate")
+def config_of() -> GateConfig:
+    """Section `gate` of policy.yaml. Raises UsageError if it is missing or wrong."""
+    return policy("gate", GateConfig)
 
 
 def challengers(config: GateConfig, new: bool) -> list[str]:

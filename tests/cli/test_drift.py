@@ -42,7 +42,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows = {"row_id": [*ids, "ff"], "text": [*texts(len(ids), number), "left out by encode"],
                 "label": [*(i % len(LABELS) for i in range(len(ids))), 0]}  # fmt: skip
         pq.write_table(pa.table(rows), folder / f"{split}.parquet")
-    (root / "params.yaml").write_text(yaml.safe_dump({"compute": COMPUTE, "drift": SETTINGS}))
+    (root / "params.yaml").write_text(yaml.safe_dump({"compute": COMPUTE}))
+    (root / "policy.yaml").write_text(yaml.safe_dump({"drift": SETTINGS}))
     return root
 
 
@@ -140,7 +141,8 @@ def test_messages(served: dict, made: Path, tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(UsageError, match="was trained beside other rows"):
         ajuste(NAME, "--file", tmp_path / "few.txt")
     monkeypatch.chdir(tmp_path)
-    Path("params.yaml").write_text(yaml.safe_dump({"compute": COMPUTE, "drift": SETTINGS}))
+    Path("params.yaml").write_text(yaml.safe_dump({"compute": COMPUTE}))
+    Path("policy.yaml").write_text(yaml.safe_dump({"drift": SETTINGS}))
     with pytest.raises(UsageError, match="dvc checkout"):
         ajuste(NAME, "--file", tmp_path / "few.txt")
     served["validation_rows"] = right  # a deployed run made it, in a worktree
@@ -148,6 +150,6 @@ def test_messages(served: dict, made: Path, tmp_path: Path, monkeypatch: pytest.
     (tmp_path / ".prefect/worktrees/adapt").symlink_to(made)
     (tmp_path / "same.txt").write_text("\n".join(texts(30, 9)))
     assert ajuste(NAME, "--file", tmp_path / "same.txt")[0] == 0
-    Path("params.yaml").write_text("compute: {}\n")
+    Path("policy.yaml").write_text("gate: {}\n")
     with pytest.raises(UsageError, match="section `drift` is missing"):
         drift.config_of()

@@ -14,7 +14,9 @@ import pytest
 import yaml
 
 from tasks._params import DataError, UsageError
+from tasks._policy import policy
 from tasks._stage import home
+from tasks.drift import DriftConfig
 from tests.imports import ROOT
 from tracking import drift as windows
 from tracking.registry import Version
@@ -60,7 +62,7 @@ def requests(place: Path, request: pytest.FixtureRequest, monkeypatch: pytest.Mo
     monkeypatch.chdir(place)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     home.cache_clear()
-    Path("params.yaml").write_text(yaml.safe_dump({"drift": PARAMS}))
+    Path("policy.yaml").write_text(yaml.safe_dump({"drift": PARAMS}))
     served = {"version": "1"}
 
     def version(name: str) -> Version:
@@ -210,9 +212,9 @@ def _refuses(*args: object) -> None:
     raise UsageError("trained beside other rows")
 
 
-def test_the_deployment_and_params_agree() -> None:
+def test_the_deployment_and_policy_agree() -> None:
     entries = yaml.safe_load((ROOT / "infra" / "prefect.yaml").read_text())["deployments"]
     for entry in entries:
         if entry["name"] == "drift":
             assert entry["entrypoint"] == "flows/drift.py:drift" and not entry.get("parameters")
-    assert windows.config_of(ROOT / "params.yaml").drifted == 2
+    assert policy("drift", DriftConfig, ROOT / "policy.yaml").drifted == 2

@@ -10,7 +10,7 @@ from tasks.gate import GateConfig, Rule
 from tests.imports import ROOT
 from tracking.gate import Verdict
 
-VALUES = read_yaml(ROOT / "params.yaml")["gate"]
+VALUES = read_yaml(ROOT / "policy.yaml")["gate"]
 
 
 def verdict(passed: bool = True) -> Verdict:

@@ -204,7 +204,7 @@ def test_texts_are_cut_as_the_log_cuts_them() -> None:
      ({"correction": "none"}, "holm"), ({"window": 3}, "greater than or equal to 20"), ({"wndow": 3}, "unknown key")],
 )  # fmt: skip
 def test_a_wrong_section_is_one_line(change: dict, message: str) -> None:
-    values = parse_yaml((ROOT / "params.yaml").read_text())["drift"]
+    values = parse_yaml((ROOT / "policy.yaml").read_text())["drift"]
     assert typed(DriftConfig, values, "drift").of == 5
     with pytest.raises(UsageError, match=message) as caught:
         typed(DriftConfig, values | change, "drift")

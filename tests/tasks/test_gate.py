@@ -8,7 +8,7 @@ from tasks._params import read_yaml, typed
 from tasks.gate import Evidence, GateConfig, Paired, rules
 from tests.imports import ROOT
 
-VALUES = read_yaml(ROOT / "params.yaml")["gate"]
+VALUES = read_yaml(ROOT / "policy.yaml")["gate"]
 
 
 def config(**changed) -> GateConfig:

@@ -21,7 +21,7 @@ from tracking._store import client
 from tracking._tags import unfold
 
 NAME = "reviews-classifier"
-GATE = read_yaml(ROOT / "params.yaml")["gate"]
+GATE = read_yaml(ROOT / "policy.yaml")["gate"]
 
 
 def made(root: Path, seed: int, moved: float, share: float, first: int = 0) -> Path:
@@ -59,9 +59,10 @@ def register(root: Path) -> None:
         for stage in versions.lock():
             runs.record(stage, parent)
         registry.register_all(parent)
-    params = {"compute": {"dtype": "float32", "device": "cpu", "threads": 1, "seed": 0}, "gate": GATE,
+    params = {"compute": {"dtype": "float32", "device": "cpu", "threads": 1, "seed": 0},
               "evaluate": {"classify": {"batch_rows": 8}}}
     (root / "params.yaml").write_text(yaml.safe_dump(params))
+    (root / "policy.yaml").write_text(yaml.safe_dump({"gate": GATE}))
 
 
 @pytest.fixture(scope="module")
@@ -217,13 +218,13 @@ def test_what_is_wrong_is_one_line(second: Path) -> None:
             gate.judge(name)
     with pytest.raises(UsageError, match="has no version 99"):
         gate.judge(NAME, "99")
-    Path("params.yaml").rename("params.away")
+    Path("policy.yaml").rename("policy.away")
     try:
-        Path("params.yaml").write_text("compute: {}\n")
+        Path("policy.yaml").write_text("drift: {}\n")
         with pytest.raises(UsageError, match="section `gate` is missing"):
             gate.config_of()
     finally:
-        Path("params.away").rename("params.yaml")
+        Path("policy.away").rename("policy.yaml")
 
 
 def test_numbers_are_those_of_the_rows(second: Path) -> None:
