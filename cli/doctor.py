@@ -198,10 +198,22 @@ def processor() -> Iterator[Line]:
     fast = sorted(flags & {"avx512_bf16", "amx_bf16"})
     if fast:
         yield "ok", f"bfloat16 in hardware ({', '.join(fast)})", ""
-    elif re.search(r"^\s+dtype:\s*bfloat16", _text("params.yaml"), re.MULTILINE) and not shutil.which("nvidia-smi"):
-        yield "warn", "no bfloat16 in hardware", "compute.dtype: float32 is faster here"
+    elif any(_computes_in_bfloat16()) and not shutil.which("nvidia-smi"):
+        yield "warn", "no bfloat16 in hardware: it is emulated, several times slower", "ajuste preset float32"
     else:
         yield "ok", "float32 (no bfloat16 in hardware)", ""
+
+
+def _computes_in_bfloat16() -> Iterator[bool]:
+    """Of every section that has a `dtype`; that of `base` is of the stored weights."""
+    from tasks._params import parse_yaml
+
+    todo = [values for name, values in parse_yaml(_text("params.yaml")).items() if name != "base"]
+    while todo:
+        values = todo.pop()
+        if isinstance(values, dict):
+            yield values.get("dtype") == "bfloat16"
+            todo += values.values()
 
 
 def port() -> Iterator[Line]:

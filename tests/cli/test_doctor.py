@@ -141,3 +141,21 @@ def test_a_failed_check_ends_with_one(monkeypatch: pytest.MonkeyPatch, capsys: p
         doctor.command()
     assert ended.value.exit_code == 1
     assert "fail  a: [broken]: mend it" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "text", "state", "said"),
+    [
+        ("avx2 avx512_bf16", "ppo: {dtype: bfloat16}", "ok", "in hardware (avx512_bf16)"),
+        ("avx2", "evaluate: {ppo: {dtype: bfloat16}}", "warn", "emulated"),
+        ("avx2", "base: {decoder: {dtype: bfloat16}}\nppo: {dtype: float32}", "ok", "float32"),
+    ],
+)
+def test_bfloat16_that_the_processor_emulates_is_told(
+    project: Path, monkeypatch: pytest.MonkeyPatch, flags: str, text: str, state: str, said: str
+) -> None:
+    texts = {"/proc/cpuinfo": f"flags\t\t: fpu {flags}\n", "params.yaml": text}
+    monkeypatch.setattr(doctor, "_text", lambda path: texts[path])
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
+    found = one(doctor.processor)
+    assert found[0] == state and said in found[1] and (state == "ok" or found[2] == "ajuste preset float32")
