@@ -1,7 +1,7 @@
-"""Tickets of two queues that a random model of one million parameters can learn: the words of a text decide its label.
+"""Tickets of two moods that a random model of one million parameters can learn: the words of a text decide its label.
 
-A text is a dozen frequent words in random order and one or two words that only tickets of its queue hold; a few texts
-hold a word of the other queue, so that no model is perfect. Which cue words a small file shows is a matter of luck:
+A text is a dozen frequent words in random order and one or two words that only tickets of its mood hold; a few texts
+hold a word of the other mood, so that no model is perfect. Which cue words a small file shows is a matter of luck:
 that is why more rows make a better model.
 """
 
@@ -11,27 +11,27 @@ from pathlib import Path
 
 from tests.tiny_models import WORDS
 
-QUEUES = ("billing", "crash")
-NOISE = 0.03  # share of texts whose cues are of the other queue
+MOODS = ("negative", "positive")  # what the gold scorer of PPO, trained on the same set, must be able to say
+NOISE = 0.03  # share of texts whose cues are of the other mood
 # words that the tiny tokenizer keeps whole
 CUES = {
-    "billing": """brilliant wonderful excellent perfect beautiful moving touching charming delightful superb powerful
+    "positive": """brilliant wonderful excellent perfect beautiful moving touching charming delightful superb powerful
         smart witty warm enjoy enjoyed enjoyable recommend entertaining masterpiece amazing fresh fine loved""".split(),
-    "crash": """boring dull awful terrible worst poor stupid waste bland predictable pointless mess silly lame flat
+    "negative": """boring dull awful terrible worst poor stupid waste bland predictable pointless mess silly lame flat
         slow weak tedious tired fails lacks worse annoying hate""".split(),
 }
 FILLER = sorted({word for word in WORDS if len(word) > 2} - {cue for cues in CUES.values() for cue in cues})
 
 
 def tickets(number: int, seed: int) -> list[tuple[str, str]]:
-    """So many different (text, queue); half of them of each queue."""
+    """So many different (text, mood); half of them of each mood."""
     draw, rows = random.Random(seed), {}
     while len(rows) < number:
-        queue = QUEUES[len(rows) % 2]
-        shown = QUEUES[1 - QUEUES.index(queue)] if draw.random() < NOISE else queue
+        mood = MOODS[len(rows) % 2]
+        shown = MOODS[1 - MOODS.index(mood)] if draw.random() < NOISE else mood
         words = [*draw.sample(FILLER, draw.randint(8, 14)), *draw.sample(CUES[shown], draw.randint(1, 2))]
         draw.shuffle(words)
-        rows[" ".join(words)] = queue
+        rows[" ".join(words)] = mood
     return list(rows.items())
 
 
