@@ -28,12 +28,16 @@ def test_the_pins_without_which_schedules_or_runs_fail_silently() -> None:
 
 def test_the_deployments_name_flows_that_exist_and_hold_no_hyper_parameter() -> None:
     deployments = yaml.safe_load((ROOT / "infra" / "prefect.yaml").read_text())["deployments"]
-    assert [item["name"] for item in deployments] == ["adapt", "reproduce"]
+    assert [item["name"] for item in deployments] == ["adapt", "reproduce", "drift", "recover"]
     for item in deployments:
         path, name = item["entrypoint"].split(":")
         assert f"def {name}(" in (ROOT / path).read_text()
         assert set(item["parameters"]) <= {"revision", "from_stage", "until"}
-        assert item["schedules"][0]["cron"] and item["concurrency_limit"]["limit"] == 1
+        assert item["work_pool"]["job_variables"]["env"]["PREFECT_RUNNER_HEARTBEAT_FREQUENCY"] == "30"
+        if item["name"] != "recover":
+            assert item["schedules"][0]["cron"]
+            assert item["concurrency_limit"] == {"limit": 1, "collision_strategy": "CANCEL_NEW"}
+            assert {"flows.late.cancel_late": {}} in item["pull"]
 
 
 def free_port() -> int:
@@ -72,7 +76,7 @@ def scheduled(tmp_path: Path) -> Iterator[tuple[Path, str]]:
         "PREFECT_WORKER_QUERY_SECONDS": "2",
         "AJUSTE_HOME": str(project),
     }
-    (project / ".prefect" / "worktrees" / "adapt").mkdir(parents=True)
+    (project / ".prefect" / "worktrees" / "adapt").mkdir(parents=True)  # as `ajuste deploy` does
     port = api.split(":")[2].split("/")[0]
     started = [start(project, env, tmp_path / "server.log", "prefect", "server", "start", "--port", port)]
     try:
