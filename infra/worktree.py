@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from tasks._params import DataError, UsageError
+from tasks._params import DataError, UsageError, md5_of, read_yaml
 from tracking import versions
 
 OWN = (".checkpoints", ".state")
@@ -28,12 +28,14 @@ LEAVE_SECONDS = 20  # a stage whose flow was killed ends within a second
 def worktree(name: str, revision: str = "HEAD", preset: str = "") -> Path:
     """Make or refresh the worktree and its home; returns the worktree's folder.
 
-    Raises UsageError for an unknown revision, DataError if the raw data of that revision cannot be had or if another
-    run works in this worktree.
+    Raises UsageError for an unknown revision, DataError if the raw data of that revision cannot be had, if HEAD is
+    asked for while the main checkout has raw data that is not committed, or if another run works in this worktree.
     """
     main = Path(versions.git("rev-parse", "--path-format=absolute", "--git-common-dir").strip()).parent
     place = main / ".prefect" / "worktrees" / name
     commit = versions.git("-C", str(main), "rev-parse", "--verify", f"{revision}^{{commit}}").strip()
+    if revision == "HEAD":
+        check_data_committed(main)
     _alone(place)
     if (place / ".git").exists():
         results = [*place.glob("dvc.lock"), *place.glob("metrics/*.json")]
@@ -75,9 +77,18 @@ def own_home(main: Path, name: str) -> Path:
     return own
 
 
-def uncommitted_data(main: Path) -> bool:
-    """True if raw data of the main checkout is not what its last commit names."""
-    return bool(versions.git("-C", str(main), "status", "--porcelain", "--", "data.dvc").strip())
+def check_data_committed(main: Path) -> None:
+    """Raise DataError while raw data of the main checkout is not what its last commit names.
+
+    A run would train on the data of before, and nobody would know. DVC is not asked: it may be busy there.
+    """
+    pointer, data = main / "data.dvc", main / "data"
+    if versions.git("-C", str(main), "status", "--porcelain", "--", "data.dvc").strip():
+        raise DataError(f"{pointer} is not committed: `git commit data.dvc` accepts the new raw data, "
+                        "`git checkout data.dvc && dvc checkout data.dvc` undoes it")  # fmt: skip
+    if pointer.exists() and data.is_dir() and md5_of(data) != read_yaml(pointer)["outs"][0]["md5"]:
+        raise DataError(f"{data} is not what data.dvc names: `dvc add data` and a commit of data.dvc accept it, "
+                        "`dvc checkout data.dvc` undoes it")  # fmt: skip
 
 
 def _alone(place: Path) -> None:
@@ -117,10 +128,7 @@ def main() -> None:
     if not 2 <= len(sys.argv) <= 4:
         raise SystemExit("usage: python infra/worktree.py NAME [REVISION [PRESET]]")
     try:
-        place = worktree(*sys.argv[1:])
-        if uncommitted_data(place.parents[2]):
-            print("note: data.dvc of the main checkout is not committed: this run works with the committed data")
-        print(place)
+        print(worktree(*sys.argv[1:]))
     except (UsageError, DataError) as error:
         raise SystemExit(f"error: {error}") from None
 
