@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 API = "http://127.0.0.1:4200/api"  # of `ajuste ui`
-SECONDS = 1.5
+SECONDS = 1.5  # `ajuste status` is to be quick; a deploy may wait
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Deployment:
     message: str
 
 
-def server() -> str | None:
+def server(seconds: float = SECONDS) -> str | None:
     """The API of the server that answers: $PREFECT_API_URL, or that of `make stack`, or that of `ajuste ui`."""
     import httpx
 
@@ -31,18 +31,18 @@ def server() -> str | None:
     stack = re.search(r"PREFECT_API_URL=(\S+)", env.read_text()) if env.exists() else None
     for api in [named] if named else [*([stack[1].strip("'\"")] if stack else []), API]:
         try:
-            if httpx.get(f"{api}/health", timeout=SECONDS).status_code == 200:
+            if httpx.get(f"{api}/health", timeout=seconds).status_code == 200:
                 return api
         except httpx.HTTPError:
             continue
     return None
 
 
-def deployments(api: str) -> list[Deployment]:
+def deployments(api: str, seconds: float = SECONDS) -> list[Deployment]:
     """All deployments of the server, by name. Raises httpx.HTTPError if it stops answering."""
     import httpx
 
-    with httpx.Client(base_url=api, timeout=SECONDS) as client:
+    with httpx.Client(base_url=api, timeout=seconds) as client:
 
         def ask(path: str, **body: object) -> list[dict]:
             answer = client.post(path, json=body)

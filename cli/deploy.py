@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+SECONDS = 30.0  # a server that has just started is slow
+
 
 def command(
     pool: Annotated[str, typer.Option(help="process, docker or kubernetes.")] = "process",
@@ -21,7 +23,7 @@ def command(
     from cli import _deployments
     from tasks._params import UsageError
 
-    api = _deployments.server()
+    api = _deployments.server(SECONDS)
     if api is None:
         where = os.environ.get("PREFECT_API_URL") or f"{_deployments.API} and no stack runs"
         raise UsageError(f"no Prefect server answers at {where}: start one with `ajuste ui` or `make stack`, "
@@ -31,6 +33,6 @@ def command(
 
     names = deploy(pool, preset, revision)
     typer.echo(f"{api}: {', '.join(names)}")
-    for name, upcoming, _, _ in _deployments.lines(_deployments.deployments(api)):
+    for name, upcoming, _, _ in _deployments.lines(_deployments.deployments(api, SECONDS)):
         typer.echo(f"  {name:24} next run: {upcoming}")
     typer.echo(f"A worker works them off: prefect worker start --pool {POOLS[pool]}   (PREFECT_API_URL={api})")
