@@ -1,6 +1,6 @@
 """How often a window of real reviews is flagged: without drift (false alarms) and with known drifts (power).
 
-    python benchmarks/drift.py [--write]      --write makes docs/measured/drift.md
+    python -m benchmarks.drift [--write]     --write makes docs/measured/drift.md
 
 Rows are Rotten Tomatoes sentences that the default run does not train on; reference and window are drawn from them anew
 for each simulation, without a row in common, so that without drift both come from one place. The class is that of a

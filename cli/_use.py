@@ -51,10 +51,25 @@ def preference_changes(name: str) -> list[tuple[str, object]]:
     return [] if used == name else [("validate.preferences.set", name)]
 
 
-def use(changes: list[tuple[str, object]], write: bool) -> None:
-    """Say, or write, what params.yaml needs. A change is a dotted key and its value."""
+def lacks_gold(stem: str, by_file: bool) -> bool:
+    """Whether a classification set has not the source that RLHF's gold scorer learns from: its stages cannot run then.
+
+    Sources are file names unless the set has a column for them, which is left for the stage to judge.
+    """
+    return by_file and _params().get("gold", {}).get("source", stem) != stem
+
+
+def use(changes: list[tuple[str, object]], write: bool, alone: bool = False) -> None:
+    """Say, or write, what params.yaml needs. A change is a dotted key and its value.
+
+    `alone`: only the classification stages can run with the set.
+    """
+    run = "ajuste run" + " --until evaluate_classify" * alone
+    if alone:
+        typer.echo("note: RLHF's judge `gold` learns from a source of the set `reviews` that this set has not: a run "
+                   "of the classifiers ends before it")
     if not changes:
-        typer.echo("next: ajuste run")
+        typer.echo(f"next: {run}")
         return
     params = _params()
     for key, value in changes:
@@ -74,4 +89,4 @@ def use(changes: list[tuple[str, object]], write: bool) -> None:
         text = io.StringIO()
         _yaml().dump(params, text)
         write_atomically(PARAMS, text.getvalue())
-    typer.echo("next: ajuste run" if write else "then: ajuste run   (--use writes these for you)")
+    typer.echo(f"next: {run}" if write else f"then: {run}   (--use writes these for you)")

@@ -185,7 +185,9 @@ def add(
             versions.add_data()
     if kind == "classification":
         _tell(name, own, seen, new, mapped or {})
-        _use.use(_use.classification_changes(name, Path(own).stem, columns.source is None), use)
+        stem, by_file = Path(own).stem, columns.source is None
+        alone = _use.lacks_gold(stem, by_file)
+        _use.use(_use.classification_changes(name, stem, by_file), use, alone)
         return
     recognised = "" if named else ", recognised"
     typer.echo(f"data/{name}/{own}: {seen.rows:,} rows, layout {layout}{recognised}; data.dvc names it now")

@@ -34,7 +34,7 @@ class Approval(RunInput):
 def gate(plan: Plan) -> list[str]:
     """Judge every challenger that is new, and act. Returns what was done with each, in words."""
     config = judging.config_of()
-    if config.mode == "off" or "summary" in plan.skipped:
+    if config.mode == "off" or not plan.registers:
         return []
     return [_decide(judge.with_options(task_run_name=f"gate {name}")(name, config), config)
             for name in judging.challengers(config, new=plan.parent is not None)]

@@ -18,6 +18,9 @@ from tasks._policy import check_policy
 from tasks._stage import home
 from tracking import publish, registry, runs, versions
 
+# the ends at which all that was trained is judged, so that it can be registered
+COMPLETE = ("evaluate_classify", "forgetting_instruct", "evaluate_ppo", "summary")
+
 
 class StageFailed(Exception):
     """A stage ended with an error of a kind: data, usage, infra, bug or interrupted."""
@@ -36,7 +39,13 @@ class Plan:
     forced: str | None
     parent: str | None  # MLflow's parent run; None when nothing is stale
     actions: dict[str, str] = field(default_factory=dict)
+    until: str = "summary"
     began: float = field(default_factory=time.monotonic)
+
+    @property
+    def registers(self) -> bool:
+        """Whether the run goes far enough for its models to be registered."""
+        return self.until in COMPLETE
 
 
 def prepare(from_stage: str | None, until: str | None) -> Plan:
@@ -58,7 +67,7 @@ def prepare(from_stage: str | None, until: str | None) -> Plan:
     wanted = set(names) - skipped
     needed = not stale.isdisjoint(wanted) or not all(patiently(_recorded, name) for name in wanted)
     parent = patiently(runs.parent, versions.inputs_digest()) if needed else None
-    return Plan(stale, skipped, from_stage, parent)
+    return Plan(stale, skipped, from_stage, parent, until=until or names[-1])
 
 
 def stage(name: str, plan: Plan, wait_for: list[State] | None = None) -> State | None:
@@ -162,8 +171,8 @@ def _publish() -> None:
 
 
 def register(plan: Plan, wait_for: list[State | None]) -> list:
-    """Register what is new and put the alias `challenger` on the best; nothing when the summary was left out."""
-    if "summary" in plan.skipped or plan.parent is None:
+    """Register what is new and put the alias `challenger` on the best; nothing when the run stops before its judge."""
+    if not plan.registers or plan.parent is None:
         return []
     return _register(plan.parent, wait_for=[state for state in wait_for if state is not None])
 
@@ -193,8 +202,9 @@ def finish(plan: Plan, registered: list, gated: Sequence[str] = ()) -> dict:
         console.print(f"[bold]Nothing to do[/]: all {len(cached)} stages are up to date ({seconds:.0f} s)")
     for name, text in answers.items():
         console.print(f"  {name}: {text}")
-    if "summary" in plan.skipped and ran:
-        console.print("  nothing was registered: that follows after stage `summary`, `ajuste run` goes on to it")
+    if not plan.registers and ran:
+        after = " or ".join(f"`{name}`" for name in COMPLETE)
+        console.print(f"  nothing was registered: that follows after stage {after}, `ajuste run` goes on to it")
     console.print("  next: `ajuste compare NAME`, `ajuste report`, `ajuste ui`, `ajuste serve`")
     made = [f"{version.name}/{version.version}" for version in registered]
     return {"ran": ran, "cached": cached, "registered": made, "gate": list(gated)}

@@ -140,6 +140,7 @@ def test_add_makes_a_set_of_three_classes_and_use_writes_params(pulled):
     output = ajuste_data("add", "tickets", "tickets.csv", "--map", "text=body", "--map", "label=queue", "--use")
     assert "303 rows" in output and "classes: awful 100, great 100, so so 100" in output
     assert "2 rows will go to quarantine as unknown_label: (empty) 1, typo 1" in output
+    assert "next: ajuste run\n" in output  # no section `gold` here
     assert "tickets.csv:304: the record has 3 fields, the header 2" in output
     made = yaml.safe_load(Path("data/tickets/set.yaml").read_text())
     assert made["labels"] == ["awful", "great", "so so"]
@@ -281,3 +282,14 @@ def test_list_and_show(project):
     assert "20 rows" in shown and "bad 10, good 10" in shown and "line 2: [0] row 0" in shown
     with pytest.raises(DataError, match="no set `reviws`; sets are reviews"):
         ajuste_data("show", "reviws")
+
+
+def test_a_set_that_gold_cannot_learn_from_ends_before_it(pulled, monkeypatch):
+    monkeypatch.setattr(versions, "add_data", lambda: "")
+    monkeypatch.setattr(versions, "check_data", lambda: None)
+    params = Path("params.yaml")
+    params.write_text(params.read_text() + "gold:\n  source: imdb\n")
+    for stem, ends in (("mine", "next: ajuste run --until evaluate_classify\n"), ("imdb", "next: ajuste run\n")):
+        Path(f"{stem}.csv").write_text("text,label\n" + "\n".join(["x,red"] * 30 + ["y,green"] * 30) + "\n")
+        output = ajuste_data("add", f"set-{stem}", f"{stem}.csv", "--use")
+        assert output.endswith(ends) and ("RLHF's judge" in output) is (stem == "mine")

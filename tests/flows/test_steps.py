@@ -117,17 +117,19 @@ def test_an_alarm_is_said_below_the_stage_that_it_stopped(dvc: FakeDvc, tmp_path
 
 
 @pytest.mark.parametrize(
-    "skipped, ran, said", [({"summary"}, "ran", True), (set(), "ran", False), ({"summary"}, "cached", False)]
+    "until, ran, said",
+    [("instruct", "ran", True), ("summary", "ran", False), ("evaluate_classify", "ran", False),
+     ("instruct", "cached", False)],
 )
 def test_a_run_that_ends_early_says_that_nothing_was_registered(
-    dvc: FakeDvc, monkeypatch: pytest.MonkeyPatch, capsys, skipped: set[str], ran: str, said: bool
+    dvc: FakeDvc, monkeypatch: pytest.MonkeyPatch, capsys, until: str, ran: str, said: bool
 ) -> None:
     from prefect import flow
 
     from flows import _steps
 
     monkeypatch.setattr(_steps.registry, "summary", dict)
-    plan = _steps.Plan(set(), skipped, None, None, {"first_a": ran})
+    plan = _steps.Plan(set(), set(), None, None, {"first_a": ran}, until)
     flow(name="test")(lambda: _steps.finish(plan, []))()
     assert ("nothing was registered" in capsys.readouterr().err) is said
 
