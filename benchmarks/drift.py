@@ -143,7 +143,7 @@ def page(config: DriftConfig, found: dict[tuple[str, int], list[Report]]) -> str
     """docs/measured/drift.md."""
     lines = [
         "# Drift: false alarms and power", "",
-        f"Made with `python benchmarks/drift.py --write` from real reviews: {config.reference_rows} reference rows, "
+        f"Made with `python -m benchmarks.drift --write` from real reviews: {config.reference_rows} reference rows, "
         f"{WITHOUT} windows without drift and {WITH} of each known drift a cell, alpha {config.alpha:g}, correction "
         f"`{config.correction}`. Shares of windows that are flagged; in brackets the 95 % interval (Wilson), and for "
         "a drift the statistics that found it.", "",
