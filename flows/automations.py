@@ -27,6 +27,7 @@ LOST, AGAIN, WEBHOOK, DRIFT = "ajuste-lost", "ajuste-run-again", "ajuste-webhook
 BLOCK = "ajuste-webhook"
 RECOVER, ADAPT = "recover/recover", "adapt/adapt"
 DRIFT_EVENT, MODEL = "ajuste.drift", "ajuste.model."  # and the resource that it is about: ajuste.model.<name>
+GONE = "no heartbeat: its process is gone"
 BEAT = "prefect.flow-run.heartbeat"
 RUNS = {"prefect.resource.id": "prefect.flow-run.*"}
 ENDS = {f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Crashed", "Cancelled", "Paused", "Suspended")}
@@ -77,7 +78,7 @@ def _lost() -> Automation:
             threshold=1,
             within=timedelta(seconds=BEATS * HEARTBEAT_SECONDS),
         ),
-        actions=[ChangeFlowRunState(state=StateType.CRASHED, message="no heartbeat: its process is gone")],
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=GONE)],
     )
 
 

@@ -1,5 +1,11 @@
 """The automations on a real (ephemeral) server: made once, updated in place; a crashed run is run again once."""
 
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
 import pytest
 from prefect import flow
 from prefect.automations import Automation
@@ -10,6 +16,19 @@ from prefect.testing.utilities import prefect_test_harness
 
 from flows import automations
 from flows.recover import AGAIN, recover
+
+
+@contextlib.contextmanager
+def engine_of(flow_run: str) -> Iterator[None]:
+    """A process that looks like the engine of a flow run, and sleeps."""
+    code = "import time; time.sleep(600)"
+    env = {**os.environ, "PREFECT__FLOW_RUN_ID": flow_run}
+    process = subprocess.Popen([sys.executable, "-c", code, "prefect.engine"], env=env)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
 
 @flow(name="lost")
@@ -36,7 +55,11 @@ def test_automations_are_made_once_and_a_crashed_run_is_run_again_once(monkeypat
 
         deployment = client.create_deployment(client.create_flow(lost), "lost")
         first = client.create_flow_run_from_deployment(deployment, parameters={"number": 7})
-        client.set_flow_run_state(first.id, Crashed(), force=True)
+        client.set_flow_run_state(first.id, Crashed(message=automations.GONE), force=True)
+        with engine_of(str(first.id)):  # a server that was away has missed its beats
+            assert "goes on" in recover.fn(str(first.id))
+            assert client.read_flow_run(first.id).state.is_running()
+        client.set_flow_run_state(first.id, Crashed(message=automations.GONE), force=True)
         for _ in range(2):
             recover.fn(str(first.id))
         runs = [run for run in client.read_flow_runs() if run.deployment_id == deployment and run.id != first.id]
