@@ -126,7 +126,8 @@ def scatter(points: Sequence[tuple[float, Point]], x_name: str, y_name: str) -> 
         parts.append(_text(left - 6, y(value) + 4, number(value), "tick end"))
     if logarithmic:
         powers = range(math.floor(x_low), math.ceil(x_high) + 1)
-        marks = [math.log10(m * 10.0**p) for p in powers for m in (1, 2, 5)]
+        # over many powers the numbers between them would overlap
+        marks = [math.log10(m * 10.0**p) for p in powers for m in ((1, 2, 5) if len(powers) < 4 else (1,))]
         marks = [mark for mark in marks if x_low <= mark <= x_high]
     else:
         marks = ticks(x_low, x_high)
