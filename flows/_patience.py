@@ -5,14 +5,19 @@
     is for show (Prefect's artifacts)                left out, with a warning
 
 All that is asked again finds what an earlier, lost answer has made: nothing is recorded twice.
+
+A worker that is gone no longer reads what its run prints: `outlive_worker`.
 """
 
+import os
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
 import httpx
 from prefect.logging import get_run_logger
+from prefect.runtime import deployment
+from rich.console import Console
 
 from tasks._params import DataError
 from tracking import _store
@@ -56,3 +61,18 @@ def shown(make: Callable, *, key: str, **content: object) -> None:
         make(key=key, **content)
     except httpx.HTTPError as error:
         get_run_logger().warning("artifact %s was not made: Prefect's server is away (%s)", key, type(error).__name__)
+
+
+def outlive_worker() -> None:
+    """A deployed run, which prints into a pipe of its worker, goes on without a word when that is broken.
+
+    Rich, through which we and Prefect's log print, would end the process.
+    """
+    if deployment.id:
+        Console.on_broken_pipe = _print_to_nobody
+
+
+def _print_to_nobody(console: Console) -> None:
+    nobody = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nobody, console.file.fileno())
+    os.close(nobody)

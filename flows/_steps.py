@@ -11,7 +11,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import deployment
 
-from flows._patience import patiently, shown, unless_unreachable
+from flows._patience import outlive_worker, patiently, shown, unless_unreachable
 from flows._progress import Follower, console, say, warn
 from tasks._params import UsageError, check_params, stage_key, stage_names
 from tasks._policy import check_policy
@@ -50,6 +50,7 @@ class Plan:
 
 def prepare(from_stage: str | None, until: str | None) -> Plan:
     """Check params and data, ask DVC once what is stale."""
+    outlive_worker()
     names = stage_names()
     for name in (from_stage, until):
         if name is not None and name not in names:

@@ -3,6 +3,7 @@
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
+from flows._patience import outlive_worker
 from tracking import registry
 from tracking import reproduce as proof
 
@@ -17,6 +18,7 @@ def reproduce(revision: str | None = None) -> str:
 
     Fails, naming what differs, after all of them were tried; each version keeps its verdict in tag `reproduced`.
     """
+    outlive_worker()
     verdicts = [proof.reproduce(reference) for reference in ([revision] if revision else _champions() or ["HEAD"])]
     text = "\n\n".join(proof.report(verdict) for verdict in verdicts)
     create_markdown_artifact(key="reproduction", markdown=f"```\n{text}\n```")
