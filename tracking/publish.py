@@ -32,6 +32,7 @@ def keep() -> str:
         }  # fmt: skip
         _git(env, "read-tree", head)
         _git(env, "add", "--update")
+        _git(env, "add", str(versions.LOCK))  # which the revision may not have
         tree = _git(env, "write-tree")
         commit = _git(env, "commit-tree", tree, "-p", head, "-m", f"Result of {ref}")
     versions.git("update-ref", ref, commit)
