@@ -52,13 +52,13 @@ def worktree(name: str, revision: str = "HEAD", preset: str = "") -> Path:
     if local.exists():
         shutil.copyfile(local, place / ".dvc" / "config.local")
         (place / ".dvc" / "config.local").chmod(0o600)
-    _dvc(place, "cache", "dir", "--quiet", "--local", str(main / ".dvc" / "cache"))
+    _dvc(place, "cache", "dir", "--local", str(main / ".dvc" / "cache"))
     if preset:
         _ajuste(place, "preset", preset)
     if versions.dvc("--cd", str(place), "checkout", "--quiet", "--force", "data.dvc").returncode != 0:
         _ajuste(place, "data", "pull")
     # the stages alone: raw data that no cache holds would be removed
-    _dvc(place, "checkout", "--quiet", "--force", "--allow-missing", "dvc.yaml")
+    _dvc(place, "checkout", "--force", "--allow-missing", "dvc.yaml")
     return place
 
 
@@ -115,7 +115,7 @@ def _inside(place: Path) -> list[int]:
 def _dvc(place: Path, *args: str) -> None:
     done = versions.dvc("--cd", str(place), *args)
     if done.returncode != 0:
-        raise DataError(f"dvc {' '.join(args)} in {place}: {' '.join(done.stderr.split())}")
+        raise DataError(f"dvc {' '.join(args)} in {place}: {versions.last_error(done.stderr)}")
 
 
 def _ajuste(place: Path, *args: str) -> None:
