@@ -4,6 +4,7 @@ Each process leads a session of its own and is ended by its id. Schedules are pa
 run, or lets a schedule of its own fire.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -82,6 +83,7 @@ class Deployed:
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         }
         self.running: dict[str, subprocess.Popen] = {}
+        self.since = 0.0
 
     def start(self, name: str) -> None:
         """Start a server and wait until it answers."""
@@ -131,7 +133,8 @@ class Deployed:
     # --- what a test does and sees
 
     def commit(self, preset: str) -> None:
-        """Merge this preset into params.yaml and commit it."""
+        """Merge this preset into params.yaml and commit it. What is trained from now on is what the test looks at."""
+        self.since = time.time()
         (self.project / "presets" / "test.yaml").write_text(f"# Of the test.\n{preset}")
         ajuste(self.project, "preset", "test")
         run(self.project, "git", "add", "presets/test.yaml")
@@ -199,7 +202,7 @@ class Deployed:
         def reached() -> list[int]:
             last = self.states(flow_run)[-1]
             assert last["type"] not in ENDS, (last, self.logs(flow_run))
-            whole = [int(file.parent.name.split("-")[1]) for file in self.checkpoints.glob("*/checkpoint-*/COMPLETE")]
+            whole = [int(file.parent.name.split("-")[1]) for file in self._trained("checkpoint-*/COMPLETE")]
             self.seen |= set(whole)
             return whole if len(self.seen) >= checkpoints else []
 
@@ -209,14 +212,24 @@ class Deployed:
     def steps(self) -> list[int]:
         """How far the running stage is: the last step of its history, if it has one."""
         found = []
-        for file in self.checkpoints.glob("*/history.jsonl"):
-            lines = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("}\n")]
-            found += [json.loads(line)["step"] for line in lines[-1:]]
+        for file in self._trained("history.jsonl"):
+            with contextlib.suppress(FileNotFoundError):  # the stage has just ended
+                lines = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("}\n")]
+                found += [json.loads(line)["step"] for line in lines[-1:]]
         return found
 
     def stage_ends(self, seconds: float) -> None:
         """Wait until the running stage has trained: its checkpoints are gone."""
-        wait_for(lambda: not list(self.checkpoints.glob("*/checkpoint-*")), seconds, self.log("worker"))
+        wait_for(lambda: not self._trained("checkpoint-*/COMPLETE"), seconds, self.log("worker"))
+
+    def _trained(self, pattern: str) -> list[Path]:
+        """Files of the stages that trained since the last `commit` and have not ended."""
+        found = []
+        for file in self.checkpoints.glob(f"*/{pattern}"):
+            with contextlib.suppress(FileNotFoundError):  # older checkpoints go when there is a newer one
+                if file.stat().st_mtime > self.since:
+                    found.append(file)
+        return found
 
     def recorded_once(self, stages: list[str]) -> None:
         """Each of these stages, with the inputs that dvc.lock has now, is one finished MLflow run; no run is a twin."""
