@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 API = "http://127.0.0.1:4200/api"  # of `ajuste ui`
-SECONDS = 1.5  # `ajuste status` is to be quick; a deploy may wait
+SECONDS = 10.0  # a busy server; one that is not there says so at once
+CONNECT = 3.0
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ def server(seconds: float = SECONDS) -> str | None:
     stack = re.search(r"PREFECT_API_URL=(\S+)", env.read_text()) if env.exists() else None
     for api in [named] if named else [*([stack[1].strip("'\"")] if stack else []), API]:
         try:
-            if httpx.get(f"{api}/health", timeout=seconds).status_code == 200:
+            if httpx.get(f"{api}/health", timeout=httpx.Timeout(seconds, connect=CONNECT)).status_code == 200:
                 return api
         except httpx.HTTPError:
             continue

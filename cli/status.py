@@ -41,13 +41,17 @@ def _show_deployments(console: Console) -> None:
 
     from cli import _deployments
 
+    api = _deployments.server()
+    if api is None:
+        console.print("deployments: no Prefect server answers (`ajuste ui` or `make stack` starts one)")
+        return
     try:
-        api = _deployments.server()
-        rows = _deployments.lines(_deployments.deployments(api)) if api else []
-    except httpx.HTTPError:
-        rows = []
+        rows = _deployments.lines(_deployments.deployments(api))
+    except httpx.HTTPError as error:
+        console.print(f"deployments: {api} did not say ({type(error).__name__}): try again")
+        return
     if not rows:
-        console.print("deployments: none known, no Prefect server with any answers (`ajuste deploy`)")
+        console.print(f"deployments: none on {api} (`ajuste deploy` makes them)")
         return
     table = Table("deployment", "next run", "last run", "state", title=f"Deployments of {api}")
     for row in rows:
