@@ -16,7 +16,8 @@ class Deployment:
 
     name: str  # as `prefect deployment run` takes it: flow/deployment
     pool: str
-    next: datetime | None
+    scheduled: bool  # a schedule starts it
+    next: datetime | None  # of a new deployment known after some seconds
     last: datetime | None
     state: str
     message: str
@@ -61,6 +62,7 @@ def deployments(api: str, seconds: float = SECONDS) -> list[Deployment]:
             state = (past[0]["state"] or {}) if past else {}
             found.append(Deployment(
                 f"{flows.get(item['flow_id'], '?')}/{item['name']}", item["work_pool_name"] or "",
+                not item["paused"] and any(schedule["active"] for schedule in item["schedules"]),
                 _time(due[0]["expected_start_time"]) if due else None,
                 _time(past[0]["start_time"] or past[0]["expected_start_time"]) if past else None,
                 state.get("name", ""), state.get("message") or "",
@@ -73,7 +75,8 @@ def lines(found: list[Deployment]) -> list[tuple[str, str, str, str]]:
     rows = []
     for item in found:
         why = item.message.splitlines()[0][:100] if item.message and item.state != "Completed" else ""
-        rows.append((item.name, _shown(item.next) or "when asked for", _shown(item.last) or "none",
+        upcoming = _shown(item.next) or ("not planned yet" if item.scheduled else "when asked for")
+        rows.append((item.name, upcoming, _shown(item.last) or "none",
                      f"{item.state}: {why}" if why else item.state))  # fmt: skip
     return rows
 

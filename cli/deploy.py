@@ -1,6 +1,7 @@
 """`ajuste deploy`: the deployments of infra/prefect.yaml and the automations, on a Prefect server."""
 
 import os
+import time
 from typing import Annotated
 
 import typer
@@ -33,6 +34,12 @@ def command(
 
     names = deploy(pool, preset, revision)
     typer.echo(f"{api}: {', '.join(names)}")
-    for name, upcoming, _, _ in _deployments.lines(_deployments.deployments(api, SECONDS)):
+    deadline = time.monotonic() + SECONDS
+    while True:  # the server plans the runs of a schedule some seconds after the deploy
+        found = _deployments.deployments(api, SECONDS)
+        if all(item.next or not item.scheduled for item in found) or time.monotonic() > deadline:
+            break
+        time.sleep(1)
+    for name, upcoming, _, _ in _deployments.lines(found):
         typer.echo(f"  {name:24} next run: {upcoming}")
     typer.echo(f"A worker works them off: prefect worker start --pool {POOLS[pool]}   (PREFECT_API_URL={api})")
