@@ -83,8 +83,8 @@ class Night:
         first, deadline = None, time.monotonic() + seconds
         while time.monotonic() < deadline:
             ours = [item for item in self.flow_runs() if item["id"] not in before and item["auto_scheduled"]]
-            # while one runs, the runs of the minutes after it are cancelled
-            began = [item for item in ours if item["start_time"]]
+            # while one is under way the runs of the minutes after it are cancelled; Prefect gives these a start too
+            began = [item for item in ours if item["start_time"] and item["state"]["type"] != "CANCELLED"]
             if began and first is None:
                 first = min(began, key=lambda item: item["start_time"])["id"]
                 self.schedule(False)
