@@ -16,7 +16,7 @@ def environment(project: Path) -> dict[str, str]:
     return {**env, "AJUSTE_HOME": str(project), "PYTHONPATH": str(project)}
 
 
-def run(project: Path, *command: str, check: bool = True, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+def run(project: Path, *command: str, check: bool = True, timeout: float = 1800) -> subprocess.CompletedProcess[str]:
     """Run a command in the project; a failure shows what it printed."""
     done = subprocess.run(
         command, cwd=project, env=environment(project), capture_output=True, text=True, timeout=timeout
