@@ -38,7 +38,7 @@ def lost(number: int = 0) -> int:
 
 def test_automations_are_made_once_and_a_crashed_run_is_run_again_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AJUSTE_WEBHOOK", "http://127.0.0.1:9/secret")
-    with prefect_test_harness(server_startup_timeout=180), get_client(sync_client=True) as client:
+    with prefect_test_harness(server_startup_timeout=300), get_client(sync_client=True) as client:
         assert automations.apply(client) == [automations.LOST, automations.WEBHOOK]
         flow_id = client.create_flow(recover)
         client.create_deployment(flow_id, "recover")

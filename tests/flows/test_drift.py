@@ -176,7 +176,7 @@ def test_drift_makes_a_run_of_adapt_through_event_and_automation(requests, monke
     @flow(name="adapt")
     def adapt() -> None: ...
 
-    with prefect_test_harness(server_startup_timeout=180), get_client(sync_client=True) as client:
+    with prefect_test_harness(server_startup_timeout=300), get_client(sync_client=True) as client:
         deployment = client.create_deployment(client.create_flow(adapt), "adapt")
         for _ in range(2):
             assert automations.DRIFT in automations.apply(client)
