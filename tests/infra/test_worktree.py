@@ -56,7 +56,8 @@ def test_a_run_works_with_what_is_committed_and_leaves_the_checkout_alone(main: 
     (main / "params.yaml").write_text("r: 9\n")
     git(main, "add", "params.yaml")
     (main / "params.yaml").write_text("r: 10\n")  # staged, then edited further
-    (main / ".dvc" / "config.local").write_text("['remote \"store\"']\n    url = ssh://store.invalid/x\n    password = secret\n")
+    local = "['remote \"store\"']\n    url = ssh://store.invalid/x\n    password = secret\n"
+    (main / ".dvc" / "config.local").write_text(local)
     before = everything(main)
 
     place = worktree("adapt")
