@@ -27,6 +27,7 @@ from pathlib import Path
 import psutil
 
 from cli import _processes
+from cli.main import QUIET
 from infra import postgres
 from tasks._params import DataError, UsageError
 from tasks._stage import home, write_atomically
@@ -37,14 +38,6 @@ ORDER = ("postgres", "prefect", "mlflow", "worker", "models")  # each needs thos
 POOL, WORKER = "ajuste", "ajuste-stack"
 MARK = "AJUSTE_STACK"  # in the environment of all that the stack starts: how its lost children are found
 FLOW_SECONDS = 30  # a flow run that is asked to end tells Prefect so, and its stage ends at its next step
-QUIET = {
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "DO_NOT_TRACK": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "GX_ANALYTICS_ENABLED": "false",
-    "DVC_NO_ANALYTICS": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-}
 
 
 class Stack:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 from typer.testing import CliRunner
 
@@ -12,8 +13,13 @@ from tracking import versions
 
 
 def ajuste_data(*args: str) -> str:
+    """What `ajuste data ...` prints."""
+    return printed(data.app, *args)
+
+
+def printed(app: typer.Typer, *args: str) -> str:
     """What the command prints; an error comes out as the exception that main() turns into one line."""
-    result = CliRunner().invoke(data.app, list(args))
+    result = CliRunner().invoke(app, list(args))
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == 0, result.output

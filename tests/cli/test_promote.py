@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
-from typer.testing import CliRunner
 
 import tracking
 from cli import main
 from tasks._stage import DataError, UsageError
+from tests.cli.commands import printed
 from tests.tracking.bare import Killed, aliases, at_home, registered, writes
 from tracking import promotion
 from tracking._store import client
@@ -47,12 +47,8 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 def ajuste(*words: str) -> str:
-    """What the command prints; an error comes out as the exception that main() turns into one line."""
-    result = CliRunner().invoke(main.app, list(words))
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.output
+    """What the command prints."""
+    return printed(main.app, *words)
 
 
 def test_the_gate_lets_the_challenger_through_and_a_rollback_goes_back(gate) -> None:

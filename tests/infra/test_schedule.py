@@ -2,8 +2,6 @@
 
 import os
 import re
-import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +14,7 @@ import pytest
 import yaml
 
 from tasks._params import md5_of
+from tests.infra.servers import free_port, start, stop
 from tests.projects import ROOT, ajuste, environment, mlflow_runs, run, tiny_project
 
 # what the two presets say beside preset tiny; stages until UNTIL depend on it
@@ -54,30 +53,6 @@ def test_the_deployments_name_flows_that_exist_and_hold_no_hyper_parameter() -> 
     assert enter == {"directory": f"{place}/worktrees/adapt"}
     assert env["AJUSTE_HOME"] == f"{place}/homes/adapt" and env["PYTHONPATH"] == f"{place}/worktrees/adapt"
     assert int(env["PREFECT_RUNNER_HEARTBEAT_FREQUENCY"]) >= 30, "Prefect takes no less"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def start(project: Path, env: dict[str, str], log: Path, *command: str) -> subprocess.Popen:
-    with log.open("w") as file:
-        return subprocess.Popen(
-            [sys.executable, "-m", *command], cwd=project, env=env, stdout=file, stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )  # fmt: skip
-
-
-def stop(process: subprocess.Popen) -> None:
-    for sign in (signal.SIGTERM, signal.SIGKILL):
-        if process.poll() is None:
-            os.killpg(process.pid, sign)
-            try:
-                process.wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                continue
 
 
 class Server:

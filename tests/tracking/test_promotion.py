@@ -226,14 +226,20 @@ def test_a_second_run_of_a_move_is_taken_away() -> None:
     assert len(runs_of(name)) == 1 and moves(name) == [("promote", None, "1")]
 
 
+def intent_of_another(name: str) -> str:
+    """What the tag of a move to version 3 holds, written by another machine and gone again."""
+    with pytest.raises(Killed), writes(1, kill):
+        promotion.move(name, "3", "other", "theirs")
+    intent = client().get_registered_model(name).tags[promotion.INTENT]
+    client().delete_registered_model_tag(name, promotion.INTENT)
+    return intent
+
+
 def test_an_intent_that_another_machine_overwrote_is_theirs(monkeypatch) -> None:
     """As Fischer's algorithm has it: who writes last goes on. The clock stands for the other machine."""
     name = registered("j-classifier")
     promotion.move(name, "1", "x", "y")
-    with pytest.raises(Killed), writes(1, kill):
-        promotion.move(name, "3", "other", "theirs")
-    theirs = client().get_registered_model(name).tags[promotion.INTENT]
-    client().delete_registered_model_tag(name, promotion.INTENT)
+    theirs = intent_of_another(name)
     address = promotion.tracking_uri()
     monkeypatch.setattr(promotion, "tracking_uri", lambda: address.replace("sqlite:", "http:"))
     monkeypatch.setattr(promotion.time, "sleep", lambda seconds: client().set_registered_model_tag(
@@ -249,10 +255,7 @@ def test_an_intent_that_is_replaced_after_the_first_alias_is_done_instead() -> N
     """The other machine was slower than the pause: its move is whole, not a mixture of both."""
     name = registered("l-classifier")
     promotion.move(name, "1", "x", "y")
-    with pytest.raises(Killed), writes(1, kill):
-        promotion.move(name, "3", "other", "theirs")
-    theirs = client().get_registered_model(name).tags[promotion.INTENT]
-    client().delete_registered_model_tag(name, promotion.INTENT)
+    theirs = intent_of_another(name)
     with pytest.raises(UsageError, match="another moved `l-classifier` at this moment"), \
             writes(3, lambda: client().set_registered_model_tag(name, promotion.INTENT, theirs)):
         promotion.move(name, "2", "x", "mine")
