@@ -95,12 +95,25 @@ def _programs(data: Path) -> Path:
 
 
 def _wait_for_orphans(data: Path) -> None:
-    """Children of a server that was killed end by themselves, and until then a new one does not start."""
+    """Children of a server that was killed end by themselves, and until then a new one does not start.
+
+    Nor while its lock file names a process: a killed server that nobody has collected yet still is one, so the file of
+    a zombie goes.
+    """
     deadline = time.monotonic() + ORPHAN_SECONDS
     while time.monotonic() < deadline and any(
         process.info["cwd"] == str(data) for process in psutil.process_iter(["cwd"])
     ):
         time.sleep(0.2)
+    if _is_zombie(lock := data / "postmaster.pid"):
+        lock.unlink()
+
+
+def _is_zombie(lock: Path) -> bool:
+    try:
+        return psutil.Process(int(lock.read_text().split()[0])).status() == psutil.STATUS_ZOMBIE
+    except (OSError, ValueError, IndexError, psutil.Error):
+        return False
 
 
 def _owner() -> pwd.struct_passwd | None:
