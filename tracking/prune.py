@@ -5,7 +5,8 @@
     cache         files of DVC's cache that neither the workspace, a branch, a tag, a kept worktree, the data of a kept
                   version nor the dvc.lock that its run recorded names: `ajuste reproduce` of every kept version goes on
     worktrees     <home>/.prefect/worktrees, unused for a week
-    checkpoints   of stages that have ended: recorded, or of inputs that nothing has any more and a week old
+    checkpoints   of this home and of the deployments': of stages that have ended and are recorded, or of inputs that
+                  nothing has any more and a week old
 
 `plan(keep)` decides and writes nothing. `carry_out(plan)` does it, and can be killed at any time: what is left is in
 the next plan. While a stage, a sweep or a move runs nothing is thrown away.
@@ -110,8 +111,8 @@ def carry_out(made: Plan, say: Callable[[Item], None] = lambda item: None) -> in
 
 def _check_quiet() -> None:
     """Refuse while a stage or a sweep runs: its results are not in any dvc.lock yet."""
-    locks = [*(home() / ".checkpoints").glob("*.lock"), *(home() / ".sweeps").glob("*/lock"),
-             *(home() / ".sweeps").glob("*/.checkpoints/*.lock")]
+    locks = [*(lock for place in _homes() for lock in (place / ".checkpoints").glob("*.lock")),
+             *(home() / ".sweeps").glob("*/lock"), *(home() / ".sweeps").glob("*/.checkpoints/*.lock")]
     for path in locks:
         with path.open("a") as file:
             try:
@@ -156,6 +157,11 @@ def _pins(found: rules.Kept) -> set[str]:
 
 
 # --- folders of the home ----------------------------------------------------------------------------------------------
+
+
+def _homes() -> list[Path]:
+    """This home and those of the deployments (infra/worktree.py), whose checkpoints are their own."""
+    return [home(), *sorted((home() / ".prefect" / "homes").glob("*"))]
 
 
 def _worktrees() -> tuple[list[Path], list[Path]]:
@@ -204,7 +210,7 @@ def _checkpoints(current: set[str]) -> list[Item]:
 
     wanted = current | _current_keys()
     items = []
-    for place in sorted((home() / ".checkpoints").glob("*")):
+    for place in (found for folder in _homes() for found in sorted((folder / ".checkpoints").glob("*"))):
         if not place.is_dir():
             continue
         if exists() and runs.is_recorded(place.name):

@@ -137,12 +137,15 @@ def test_a_version_promoted_since_the_plan_is_not_touched(store: Path) -> None:
 
 
 def test_nothing_is_thrown_away_while_a_stage_runs(store: Path) -> None:
-    (store / ".checkpoints").mkdir(exist_ok=True)
-    with (store / ".checkpoints/ppo.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(UsageError, match="`ppo` is running"):
-            prune.plan(1)
+    homes = (store, store / ".prefect/homes/adapt")
+    for place in homes:
+        (place / ".checkpoints").mkdir(parents=True, exist_ok=True)
+        with (place / ".checkpoints/ppo.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            with pytest.raises(UsageError, match="`ppo` is running"):
+                prune.plan(1)
     prune.plan(1)
+    shutil.rmtree(store / ".prefect")
 
 
 @pytest.mark.slow
@@ -153,6 +156,9 @@ def test_checkpoints_and_worktrees(store: Path, monkeypatch) -> None:
     for name in (recorded, "wanted", "unknown", "fresh"):
         (store / ".checkpoints" / name).mkdir(parents=True)
         (store / ".checkpoints" / name / "weights").write_bytes(b"x" * 1000)
+    nightly = store / ".prefect/homes/adapt/.checkpoints/unknown too"
+    nightly.mkdir(parents=True)
+    os.utime(nightly, (old, old))
     for name in ("idle", "busy", "young"):
         (store / ".prefect/worktrees" / name).mkdir(parents=True)
     for path in (*(store / ".checkpoints").glob("*"), *(store / ".checkpoints").glob("*/*"),
@@ -163,10 +169,11 @@ def test_checkpoints_and_worktrees(store: Path, monkeypatch) -> None:
                                stdin=subprocess.PIPE)
     try:
         made = prune.plan(9)
-        assert goes(made, "checkpoint") == {recorded, "unknown"} and made.size == 2000
+        assert goes(made, "checkpoint") == {recorded, "unknown", nightly.name} and made.size == 2000
         assert {Path(what).name for what in goes(made, "worktree")} == {"idle"}
         prune.carry_out(made)
         assert sorted(p.name for p in (store / ".checkpoints").iterdir() if p.is_dir()) == ["fresh", "wanted"]
+        assert not nightly.exists() and nightly.parent.exists()
         assert not (store / ".prefect/worktrees/idle").exists() and (store / ".prefect/worktrees/busy").exists()
     finally:
         process.communicate(b"\n")
