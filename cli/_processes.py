@@ -83,7 +83,9 @@ def ended(name: str, process: subprocess.Popen, log: Path) -> Exception:
     """The error of a process that is over before it should be."""
     from tasks._params import DataError
 
-    return DataError(f"{name} ended with {process.returncode}: see {log}")
+    said = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
+    last = next((f" ({line.strip()[:200]})" for line in reversed(said) if line.strip()), "")
+    return DataError(f"{name} ended with {process.returncode}{last}: see {log}")
 
 
 def stop(pid: int, ask: signal.Signals = signal.SIGTERM, seconds: float = STOP_SECONDS) -> None:
