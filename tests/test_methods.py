@@ -30,7 +30,12 @@ def start(base: Path, encoded: Path) -> torch.Tensor:
     return ragged.row_losses(decoder.load_base(base)[0], pairs(encoded), 500).sum(0)
 
 
-@pytest.mark.parametrize("method", methods.METHODS)
+FAST = ("full", "lora", "qlora", "prefix")  # a method of each kind; the others are like one of these
+
+
+@pytest.mark.parametrize(
+    "method", [m if m in FAST else pytest.param(m, marks=pytest.mark.slow) for m in methods.METHODS]
+)
 def test_a_method_from_training_to_an_answer(
     method: str, encoded: Path, base: Path, start: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,7 +67,7 @@ def test_bit_equal_in_a_clean_clone(project: Path) -> None:
     assert verdict.equal and len(verdict.outs) == 1 and "bit-equal" in reproduce.report(verdict)
 
 
-@pytest.mark.parametrize("committed", [True, False])
+@pytest.mark.parametrize("committed", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("file", "old", "new", "named"),
     [

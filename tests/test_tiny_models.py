@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.imports import ROOT
@@ -15,6 +16,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_the_decoder_is_the_same_in_every_process(tiny_decoder: Path, tmp_path: Path) -> None:
     code = f"from tests.tiny_models import *; make_tiny_decoder(Path({str(tmp_path / 'a')!r}))"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, env={**os.environ, "PYTHONHASHSEED": "7"})

@@ -39,8 +39,13 @@ def _registered(monkeypatch, registry, tmp_path):  # noqa: F811
     install(monkeypatch, registry, tmp_path)
 
 
-@pytest.mark.parametrize("reference, adapter", [("reviews-classifier@challenger", False),
-                                                ("reviews-classifier-adapter/1", True)])
+@pytest.mark.parametrize(
+    ("reference", "adapter"),
+    [
+        ("reviews-classifier@challenger", False),
+        pytest.param("reviews-classifier-adapter/1", True, marks=pytest.mark.slow),
+    ],
+)
 def test_plain_transformers_and_plain_peft_load_it_and_agree(reference, adapter, folders, tmp_path):  # noqa: F811
     run(export.command, reference, tmp_path / "out")
     if adapter:

@@ -36,6 +36,7 @@ def lost(number: int = 0) -> int:
     return number
 
 
+@pytest.mark.slow
 def test_automations_are_made_once_and_a_crashed_run_is_run_again_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AJUSTE_WEBHOOK", "http://127.0.0.1:9/secret")
     with prefect_test_harness(server_startup_timeout=300), get_client(sync_client=True) as client:

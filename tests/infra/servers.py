@@ -231,11 +231,12 @@ class Deployed:
                     found.append(file)
         return found
 
-    def recorded_once(self, stages: list[str]) -> None:
-        """Each of these stages, with the inputs that dvc.lock has now, is one finished MLflow run; no run is a twin."""
+    def recorded_once(self, stages: list[str], place: Path | None = None) -> None:
+        """Each of these stages, with the inputs that dvc.lock of the place has now (the worktree of adapt's), is one
+        finished MLflow run; no run is a twin."""
         found = [item for item in mlflow_runs(self.project) if "ajuste.stage_key" in item["tags"]]
         assert set(Counter(item["tags"]["ajuste.stage_key"] for item in found).values()) == {1}
         code = "import sys; from tracking import versions as v; print(*[v.stage_key(n) for n in sys.argv[1:]])"
-        keys = run(self.place, sys.executable, "-c", code, *stages).stdout.split()
+        keys = run(place or self.place, sys.executable, "-c", code, *stages).stdout.split()
         status = {item["tags"]["ajuste.stage_key"]: item["status"] for item in found}
         assert [status.get(key) for key in keys] == ["FINISHED"] * len(stages)

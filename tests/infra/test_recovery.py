@@ -161,3 +161,28 @@ def without(deployed: Deployed, server: str) -> float:
     time.sleep(max(0.0, AWAY - (time.time() - stopped)))
     deployed.start(server)
     return time.time() - stopped
+
+
+def test_mlflow_away_for_too_long_is_one_line_and_the_same_run_can_be_made_again(deployed: Deployed) -> None:
+    deployed.commit(LONG.format(8e-5))
+    # as `ajuste run`, with 15 s of patience in place of 10 minutes
+    impatient = "from flows import _patience as p; p.PATIENCE = 15.0; from cli.main import main; main()"
+    log = deployed.log("impatient")
+    with log.open("w") as file:
+        command = [sys.executable, "-c", impatient, "run", "--until", LAST]
+        process = subprocess.Popen(command, cwd=deployed.project, env=deployed.env, stdout=file, stderr=file)
+    checkpoints = deployed.project / ".checkpoints"
+    wait_for(lambda: list(checkpoints.glob("*/checkpoint-*/COMPLETE")) or process.poll() is not None, LONGEST, log)
+    assert process.poll() is None, log.read_text()
+    deployed.stop("mlflow")
+    assert process.wait(timeout=LONGEST) == 1, log.read_text()
+    said = log.read_text()
+    print(f"\nMLflow away for too long: {said.splitlines()[-1]}")
+    assert "did not answer for 15 s: start it and run again; what is done stays done" in " ".join(said.split())
+    assert "Traceback" not in said
+
+    deployed.start("mlflow")
+    again = [sys.executable, "-m", "cli.main", "run", "--until", LAST]
+    done = subprocess.run(again, cwd=deployed.project, env=deployed.env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    deployed.recorded_once(STAGES, deployed.project)

@@ -112,6 +112,7 @@ def test_characters_spread_over_tokens_arrive_whole(client):
     assert "".join(pieces) == whole and any(ord(c) > 127 for c in whole)
 
 
+@pytest.mark.slow
 def test_200_requests_of_20_clients_are_all_answered_rightly(server, speakers, merged):
     """Chats and texts, of a merged model and its adapter, whole and streamed, while texts are labelled beside them."""
     address, generation = server

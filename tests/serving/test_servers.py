@@ -68,6 +68,7 @@ def free_port():
         return taken.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_ajuste_serve_and_mlflow_serve_give_the_same_answers(recorded):  # noqa: F811
     ours = [sys.executable, "-m", "cli.main", "serve", "--port", "0"]
     port = free_port()

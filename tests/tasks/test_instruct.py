@@ -166,12 +166,14 @@ def test_the_penalty_holds_the_weights_where_they_were(encoded: Path, base: Path
 @pytest.mark.parametrize(
     ("method", "changes"),
     [
-        ("lora", {"lora_dropout": 0.1}),
+        pytest.param("lora", {"lora_dropout": 0.1}, marks=pytest.mark.slow),
         ("lora", {"accumulation": 4, "dtype": "bfloat16"}),
-        ("full", {"dtype": "bfloat16", "accumulation": 2, "l2_to_w0": 0.01, "lr": 1e-3}),
+        pytest.param(
+            "full", {"dtype": "bfloat16", "accumulation": 2, "l2_to_w0": 0.01, "lr": 1e-3}, marks=pytest.mark.slow
+        ),
         ("qlora", {"dtype": "bfloat16"}),
-        ("prefix", {}),
-        ("bottleneck", {"dtype": "bfloat16"}),
+        pytest.param("prefix", {}, marks=pytest.mark.slow),
+        pytest.param("bottleneck", {"dtype": "bfloat16"}, marks=pytest.mark.slow),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(value) or "plain",
 )

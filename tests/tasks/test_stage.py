@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks._params import Config, UsageError, key_of, lookup, md5_of, read_yaml, section, stage_key, typed
+from tasks._params import Config, UsageError, check_params, key_of, lookup, md5_of, read_yaml, section, stage_key, typed
 from tracking import versions
 
 ROOT = Path(__file__).parents[2]
@@ -196,6 +196,14 @@ def test_wrong_type_names_the_key() -> None:
 
     with pytest.raises(UsageError, match=r"toy\.rate.*'fast'"):
         typed(ToyConfig, {"rate": "fast"}, "toy")
+
+
+def test_an_unknown_section_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text() + "\nclasify: {}\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="params.yaml: unknown section `clasify`: known sections are base, classify,"):
+        check_params()
 
 
 def test_yaml_numbers_are_those_of_dvc(tmp_path: Path) -> None:

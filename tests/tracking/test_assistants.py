@@ -135,6 +135,7 @@ def test_registering_again_changes_nothing(project) -> None:
     assert [registry.versions(name) for name in (NAME, ADAPTER)] == before
 
 
+@pytest.mark.slow
 def test_it_answers_where_ajuste_is_not_installed(project, tmp_path) -> None:
     version = registry.resolve(NAME)
     folder = version.path.parents[1]
