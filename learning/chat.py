@@ -42,7 +42,7 @@ def segments(tokenizer: "Tokenizer", messages: list[Message]) -> list[Segment]:
         return _text(tokenizer, messages)
     _check(tokenizer, messages)
     if messages[-1]["role"] != "assistant":
-        raise ValueError("the last message is not the assistant's: there is no response to learn")
+        raise ValueError("the last message is not the assistant's: there is no response")
     return _turns(tokenizer, messages)
 
 

@@ -235,6 +235,7 @@ def read_card(folder: Path) -> dict:
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a base or model folder, with a padding token (the end token where it has none)."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.init_kwargs["local_files_only"] = False  # else saved as HF_HUB_OFFLINE has it
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

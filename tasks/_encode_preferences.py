@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from pydantic import Field
 
 from tasks._encode_instructions import IDS, tokenizer_of
@@ -119,7 +120,12 @@ def _encode_comparisons(path: Path, out: Path, config: PreferencesConfig, split:
             sink.write({name: [row[name] for row in kept] for name in ENCODED.names})
     _tell(counts, f"comparisons of {split}")
     if not sink.rows:
-        why = f"; left out: {counts.first}" if counts.first else f" with a margin of {least:g}: add data, or lower it"
+        if counts.first:
+            why = f"; left out: {counts.first}"
+        elif pq.read_metadata(path).num_rows:
+            why = f" with a margin of {least:g}: add data, or lower it"
+        else:
+            why = ": add data"
         raise DataError(f"{path} has no comparisons to encode{why}")
     return _report(counts, sink.rows) | {"responses": counts.lengths.total(), "prompts_cut": counts.sums["cut"]}
 

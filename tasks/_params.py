@@ -118,7 +118,8 @@ def typed(config_type: type[Config], values: dict, where: str) -> Any:
         if first["type"] == "extra_forbidden":
             known = ", ".join(sorted(config_type.model_fields))
             raise UsageError(f"params.yaml: unknown key `{key}`: known keys are {known}") from None
-        raise UsageError(f"params.yaml: `{key}`: {first['msg']} (got {first.get('input')!r})") from None
+        got = "" if isinstance(first.get("input"), dict) else f" (got {first.get('input')!r})"
+        raise UsageError(f"params.yaml: `{key}`: {first['msg'].removeprefix('Value error, ')}{got}") from None
 
 
 def config_type_of(name: str) -> type[Config]:

@@ -26,6 +26,7 @@ from learning.classifier import (
     linear_modules,
     load,
     load_adapter,
+    load_tokenizer,
     logits_of,
     pad,
     predict,
@@ -189,3 +190,12 @@ def test_parameters_by_hand(tmp_path: Path) -> None:
 def test_batches_are_sorted_longest_first_and_hold_every_row_once() -> None:
     rows = [[0] * n for n in (3, 9, 1, 9, 4)]
     assert list(sorted_batches(rows, 2)) == [[1, 3], [4, 0], [2]]
+
+
+def test_a_saved_tokenizer_does_not_depend_on_hf_hub_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tiny_base(tmp_path / "base")
+    for offline in (False, True):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+        load_tokenizer(base).save_pretrained(tmp_path / str(offline))
+    files = [tmp_path / str(offline) / "tokenizer_config.json" for offline in (False, True)]
+    assert files[0].read_bytes() == files[1].read_bytes()

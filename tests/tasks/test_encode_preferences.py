@@ -151,7 +151,7 @@ def test_two_runs_and_other_batches_write_the_same_bytes(validated, tiny_decoder
         ([a_row(2, responses=["a", "b " * 300])], [a_prompt(0)], {}, "no comparisons to encode; left out: data/x"),
         ([a_row(2)], [], {}, "no prompts to encode: add data, or raise validate's `prompt_share`"),
         ([a_row(2)], [a_prompt(0)], {"max_prompt_tokens": 8}, "no prompts to encode; left out: .*prompt_tokens is 8"),
-        ([], [], {}, "no comparisons to encode"),
+        ([], [], {}, "no comparisons to encode: add data"),
     ],
 )
 def test_nothing_left_is_one_line(tmp_path, tiny_decoder, rows, prompts, changes, message):
