@@ -64,7 +64,7 @@ def test_only_what_depends_on_a_change_runs_again(project: Path) -> None:
     assert stale(project) == {"classify_lora"}
     done = ajuste(project, "run", "--until", "merge_classify")
     assert ran(done.stderr) == {"classify_lora", "merge_classify"}
-    assert stale(project) == {"evaluate_classify"}  # and what reads it, when it is made anew
+    assert stale(project) == {"evaluate_classify", "summary"}  # which read the merged model and its proof
     params.write_text(text)
     done = ajuste(project, "run", "--until", "merge_classify")
     assert ran(done.stderr) == {"classify_lora", "merge_classify"} and stale(project) == set()

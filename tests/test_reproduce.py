@@ -76,7 +76,9 @@ def test_bit_equal_in_a_clean_clone(project: Path) -> None:
         ("copy.py", "# a comment", "# another", "copy.py line 2 changed"),
         ("dvc.yaml", "python copy", "python -P copy", "command of stage toy: python copy.py -> python -P copy.py"),
         ("data/set/rows.csv", "17,text 17\n", "17,text x\n", "data/set/rows.csv line 18 changed"),
-        ("data/set/rows.csv", "17,text 17\n", "", "data/set/rows.csv line 18 removed"),
+        pytest.param(
+            "data/set/rows.csv", "17,text 17\n", "", "data/set/rows.csv line 18 removed", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_changed_input_is_named(project: Path, file: str, old: str, new: str, named: str, committed: bool) -> None:
@@ -102,6 +104,7 @@ def test_an_out_that_comes_out_otherwise_is_named(project: Path) -> None:
     assert f"out.csv of stage toy: different ({'f' * 32} -> {md5}" in verdict.differences[0]
 
 
+@pytest.mark.slow
 def test_an_older_revision_is_compared_with_its_own_lock(project: Path) -> None:
     (project / "params.yaml").write_text("toy: {r: 4, lr: 5e-5, deep: {x: 1}}\n")
     assert versions.dvc("repro", "-q").returncode == 0

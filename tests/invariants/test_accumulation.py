@@ -38,6 +38,7 @@ def test_a_mean_of_means_would_not_be(monkeypatch):
     assert largest_difference(expected["gradients"], found["gradients"]) > 1e-3
 
 
+@pytest.mark.slow
 def test_two_processes_over_gloo_equal_one_with_twice_the_batch(tmp_path):
     run_two("tests.invariants.two_processes", tmp_path / "out.pt")
     together = torch.load(tmp_path / "out.pt", weights_only=True)

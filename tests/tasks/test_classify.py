@@ -247,6 +247,7 @@ def test_a_signal_leaves_a_checkpoint_and_the_next_run_goes_on(
     assert files(tmp_path / "stopped" / "out") == files(tmp_path / "calm" / "out")
 
 
+@pytest.mark.slow
 def test_kill_minus_nine_of_the_process(encoded: Path, base: Path, tmp_path: Path) -> None:
     config = FULL.model_copy(update={"epochs": 12, "patience": 1000})
     run(config, encoded, base, tmp_path / "calm")
