@@ -83,8 +83,8 @@ def ended(name: str, process: subprocess.Popen, log: Path) -> Exception:
     """The error of a process that is over before it should be."""
     from tasks._params import DataError
 
-    said = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
-    last = next((f" ({line.strip()[:200]})" for line in reversed(said) if line.strip()), "")
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    last = f" ({lines[-1].strip()[:200]})" if lines else ""
     return DataError(f"{name} ended with {process.returncode}{last}: see {log}")
 
 

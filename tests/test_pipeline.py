@@ -51,7 +51,16 @@ def test_the_second_run_does_nothing_and_says_so(project: Path) -> None:
     assert (project / "dvc.lock").read_bytes() == before and len(mlflow_runs(project)) == count
 
 
-def test_only_what_depends_on_a_change_runs_again(project: Path) -> None:
+@pytest.mark.parametrize(
+    ("until", "made"),
+    [
+        (["--until", "merge_classify"], {"classify_lora", "merge_classify"}),
+        pytest.param(
+            [], {"classify_lora", "merge_classify", "evaluate_classify", "summary"}, marks=pytest.mark.slow, id="whole"
+        ),
+    ],
+)
+def test_only_what_depends_on_a_change_runs_again(project: Path, until: list[str], made: set[str]) -> None:
     assert stale(project) == set()
     for unused in ("cli/run.py", "tasks/__init__.py", "serving/app.py"):
         path = project / unused
@@ -62,12 +71,13 @@ def test_only_what_depends_on_a_change_runs_again(project: Path) -> None:
     assert "    r: 4" in text
     params.write_text(text.replace("    r: 4", "    r: 2"))
     assert stale(project) == {"classify_lora"}
-    done = ajuste(project, "run", "--until", "merge_classify")
-    assert ran(done.stderr) == {"classify_lora", "merge_classify"}
-    assert stale(project) == {"evaluate_classify", "summary"}  # which read the merged model and its proof
+    done = ajuste(project, "run", *until)
+    assert ran(done.stderr) == made
+    # what reads the merged model and its proof, unless it was made too
+    assert stale(project) == {"evaluate_classify", "summary"} - made
     params.write_text(text)
-    done = ajuste(project, "run", "--until", "merge_classify")
-    assert ran(done.stderr) == {"classify_lora", "merge_classify"} and stale(project) == set()
+    done = ajuste(project, "run", *until)
+    assert ran(done.stderr) == made and stale(project) == set()
     run(project, "git", "checkout", "--quiet", ".")
 
 
@@ -85,21 +95,28 @@ def test_registered_versions_answer_from_plain_text(project: Path) -> None:
     assert proof["max_logit_difference"] <= 1e-4 and proof["equal_predictions"] == 1.0
 
 
-def test_a_persons_mistakes_are_one_line(project: Path) -> None:
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("    r: 4", "    rr: 4", "classify.lora.rr"),
+        ("path:.assets/tiny-encoder", "path:nowhere", "nowhere"),
+        pytest.param("compute:", "clasify: {}\ncompute:", "clasify", marks=pytest.mark.slow),
+        pytest.param("threads:", "threads: [", "params.yaml", marks=pytest.mark.slow),
+    ],
+)
+def test_a_persons_mistake_is_one_line(project: Path, old: str, new: str, named: str) -> None:
     params = project / "params.yaml"
     text = params.read_text()
-    # the parser's own faults and those of whole sections: tests/tasks/test_stage.py
-    for changed, named in (
-        (text.replace("    r: 4", "    rr: 4"), "classify.lora.rr"),
-        (text.replace("path:.assets/tiny-encoder", "path:nowhere"), "nowhere"),
-    ):
-        assert changed != text
-        params.write_text(changed)
-        done = ajuste(project, "run", check=False)
-        params.write_text(text)
-        errors = [line for line in done.stderr.splitlines() if line.startswith("error")]
-        assert done.returncode == 2 and len(errors) == 1 and named in errors[0], done.stderr
-        assert "Traceback" not in done.stderr
+    assert old in text
+    params.write_text(text.replace(old, new))
+    done = ajuste(project, "run", check=False)
+    params.write_text(text)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    assert done.returncode == 2 and len(errors) == 1 and named in errors[0], done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_stage_is_refused(project: Path) -> None:
     assert ajuste(project, "run", "--from", "nope", check=False).returncode == 2  # before Prefect is started
 
 

@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,16 +20,11 @@ from typing import TypeVar
 import httpx
 import psutil
 
+from cli._processes import free_port
 from tests.projects import ajuste, environment, mlflow_runs, run, tiny_project
 
 T = TypeVar("T")
 ENDS = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def start(project: Path, env: dict[str, str], log: Path, *command: str) -> subprocess.Popen:
@@ -72,7 +66,7 @@ class Deployed:
         self.folder, self.project = folder, tiny_project(folder / "ajuste")
         self.place = self.project / ".prefect" / "worktrees" / "adapt"
         self.checkpoints = self.project / ".prefect" / "homes" / "adapt" / ".checkpoints"
-        self.ports = {name: free_port() for name in ("prefect", "mlflow")}
+        self.ports = {name: free_port(0) for name in ("prefect", "mlflow")}
         self.api = f"http://127.0.0.1:{self.ports['prefect']}/api"
         self.env = environment(self.project) | {
             "PREFECT_HOME": str(self.project / ".prefect"),
@@ -140,11 +134,15 @@ class Deployed:
         run(self.project, "git", "add", "presets/test.yaml")
         run(self.project, "git", "commit", "--quiet", "--all", "--message", "Parameters of the test")
 
-    def begin(self, **parameters: str) -> str:
-        """Start a run of deployment adapt; returns its id."""
-        adapt = httpx.get(f"{self.api}/deployments/name/adapt/adapt").raise_for_status().json()
+    def deployment(self, name: str) -> dict:
+        """What the server knows of the deployment of this name, which is its flow's too."""
+        found = httpx.get(f"{self.api}/deployments/name/{name}/{name}", timeout=30)
+        return found.raise_for_status().json()
+
+    def begin(self, flow: str = "adapt", **parameters: str) -> str:
+        """Start a run of the flow's deployment; returns its id."""
         asked = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
-        made = httpx.post(f"{self.api}/deployments/{adapt['id']}/create_flow_run", json=asked)
+        made = httpx.post(f"{self.api}/deployments/{self.deployment(flow)['id']}/create_flow_run", json=asked)
         return made.raise_for_status().json()["id"]
 
     def ask(self, path: str, **body: object) -> list[dict]:

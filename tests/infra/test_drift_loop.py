@@ -11,7 +11,8 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 
-from tests.infra.servers import Deployed, free_port, start, stop, wait_for
+from cli._processes import free_port
+from tests.infra.servers import Deployed, start, stop, wait_for
 from tests.projects import run
 
 NAME, WINDOW = "reviews-classifier", 50
@@ -33,9 +34,8 @@ def deployed(tmp_path: Path) -> Iterator[Deployed]:
         for name in ("prefect", "mlflow"):
             found.start(name)
         found.deploy()
-        adapt = httpx.get(f"{found.api}/deployments/name/adapt/adapt").raise_for_status().json()
         ends = {"parameters": {"until": "evaluate_classify"}}
-        httpx.patch(f"{found.api}/deployments/{adapt['id']}", json=ends).raise_for_status()
+        httpx.patch(f"{found.api}/deployments/{found.deployment('adapt')['id']}", json=ends).raise_for_status()
         found.start("worker")
         yield found
     finally:
@@ -44,9 +44,7 @@ def deployed(tmp_path: Path) -> Iterator[Deployed]:
 
 def judged(deployed: Deployed) -> str:
     """Run the deployment drift once; what its artifact says of the model."""
-    drift = httpx.get(f"{deployed.api}/deployments/name/drift/drift").raise_for_status().json()
-    asked = httpx.post(f"{deployed.api}/deployments/{drift['id']}/create_flow_run", json={}).raise_for_status()
-    deployed.completes(asked.json()["id"], 300)
+    deployed.completes(deployed.begin("drift"), 300)
     (found,) = deployed.ask("/artifacts/latest/filter", artifacts={"key": {"any_": [f"drift-{NAME}"]}})
     return found["description"]
 
@@ -58,7 +56,7 @@ def test_requests_of_another_kind_make_a_run_of_adapt(deployed: Deployed) -> Non
     rows = pq.read_table(deployed.place / "artifacts/validated/reviews/test.parquet").to_pylist()
     usual = [row["text"] for row in rows if row["source"] == "rotten_tomatoes"]  # as in encode.reviews
     assert len(usual) >= WINDOW
-    port, log = free_port(), deployed.log("models")
+    port, log = free_port(0), deployed.log("models")
     serve = ["cli.main", "serve", NAME, "--log-requests", "--port", str(port)]
     server = start(deployed.project, deployed.env, log, *serve)
     try:

@@ -24,7 +24,7 @@ def deployed(tmp_path: Path) -> Iterator[Deployed]:
 
 @pytest.mark.slow
 def test_of_the_late_runs_one_runs(deployed: Deployed) -> None:
-    drift = httpx.get(f"{deployed.api}/deployments/name/drift/drift", timeout=30).raise_for_status().json()
+    drift = deployed.deployment("drift")
     schedule = f"{deployed.api}/deployments/{drift['id']}/schedules/{drift['schedules'][0]['id']}"
     every_minute = {"active": True, "schedule": {"cron": "* * * * *", "timezone": "UTC"}}
     httpx.post(f"{deployed.api}/deployments/{drift['id']}/resume_deployment", timeout=30).raise_for_status()

@@ -13,8 +13,9 @@ import httpx
 import pytest
 import yaml
 
+from cli._processes import free_port
 from tasks._params import md5_of
-from tests.infra.servers import free_port, start, stop
+from tests.infra.servers import start, stop
 from tests.projects import ROOT, ajuste, environment, mlflow_runs, run, tiny_project
 
 # what the two presets say beside preset tiny; stages until UNTIL depend on it
@@ -60,7 +61,7 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.project = folder, tiny_project(folder / "ajuste")
-        port = free_port()
+        port = free_port(0)
         self.api = f"http://127.0.0.1:{port}/api"
         self.env = environment(self.project) | {
             "PREFECT_HOME": str(self.project / ".prefect"),

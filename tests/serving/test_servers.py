@@ -7,7 +7,6 @@ import json
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from cli import chat, serve
+from cli._processes import free_port
 from tasks._stage import DataError, UsageError, home
 from tests.cli.registered import install, run
 from tests.serving.conftest import FakeRegistry
@@ -63,15 +63,10 @@ def lines_until(server, word, seconds=60):
     raise AssertionError(f"no `{word}` in {said}")
 
 
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return taken.getsockname()[1]
-
-
 @pytest.mark.slow
 def test_ajuste_serve_and_mlflow_serve_give_the_same_answers(recorded):  # noqa: F811
     ours = [sys.executable, "-m", "cli.main", "serve", "--port", "0"]
-    port = free_port()
+    port = free_port(0)
     theirs = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/reviews-classifier@challenger",
               "--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
     store = f"sqlite:///{recorded}/mlruns/mlflow.db"

@@ -6,7 +6,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from cli._processes import free_port
 from learning import classifier
 from tasks._stage import home
 from tests.tracking import projects
@@ -27,12 +27,6 @@ if BIN is None:
     pytest.skip("PostgreSQL is not installed (`make system` installs it): NOT TESTED against a server on PostgreSQL",
                 allow_module_level=True)
 pytest.importorskip("psycopg2", reason="psycopg2 is not installed: NOT TESTED against a server on PostgreSQL")
-
-
-def free_port() -> int:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return bound.getsockname()[1]
 
 
 @contextlib.contextmanager
@@ -69,7 +63,7 @@ def answers(url: str) -> bool:
 @pytest.fixture(scope="module")
 def postgres():
     """The address of a database of its own. PostgreSQL refuses to run as root, so another user runs it then."""
-    folder, port = Path(tempfile.mkdtemp(prefix="ajuste-pg-")), free_port()
+    folder, port = Path(tempfile.mkdtemp(prefix="ajuste-pg-")), free_port(0)
     user: dict = {}
     if os.geteuid() == 0:
         known = {entry.pw_name: entry for entry in pwd.getpwall()}
@@ -94,7 +88,7 @@ def postgres():
 @pytest.fixture(scope="module")
 def server(postgres: str, tmp_path_factory: pytest.TempPathFactory):
     """The address of an MLflow server."""
-    folder, port = tmp_path_factory.mktemp("server"), free_port()
+    folder, port = tmp_path_factory.mktemp("server"), free_port(0)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", postgres, "--artifacts-destination",
                str(folder / "artifacts"), "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     log = folder / "log"
@@ -146,7 +140,7 @@ def test_a_run_is_recorded_registered_resolved_and_served(team: Path, server: st
     # and MLflow's own server answers with the same probabilities
     texts = ["a warm film", "dull"]
     expected = classifier.predict(*classifier.load(team / "artifacts/merged/classify_lora"), texts)
-    port, log = free_port(), tmp_path / "serve.log"
+    port, log = free_port(0), tmp_path / "serve.log"
     uri = "models:/reviews-classifier@challenger"
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", uri, "--env-manager", "local",
                "--host", "127.0.0.1", "--port", str(port)]
