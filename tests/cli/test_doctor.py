@@ -50,6 +50,17 @@ def test_assets(project: Path) -> None:
     assert gone[0] == "fail" and "no-such-model is missing" in gone[1] and "assets.txt" in gone[2]
 
 
+def test_unpacked_source_packages(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.sys, "prefix", str(project))
+    (project / "assets.txt").write_text("")
+    (project / "sdists.txt").write_text("somedata==1.0\nother==2.0\n")
+    (project / "sdists" / "SomeData-1.0").mkdir(parents=True)
+    (project / "sdists" / "other-2.0.tar.gz").write_text("")  # downloaded and not unpacked
+    there, gone = doctor.assets()
+    assert there[:2] == ("ok", "somedata 1.0 unpacked")
+    assert gone == ("fail", "other is not unpacked", "make setup")
+
+
 def database(project: Path, artifact_uri: str) -> None:
     (project / "mlruns").mkdir()
     with sqlite3.connect(project / "mlruns" / "mlflow.db") as connection:
