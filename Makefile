@@ -3,6 +3,7 @@
 # make serve       the HTTP server           make bench      side-by-side measurements
 # make schedule    the nightly and weekly runs of infra/prefect.yaml
 # make stack       PostgreSQL, Prefect, MLflow, worker and model server on loopback       make stack-down   ends them
+# make deps        the code deps of dvc.yaml, from the imports
 # make lint        ruff                      make system     PostgreSQL and Chromium for a few end-to-end tests (apt, root)
 # Each target makes .venv first if it is missing or older than what it is made from. PYTHON=python3.12 picks another Python.
 PYTHON ?= python3
@@ -18,7 +19,7 @@ export DVC_NO_ANALYTICS := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := run
-.PHONY: run test test-all serve schedule stack stack-down bench system lint setup
+.PHONY: run test test-all serve schedule stack stack-down bench system lint deps setup
 
 setup: .venv/.ready
 
@@ -74,6 +75,10 @@ stack-down: .venv/.ready
 
 bench: .venv/.ready
 	@for script in benchmarks/*.py; do echo "== $$script"; python $$script || exit 1; done
+
+# The code deps of every dvc.yaml, from the imports.
+deps: .venv/.ready
+	python -m ajuste.tracking.project.deps
 
 lint: .venv/.ready
 	ruff check .

@@ -35,7 +35,8 @@ from mlflow import MlflowClient
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from learning import classifier
+from ajuste.models import classifier
+from ajuste.models.folder import sha256_of
 
 ROOT = Path(__file__).parents[1]
 NAME = "reviews-classifier"
@@ -85,7 +86,7 @@ def make(folder: Path, number: int, count: int, width: int = 384, layers: int = 
         head.bias.zero_()
         head.bias[number - 1] = 10.0
     card = {"task": "sequence", "strategy": "full", "pooling": "cls", "labels": labels, "max_tokens": 64,
-            "base": {"id": "random", "sha256": classifier.sha256_of(base / "model.safetensors")}}
+            "base": {"id": "random", "sha256": sha256_of(base / "model.safetensors")}}
     classifier.save(model, tokenizer(), folder / f"version{number}", card)
     return folder / f"version{number}"
 
@@ -94,7 +95,7 @@ def register(client: MlflowClient, paths: list[Path]) -> None:
     """Each folder as the next version of NAME; the first is champion."""
     client.create_registered_model(NAME)
     for path in paths:
-        tags = {"sha256": classifier.sha256_of(path / "model.safetensors"), "strategy": "full"}
+        tags = {"sha256": sha256_of(path / "model.safetensors"), "strategy": "full"}
         made = client.create_model_version(NAME, path.as_uri(), tags=tags)
         if made.version in (1, "1"):
             client.set_registered_model_alias(NAME, "champion", "1")
@@ -105,7 +106,7 @@ def serve(home: Path, *options: str, **environment: str) -> Iterator[tuple[int, 
     """`ajuste serve` as a process of its own with this home: its port and the process. Its output goes to serve.log."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     known = os.environ | {"PYTHONPATH": str(ROOT), "AJUSTE_HOME": str(home), "PATH": path} | environment
-    command = [sys.executable, "-u", "-m", "cli.main", "serve", "--port", "0", *options]
+    command = [sys.executable, "-u", "-m", "ajuste.cli.main", "serve", "--port", "0", *options]
     with (home / "serve.log").open("ab") as log:
         server = subprocess.Popen(command, cwd=ROOT, env=known, start_new_session=True, stdout=subprocess.PIPE,
                                   stderr=log)

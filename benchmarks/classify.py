@@ -4,10 +4,10 @@
 
 Both sides train the same base, rows, token ids, batch size, learning rates, schedule, dtype and threads for one epoch.
 The peer is what a newcomer writes: AutoModelForSequenceClassification, DataCollatorWithPadding, TrainingArguments with
-random batches, Trainer.train(). Ours is tasks.classify with its length-sorted batches, its loss and its history, less
-the evaluations and checkpoints that the peer does not do. Speed is that of the loop alone, after two steps of
-warm-up: rows a second of wall time, and rows a second of CPU time, which other work on the machine disturbs less
-(under OMP_WAIT_POLICY=PASSIVE; else waiting threads count as work). Reads artifacts/ of the default run.
+random batches, Trainer.train(). Ours is tasks.classify.training with its length-sorted batches, its loss and its
+history, less the evaluations and checkpoints that the peer does not do. Speed is that of the loop alone, after two
+steps of warm-up: rows a second of wall time, and rows a second of CPU time, which other work on the machine disturbs
+less (under OMP_WAIT_POLICY=PASSIVE; else waiting threads count as work). Reads artifacts/ of the default run.
 """
 
 import argparse
@@ -22,12 +22,14 @@ import torch
 from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from learning.classifier import build, load_tokenizer, logits_of, quiet, set_dropout
-from learning.seeds import seed_everything
-from tasks import _train, classify
-from tasks._objectives import objective_of, scores
-from tasks._params import Compute, read_yaml, section, typed
-from tasks._rows import Collate, Rows, read_labels, read_rows
+from ajuste.core.params import Compute, read_yaml, section, typed
+from ajuste.judging.objectives import objective_of, scores
+from ajuste.learning.seeds import seed_everything
+from ajuste.models.classifier import build, logits_of, set_dropout
+from ajuste.models.folder import load_tokenizer, quiet
+from ajuste.rows.encoded.labelled import Collate, Rows, read_labels, read_rows
+from tasks.classify import training
+from tasks.supervised import loop
 
 WARM_UP = 2  # steps
 
@@ -48,25 +50,25 @@ class Watch(TrainerCallback):
 
 
 def ours(model, rows: Rows, config, compute: Compute, labels: list[str], folder: Path) -> tuple[Watch, list[float]]:
-    """One epoch through tasks._train with a single evaluation that costs nothing, at the end."""
+    """One epoch through tasks.supervised.loop with a single evaluation that costs nothing, at the end."""
     watch = Watch()
     objective = objective_of("sequence", labels, None)
 
     def unmeasured(current) -> dict[str, float]:
         return {"loss": 0.0, "macro_f1": 0.0}
 
-    original = _train._Follow.on_step_end
+    original = loop._Follow.on_step_end
 
     def timed(self, args, state, control, **kwargs):
         watch.on_step_end(args, state, control)
         original(self, args, state, control, **kwargs)
 
-    _train._Follow.on_step_end = timed
+    loop._Follow.on_step_end = timed
     try:
         collate = Collate("sequence", model.config.pad_token_id)
-        history = _train.train(model, rows, collate, objective.loss, unmeasured, "macro_f1", config, compute, folder)
+        history = loop.train(model, rows, collate, objective.loss, unmeasured, "macro_f1", config, compute, folder)
     finally:
-        _train._Follow.on_step_end = original
+        loop._Follow.on_step_end = original
     return watch, [row["loss"] for row in history if "loss" in row]
 
 
@@ -118,10 +120,10 @@ def one(side: str, strategy: str, number: int, encoded: Path, base: Path, params
     )
     validation = cut(validation, min(len(validation), 400))
     values = {**section(params, "classify", strategy), "epochs": 1, "evaluations": 1, "accumulation": 1}
-    config = typed(classify.STRATEGIES[strategy], values, f"classify.{strategy}")
+    config = typed(training.STRATEGIES[strategy], values, f"classify.{strategy}")
     model = set_dropout(build(base, labels, pooling=config.pooling), config.dropout)
     if strategy == "lora":
-        model = classify.add_lora(model, config, base)
+        model = training.add_lora(model, config, base)
     model.to(compute.torch_device())
     with tempfile.TemporaryDirectory() as folder:
         if side == "ours":

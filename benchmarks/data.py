@@ -88,8 +88,8 @@ def minhash() -> None:
     from datasketch import MinHash
 
     sys.path.insert(0, str(ROOT))
-    from tasks._duplicates import PLACES, SEED, shingles
-    from tasks._split import split_text
+    from ajuste.rows.duplicates import PLACES, SEED, shingles
+    from ajuste.rows.split import split_text
 
     file = next((ROOT / "data/reviews").glob("*.csv"))
     csv.field_size_limit(1 << 30)

@@ -23,11 +23,12 @@ from sklearn.linear_model import LogisticRegression
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from learning.classifier import build, load_tokenizer, logits_of  # noqa: E402
-from learning.statistics import wilson_interval  # noqa: E402
-from tasks._params import parse_yaml  # noqa: E402
-from tasks.drift import MAX_CHARS, DriftConfig, Report, Sample, drift, vocabulary_of  # noqa: E402
-from tasks.features import FeatureReader  # noqa: E402
+from ajuste.core.params import parse_yaml  # noqa: E402
+from ajuste.judging.drift import MAX_CHARS, DriftConfig, Report, Sample, drift, vocabulary_of  # noqa: E402
+from ajuste.learning.statistics.metrics import wilson_interval  # noqa: E402
+from ajuste.models.classifier import build, logits_of  # noqa: E402
+from ajuste.models.features import FeatureReader  # noqa: E402
+from ajuste.models.folder import load_tokenizer  # noqa: E402
 
 ENCODER, VALIDATED = Path("artifacts/base/encoder"), Path("artifacts/validated/reviews")
 TRAINED, LEARNT, HELD_OUT, FOREIGN = 4000, 2000, 3000, 700

@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.gate          # about a minute; writes docs/measured/gate.md
 
-Simulated, with the gate's own rule (learning/comparison.py): 1,000 comparisons a line, paired by row.
+Simulated, with the gate's own rule (ajuste/learning/statistics/paired.py): 1,000 comparisons a line, paired by row.
 
     right or wrong   both models are right on a row with a chance of their own; agreement rho is the correlation of the
                      two, so share that differs = pa (1 - pb) + pb (1 - pa) - 2 rho sqrt(pa (1-pa) pb (1-pb))
@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from learning.comparison import RESAMPLES, lower_bounds
-from learning.statistics import wilson_interval
+from ajuste.learning.statistics.metrics import wilson_interval
+from ajuste.learning.statistics.paired import RESAMPLES, lower_bounds
 
 PAGE = Path("docs/measured/gate.md")
 COMPARISONS = 1000

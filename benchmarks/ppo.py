@@ -35,9 +35,10 @@ def write_prompts(options: argparse.Namespace, work: Path) -> None:
     """prompts.json: the first training prompts by row id, one an episode, and the ids that end and that pad."""
     import pyarrow.parquet as pq
 
-    from learning import chat, classifier
+    from ajuste.learning.text import chat
+    from ajuste.models.folder import load_tokenizer, read_card
 
-    tokenizer = classifier.load_tokenizer(options.base)
+    tokenizer = load_tokenizer(options.base)
     table = pq.read_table(options.encoded / "prompts_train.parquet").sort_by("row_id")
     number = options.updates * options.batch_rows
     if table.num_rows < number:
@@ -45,7 +46,7 @@ def write_prompts(options: argparse.Namespace, work: Path) -> None:
     given = {
         "prompts": table["prompt_ids"].to_pylist()[:number],
         "stop_ids": chat.end_of_turn(tokenizer),
-        "pad_id": classifier.read_card(options.merged)["pad_id"],
+        "pad_id": read_card(options.merged)["pad_id"],
     }
     (work / "prompts.json").write_text(json.dumps(given), encoding="utf-8")
 
@@ -73,15 +74,15 @@ def check(results: list[dict]) -> None:
 
 def report(results: list[dict], options: argparse.Namespace) -> str:
     """The results as Markdown: medians over the rounds, ratios, and what the runs came to."""
-    from learning import classifier
+    from ajuste.models.folder import read_card
 
-    allocator = "the settings of learning/allocator.py" if options.allocator == "kept" else "glibc's own settings"
+    allocator = "the settings of ajuste/core/allocator.py" if options.allocator == "kept" else "glibc's own settings"
     lines = [
         "# PPO beside TRL 1.12",
         "",
         f"`python -m benchmarks.ppo --rounds {options.rounds} --updates {options.updates} "
         f"--threads {options.threads}`:",
-        f"{classifier.read_card(options.base)['base']['id']} after instruction fine-tuning, LoRA (r = 8, every linear",
+        f"{read_card(options.base)['base']['id']} after instruction fine-tuning, LoRA (r = 8, every linear",
         f"layer) for policy, value and reward, {options.batch_rows} episodes an update of {options.new_tokens} new",
         f"tokens at most, {options.epochs} epochs of one minibatch, {platform.machine()},",
         f"memory allocator with {allocator} for both. The first update of a run warms up and is left",

@@ -5,7 +5,7 @@
 
 Reads the default run's artifacts/merged/instruct and artifacts/encoded/preferences. Each run is a process of its own
 (benchmarks/sides/reward.py): ours is stage `reward`, as DVC starts it, less the evaluation; TRL is run at its defaults,
-plain in bfloat16 and grouped by length, the last two also with our allocator settings (learning/allocator.py).
+plain in bfloat16 and grouped by length, the last two also with our allocator settings (ajuste/core/allocator.py).
 
 First the two sides get the same reward model, whose B is not zero, and the same batch in float64, where rounding hides
 nothing: their losses and all gradients must be equal to 1e-6; float32 is reported. Then pairs a second, over the
@@ -44,7 +44,7 @@ def write_pairs(encoded: Path, base: Path, work: Path, number: int) -> int:
     import pyarrow.parquet as pq
     import torch
 
-    from learning import decoder, reward
+    from ajuste.models import decoder, reward
 
     (work / "pairs").mkdir()
     for name in ("train", "validation", "test"):
@@ -102,7 +102,7 @@ def check(options: argparse.Namespace, work: Path, dtype: str) -> dict:
 
 def report(results: list[dict], checked: list[dict], options: argparse.Namespace) -> str:
     """The results as Markdown: medians over the rounds, and the ratios that matter."""
-    from learning.decoder import identity_of
+    from ajuste.models.decoder import identity_of
 
     base = identity_of(options.base)["id"]
     lines = [
@@ -111,7 +111,7 @@ def report(results: list[dict], checked: list[dict], options: argparse.Namespace
         f"`python -m benchmarks.reward --rounds {options.rounds} --steps {options.steps}`: {base}",
         f"with LoRA (r = 8, every linear layer), batches of {options.batch_pairs} pairs, bfloat16, {options.threads}",
         f"threads, {platform.machine()}. Pairs a second over the {options.steps - 2} steps after warm-up; medians, in",
-        "turns, each run a process of its own. `+ allocator`: with the settings of learning/allocator.py.",
+        "turns, each run a process of its own. `+ allocator`: with the settings of ajuste/core/allocator.py.",
         "",
         f"The same batch of {options.check_pairs} pairs, loss here and in TRL, and over {checked[0]['tensors']}",
         "tensors of gradients the largest difference, absolute and beside the largest of its tensor:",

@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from cli._processes import answers, free_port, python, start, stop, wait
+from ajuste.cli.processes import answers, free_port, python, start, stop, wait
 
 ROOT = Path(__file__).parents[1]
 NAME = "reviews-classifier"
@@ -40,7 +40,8 @@ def measure(env: dict[str, str]) -> list[tuple[float, float]]:
     found = []
     for _ in range(TIMES):
         began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(python("cli.main", "rollback", NAME), cwd=ROOT, env=env | {"PYTHONPATH": str(ROOT)}, check=True,
+        command = python("ajuste.cli.main", "rollback", NAME)
+        subprocess.run(command, cwd=ROOT, env=env | {"PYTHONPATH": str(ROOT)}, check=True,
                        stdout=subprocess.DEVNULL)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

@@ -31,9 +31,9 @@ def read_prompts(options: argparse.Namespace) -> tuple[dict[str, list[list[int]]
     """{set: prompts}, the end of turn's id and one to pad with. Raises SystemExit when a set has too few."""
     import pyarrow.parquet as pq
 
-    from learning import chat
-    from learning.classifier import load_tokenizer
-    from learning.reward import padding_id
+    from ajuste.learning.text import chat
+    from ajuste.models.folder import load_tokenizer
+    from ajuste.models.reward import padding_id
 
     number = max(options.batches)
     table = pq.read_table(options.preferences / "prompts_test.parquet", columns=["prompt_ids"])

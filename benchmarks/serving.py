@@ -35,7 +35,7 @@ from types import SimpleNamespace
 
 import torch
 
-from learning.classifier import sha256_of
+from ajuste.models.folder import sha256_of
 
 KINDS = ("ajuste, one by one", "ajuste", "transformers serve", "transformers serve --continuous-batching")
 PROMPTS = [
@@ -50,8 +50,8 @@ def serve(folder: Path, port: int, rows: int) -> None:
     """The child process: our server on one folder, with at most `rows` rows under way."""
     import uvicorn
 
-    from serving import app, generation
-    from serving.models import Models
+    from ajuste.serving import app, generation
+    from ajuste.serving.models import Models
 
     generation.MAX_ROWS = rows
     tags = {"sha256": sha256_of(folder / "model.safetensors")}

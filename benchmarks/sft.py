@@ -5,7 +5,7 @@
 
 Reads the default run's artifacts/base/decoder and artifacts/encoded/instructions. Each run is a process of its own
 (benchmarks/sides/sft.py): ours is stage `instruct`, as DVC starts it, less the evaluation; TRL is run at its defaults,
-plain in bfloat16, grouped by length and packed, each also with our allocator settings (learning/allocator.py).
+plain in bfloat16, grouped by length and packed, each also with our allocator settings (ajuste/core/allocator.py).
 First every side takes one step on the same eight rows in float32, and the losses must be equal to 1e-5.
 
 Trained tokens a second: tokens with a label, over the seconds of all steps after two of warm-up. Two sets of rows:
@@ -102,7 +102,7 @@ def report(results: list[dict], losses: dict, options: argparse.Namespace) -> st
         f"`python -m benchmarks.sft --rounds {options.rounds} --steps {options.steps}`: {base} with",
         f"LoRA (r = 8, every linear layer), batches of {options.batch_rows} rows, bfloat16, {options.threads} threads,",
         f"{platform.machine()}. Trained tokens a second over the {options.steps - 2} steps after warm-up; medians, in",
-        "turns, each run a process of its own. `+ allocator`: with the settings of learning/allocator.py.",
+        "turns, each run a process of its own. `+ allocator`: with the settings of ajuste/core/allocator.py.",
         "",
         "First step on the same eight rows, loss in float32 (equal to 1e-5) and bfloat16:",
         "; ".join(f"{NAMES[side]} {exact:.6f} and {half:.4f}" for side, (exact, half) in losses.items()) + ".",

@@ -19,8 +19,8 @@ from prefect.logging import get_run_logger
 from prefect.runtime import deployment
 from rich.console import Console
 
-from tasks._params import DataError
-from tracking import _store
+from ajuste.core.errors import DataError
+from ajuste.tracking.runs import store
 
 T = TypeVar("T")
 PATIENCE = 600.0
@@ -34,10 +34,10 @@ def patiently(ask: Callable[..., T], *args: object) -> T:
         try:
             return ask(*args)
         except Exception as error:
-            if not _store.unreachable(error):
+            if not store.unreachable(error):
                 raise
             if time.monotonic() > deadline:
-                where = _store.without_password(_store.tracking_uri())
+                where = store.without_password(store.tracking_uri())
                 raise DataError(f"MLflow at {where} did not answer for {PATIENCE:.0f} s: start it and run again; "
                                 "what is done stays done") from None  # fmt: skip
         get_run_logger().warning("MLflow's server is away: asked again in %.0f s", pause)
@@ -50,7 +50,7 @@ def unless_unreachable(otherwise: T, ask: Callable[..., T], *args: object) -> T:
     try:
         return ask(*args)
     except Exception as error:
-        if not _store.unreachable(error):
+        if not store.unreachable(error):
             raise
         return otherwise
 

@@ -11,12 +11,16 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import deployment
 
+from ajuste.core.check import check_params
+from ajuste.core.errors import UsageError
+from ajuste.core.home import home
+from ajuste.core.stages import stage_key, stage_names
+from ajuste.judging.policy import check_policy
+from ajuste.tracking.project import publish, versions
+from ajuste.tracking.registry import registry
+from ajuste.tracking.runs import runs
 from flows._patience import outlive_worker, patiently, shown, unless_unreachable
 from flows._progress import Follower, console, say, warn
-from tasks._params import UsageError, check_params, stage_key, stage_names
-from tasks._policy import check_policy
-from tasks._stage import home
-from tracking import publish, registry, runs, versions
 
 # the ends at which all that was trained is judged, so that it can be registered
 COMPLETE = ("evaluate_classify", "forgetting_instruct", "evaluate_ppo", "summary")

@@ -18,9 +18,9 @@ from pathlib import Path
 import yaml
 from prefect.client.orchestration import get_client
 
+from ajuste.core.errors import DataError, UsageError
+from ajuste.tracking.project import versions
 from flows import automations
-from tasks._params import DataError, UsageError
-from tracking import versions
 
 FILE = Path("infra/prefect.yaml")
 IMAGE_HOME = "/srv/ajuste"  # where infra/Dockerfile and the job templates have the checkout

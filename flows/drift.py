@@ -1,8 +1,9 @@
 """Every hour: are requests still like the training data? Deployment `drift` of infra/prefect.yaml.
 
-For each served name with a request log: judge the new whole windows, record them in MLflow (tracking/drift.py), show
-them in an artifact. When enough of the last windows drifted, the latest among them, one event `ajuste.drift` is sent;
-automation `ajuste-drift` (flows/automations.py) answers it with a run of deployment `adapt`.
+For each served name with a request log: judge the new whole windows, record them in MLflow
+(ajuste/tracking/verdicts/drift.py), show them in an artifact. When enough of the last windows drifted, the latest among
+them, one event `ajuste.drift` is sent; automation `ajuste-drift` (flows/automations.py) answers it with a run of
+deployment `adapt`.
 
 The window is marked before the event is sent, so that a kill between the two costs an event and never sends a second.
 """
@@ -13,9 +14,9 @@ from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 from prefect.logging import get_run_logger
 
+from ajuste.core.errors import DataError, UsageError
+from ajuste.tracking.verdicts import drift as windows
 from flows.automations import DRIFT_EVENT, MODEL
-from tasks._params import DataError, UsageError
-from tracking import drift as windows
 
 
 class NotJudged(Exception):

@@ -3,9 +3,9 @@
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
+from ajuste.tracking.again import reproduce as proof
+from ajuste.tracking.registry import registry
 from flows._patience import outlive_worker
-from tracking import registry
-from tracking import reproduce as proof
 
 
 class NotReproduced(Exception):

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import psutil
 
-from cli import _processes
-from tasks._params import DataError, UsageError
+from ajuste.cli import processes
+from ajuste.core.errors import DataError, UsageError
 
 USER = "ajuste"
 DATABASES = ("prefect", "mlflow")
@@ -51,7 +51,7 @@ def start(stack: Path, port: int, log: Path, env: Mapping[str, str]) -> subproce
     # no socket file: a path of ours may be too long for one
     options = ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-p", str(port)]
     command = [str(programs / "postgres"), "-D", str(data), *options]
-    return _processes.start(command, log, env, data, *_ids(owner))
+    return processes.start(command, log, env, data, *_ids(owner))
 
 
 def answers(stack: Path, port: int) -> bool:

@@ -26,11 +26,11 @@ from pathlib import Path
 
 import psutil
 
-from cli import _processes
-from cli.main import QUIET
+from ajuste.cli import processes
+from ajuste.cli.main import QUIET
+from ajuste.core.errors import DataError, UsageError
+from ajuste.core.home import home, write_atomically
 from infra import postgres
-from tasks._params import DataError, UsageError
-from tasks._stage import home, write_atomically
 
 ROOT = Path(__file__).parents[1]
 PORTS = {"postgres": 15432, "prefect": 14200, "mlflow": 15000, "models": 18000}
@@ -97,9 +97,9 @@ class Stack:
             case "postgres":
                 return postgres.answers(self.folder, self.port(name))
             case "prefect":
-                return _processes.answers(f"{self.url(name)}/api/health")
+                return processes.answers(f"{self.url(name)}/api/health")
             case "mlflow" | "models":
-                return _processes.answers(f"{self.url(name)}/health")
+                return processes.answers(f"{self.url(name)}/health")
             case _:
                 return self._polls()
 
@@ -115,24 +115,24 @@ class Stack:
                 database = postgres.address("postgresql+asyncpg", self.port("postgres"), "prefect")
                 env["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = database
                 env["PREFECT_UI_API_URL"] = f"{self.url(name)}/api"
-                command = _processes.python("prefect", "server", "start", *here)
+                command = processes.python("prefect", "server", "start", *here)
             case "mlflow":
                 env["PGPASSFILE"] = str(postgres.passfile(self.folder))
                 # its queue of jobs would be eight more processes, for features that nothing here uses
                 env["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
                 database = postgres.address("postgresql", self.port("postgres"), "mlflow")
                 artifacts = ["--serve-artifacts", "--artifacts-destination", (self.folder / "artifacts").as_uri()]
-                command = _processes.python(
+                command = processes.python(
                     "mlflow", "server", *here, "--backend-store-uri", database, *artifacts, "--workers", "2"
                 )
             case "worker":
                 env |= self.settings()
                 self._deploy(env)
-                command = _processes.python("prefect", "worker", "start", "--pool", POOL, "--name", WORKER)
+                command = processes.python("prefect", "worker", "start", "--pool", POOL, "--name", WORKER)
             case _:
-                command = _processes.python("cli.main", "serve", *here)
+                command = processes.python("ajuste.cli.main", "serve", *here)
                 env |= self.settings()
-        return _processes.start(command, self.log(name), env, home())
+        return processes.start(command, self.log(name), env, home())
 
     def missing(self, name: str) -> str:
         """Why a server cannot be started now although nothing is wrong; "" if it can."""
@@ -142,7 +142,7 @@ class Stack:
 
     def _deploy(self, env: dict[str, str]) -> None:
         done = subprocess.run(
-            _processes.python("cli.main", "deploy"), cwd=ROOT, env=env, capture_output=True, text=True
+            processes.python("ajuste.cli.main", "deploy"), cwd=ROOT, env=env, capture_output=True, text=True
         )
         self.log("deploy").write_text(done.stdout + done.stderr)
         if done.returncode != 0:
@@ -188,7 +188,7 @@ def up(stack: Stack) -> None:
         process = stack.start(name)
         stack.remember(name, pid=process.pid, created=psutil.Process(process.pid).create_time())
         try:
-            _processes.wait(name, process, lambda name=name: stack.answers(name), stack.log(name))
+            processes.wait(name, process, lambda name=name: stack.answers(name), stack.log(name))
             if name == "postgres":
                 postgres.make_databases(stack.folder, stack.port(name))
         except BaseException:
@@ -211,8 +211,8 @@ def down(stack: Stack) -> None:
             runs = _marked(stack)
             if runs:
                 print(f"{'runs':9} ended: {len(runs)} processes of flow runs")
-            _processes.end(runs, FLOW_SECONDS)
-    _processes.end(_marked(stack))
+            processes.end(runs, FLOW_SECONDS)
+    processes.end(_marked(stack))
     (stack.folder / "env").unlink(missing_ok=True)
 
 
@@ -247,15 +247,15 @@ def _choose_port(stack: Stack, name: str) -> None:
         raise UsageError(f"{variable}={given} is no port: give a number from 0 (a free one) to 65535")
     settled = stack.known.get(name, {}).get("port")
     if not settled or (given and not any(stack.process(other) for other in ORDER[ORDER.index(name) :])):
-        settled = _processes.free_port(0) if given == "0" else int(given or PORTS[name])
-    if not _processes.is_free(settled):
+        settled = processes.free_port(0) if given == "0" else int(given or PORTS[name])
+    if not processes.is_free(settled):
         raise UsageError(f"{name}: port {settled} of 127.0.0.1 is in use: end what uses it, or {variable}=0 make stack")
     stack.remember(name, port=settled)
 
 
 def _end(stack: Stack, name: str) -> None:
     ask = postgres.STOP if name == "postgres" else signal.SIGTERM
-    _processes.stop(stack.known[name]["pid"], ask)
+    processes.stop(stack.known[name]["pid"], ask)
     stack.remember(name)
 
 

@@ -17,8 +17,10 @@ from pathlib import Path
 
 import psutil
 
-from tasks._params import DataError, UsageError, md5_of, read_yaml
-from tracking import versions
+from ajuste.core.errors import DataError, UsageError
+from ajuste.core.params import read_yaml
+from ajuste.core.stages import md5_of
+from ajuste.tracking.project import versions
 
 OWN = (".checkpoints", ".state")
 UNLINKED = {*OWN, ".git", ".prefect", ".venv"}
@@ -119,7 +121,7 @@ def _dvc(place: Path, *args: str) -> None:
 
 
 def _ajuste(place: Path, *args: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "cli.main", *args], cwd=place, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "ajuste.cli.main", *args], cwd=place, capture_output=True, text=True)
     if done.returncode != 0:
         raise DataError(f"ajuste {' '.join(args)} in {place}: {' '.join(done.stderr.split())}")
 

@@ -11,12 +11,12 @@ and its own accuracy against human ratings stands beside every figure it gives.
 
 IMDb's reviews are long, what it judges is one sentence. Because the head is linear and the features of a review are
 the mean over its sentences, the head that fits reviews is applied to one sentence as it is. The first sentence and the
-last ones are taken: they say most. Convex, solved to its optimum as `classify_frozen` is (learning/head.py).
+last ones are taken: they say most. Convex, solved to its optimum as `classify_frozen` is (ajuste/learning/head.py).
 
     accuracy on ratings    texts of `ratings` with |mean rating| > 0.5, the sign being the label: `test` and all splits
     accuracy on IMDb       test reviews, cut to max_tokens; both with Wilson's 95 % interval
 
-    artifacts/merged/gold  a folder of learning.classifier.load, history.jsonl, evaluation.json (accuracies, what
+    artifacts/merged/gold  a folder of ajuste.models.classifier.load, history.jsonl, evaluation.json (accuracies, what
                            decontamination took out); the card carries accuracy_on_ratings
 
 Run it: `dvc repro gold`. Text in, gold out: predict(*load(Path("artifacts/merged/gold")), texts)[:, 1].
@@ -36,24 +36,18 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from learning.classifier import (
-    MeanPoolingClassifier,
-    build,
-    count_parameters,
-    load_tokenizer,
-    logits_of,
-    predict,
-    save,
-    sha256_of,
-)
-from learning.head import fit_head
-from learning.seeds import seed_everything
-from learning.statistics import wilson_interval
-from tasks._decontaminate import Ngrams
-from tasks._duplicates import Duplicates
-from tasks._split import split_text, text_digest
-from tasks._stage import Compute, Config, DataError, UsageError, start
-from tasks.features import FeatureReader
+from ajuste.core.errors import DataError, UsageError
+from ajuste.core.params import Compute, Config
+from ajuste.core.stage import start
+from ajuste.learning.head import fit_head
+from ajuste.learning.seeds import seed_everything
+from ajuste.learning.statistics.metrics import wilson_interval
+from ajuste.models.classifier import MeanPoolingClassifier, build, count_parameters, logits_of, predict, save
+from ajuste.models.features import FeatureReader
+from ajuste.models.folder import load_tokenizer, sha256_of
+from ajuste.rows.decontaminate import Ngrams
+from ajuste.rows.duplicates import Duplicates
+from ajuste.rows.split import split_text, text_digest
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 MIN_WORDS = 4  # of a sentence; shorter ones ("Avoid!") are rather headings and interjections

@@ -3,16 +3,17 @@
     L(theta) = -sum_t log p(y_t | y_<t, x; theta) / N      over the N response tokens of a whole optimiser step
 
 Only the responses' tokens count, each with its end of turn; prompts are read and not learnt. `method` says which
-weights learn: learning/methods.py. Batches hold rows of similar length, laid end to end without padding
-(learning/ragged.py); prefix and prompt tuning put tokens of their own before each row and take padded ones.
+weights learn: ajuste/models/methods.py. Batches hold rows of similar length, laid end to end without padding
+(ajuste/learning/layers/ragged.py); prefix and prompt tuning put tokens of their own before each row and take padded
+ones.
 
 `l2_to_w0` adds (l2/2) |W - W0|^2 to the loss of full fine-tuning: the weights are drawn back to where they started, so
 that less is forgotten (Li et al., 2018). The logged loss holds the penalty, the held-out loss does not.
 
 Reads   artifacts/base/decoder, artifacts/encoded/instructions
-Writes  artifacts/adapters/instruct: an adapter (PEFT's layout, or learning/bottleneck.py's) or, for `full`, the whole
-        model in float32; with the tokenizer, ajuste.json (the card) and history.jsonl. The weights are those of the
-        evaluation with the lowest held-out loss on the validation split.
+Writes  artifacts/adapters/instruct: an adapter (PEFT's layout, or ajuste/learning/layers/bottleneck.py's) or, for
+        `full`, the whole model in float32; with the tokenizer, ajuste.json (the card) and history.jsonl. The weights
+        are those of the evaluation with the lowest held-out loss on the validation split.
 Run it: `dvc repro instruct`. Killed or interrupted, it goes on from its last checkpoint to the same bytes.
 Differs from the paper (Dettmers et al., 2023): adapters train in float32 beside a bfloat16 or 4-bit base.
 """
@@ -29,14 +30,18 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from learning import allocator, decoder, fused, methods, ragged
-from learning.classifier import load_tokenizer, quiet
-from learning.losses import IGNORED
-from learning.seeds import seed_everything
-from tasks._conversations import check_fits, read_conversations
-from tasks._rows import autocast, read_encoding
-from tasks._stage import Compute, UsageError, start
-from tasks._train import LoopConfig, Loss, best_step, train
+from ajuste.core import allocator
+from ajuste.core.errors import UsageError
+from ajuste.core.params import Compute
+from ajuste.core.stage import start
+from ajuste.learning.layers import fused, ragged
+from ajuste.learning.losses.cross_entropy import IGNORED
+from ajuste.learning.seeds import seed_everything
+from ajuste.models import decoder, methods
+from ajuste.models.folder import load_tokenizer, quiet
+from ajuste.rows.encoded.conversations import check_fits, read_conversations
+from ajuste.rows.encoded.labelled import autocast, read_encoding
+from tasks.supervised.loop import LoopConfig, Loss, best_step, train
 
 
 class InstructConfig(LoopConfig):
@@ -63,7 +68,7 @@ class InstructConfig(LoopConfig):
         return self
 
     def settings(self) -> methods.Settings:
-        """What learning/methods.py needs of this section."""
+        """What ajuste/models/methods.py needs of this section."""
         names = methods.Settings._fields
         return methods.Settings(**{name: getattr(self, name) for name in names})._replace(targets=tuple(self.targets))
 

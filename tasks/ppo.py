@@ -4,11 +4,11 @@
 
 One frozen base in memory: artifacts/merged/instruct. The policy is a LoRA adapter on it, the reference the same base
 with adapters off, the reward model its own adapter and head, the value function a head on the policy's trunk or on an
-adapter of its own (learning/one_base.py). The loop, in seven steps, is tasks/_ppo_loop.py.
+adapter of its own (ajuste/models/one_base.py). The loop, in seven steps, is tasks/rl/loop.py.
 
 The policy answers the set's prompts, prefilled with the beginning of a held-out text where the set has one, so that
 the reward model reads what it was trained to read. Validation prompts are looked at every `radar_every` updates
-(tasks/_ppo_radar.py), and the weights of the gold score's peak are kept.
+(tasks/rl/radar.py), and the weights of the gold score's peak are kept.
 
 Reads   artifacts/merged/{instruct, gold}, artifacts/adapters/reward, artifacts/encoded/preferences; with `ptx` above
         0 also artifacts/encoded/instructions
@@ -29,14 +29,21 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from learning import allocator, chat, classifier, decoder, methods, ragged
-from learning.one_base import POLICY, OneBase, Settings
-from learning.seeds import seed_everything
-from tasks import _ppo_loop
-from tasks._conversations import read_conversations
-from tasks._ppo_config import PpoConfig
-from tasks._ppo_radar import Radar, published
-from tasks._stage import Compute, DataError, UsageError, start, write_atomically
+from ajuste.core import allocator
+from ajuste.core.errors import DataError, UsageError
+from ajuste.core.home import write_atomically
+from ajuste.core.params import Compute
+from ajuste.core.stage import start
+from ajuste.learning.layers import ragged
+from ajuste.learning.seeds import seed_everything
+from ajuste.learning.text import chat
+from ajuste.models import classifier, decoder, methods
+from ajuste.models.folder import load_tokenizer, read_card
+from ajuste.models.one_base import POLICY, OneBase, Settings
+from ajuste.rows.encoded.conversations import read_conversations
+from tasks.rl import loop
+from tasks.rl.config import PpoConfig
+from tasks.rl.radar import Radar, published
 
 __all__ = ["PpoConfig", "ppo"]
 
@@ -57,14 +64,14 @@ def ppo(config: PpoConfig, compute: Compute, artifacts: Path, out: Path, checkpo
         )
     try:
         identity = decoder.identity_of(base)
-        if classifier.read_card(reward)["base"]["sha256"] != identity["sha256"]:
+        if read_card(reward)["base"]["sha256"] != identity["sha256"]:
             raise ValueError(f"{reward} was trained on another base than {base}: run stage `reward` again")
         settings = Settings(config.r, config.alpha, tuple(config.targets), config.value, config.value_start)
         one = OneBase.build(base, reward, settings, getattr(torch, config.dtype)).to(compute.torch_device())
         gold = _gold(artifacts / "merged/gold")
     except ValueError as error:
         raise UsageError(f"ppo: {error}") from None
-    tokenizer = classifier.load_tokenizer(base)
+    tokenizer = load_tokenizer(base)
     room = one.model.config.max_position_embeddings - config.max_new_tokens
     prompts = read_prompts(encoded, "train", room)["prompt_ids"]
     held_out = read_prompts(encoded, "validation", room, config.radar_prompts)
@@ -73,7 +80,7 @@ def ppo(config: PpoConfig, compute: Compute, artifacts: Path, out: Path, checkpo
         config.temperature, config.micro_rows, compute.seed,
     )
     ptx = _ptx(one, artifacts / "encoded/instructions", config, compute.seed) if config.ptx else None
-    done = _ppo_loop.train(
+    done = loop.train(
         one, prompts, one.scores, config, compute.seed, checkpoints, chat.end_of_turn(tokenizer), radar.look, ptx
     )
     card = {
@@ -83,7 +90,7 @@ def ppo(config: PpoConfig, compute: Compute, artifacts: Path, out: Path, checkpo
         "base": identity,
         "parameters": _parameters(one),
         "validation": _validation(done.radar, done.kept),
-        "max_tokens": classifier.read_card(base)["max_tokens"],
+        "max_tokens": read_card(base)["max_tokens"],
         "dtype": config.dtype,
         "mergeable": True,
         "quantisation": None,

@@ -1,7 +1,8 @@
 """Stage `reward`: a decoder learns from human comparisons which of two responses is the better one.
 
-    L = -log sigmoid(r(x, y_w) - r(x, y_l) - m)          Bradley-Terry, learning/bradley_terry.py
-    r(x, y) = w . h + b                                  at the last real token of prompt + response, learning/reward.py
+    L = -log sigmoid(r(x, y_w) - r(x, y_l) - m)          Bradley-Terry, ajuste/learning/losses/bradley_terry.py
+    r(x, y) = w . h + b                                  at the last real token of prompt + response,
+                                                         ajuste/models/reward.py
 
 The base is the merged SFT model, so the reward model reads prompt and response in the form that the policy writes; LoRA
 and the head w learn. A ranking of K responses is one element of a batch. `margin` asks the better response to win by
@@ -9,7 +10,7 @@ that many times the difference of the human ratings; `soft_labels` takes the sha
 
 Then r is centred and scaled: mean 0 and deviation 1 on `samples` responses that the base itself, the reference policy
 of PPO, gives to training prompts that no comparison uses. No pair changes its winner. Last, the test split:
-evaluation.json (tasks/_evaluate_reward.py).
+evaluation.json (ajuste/judging/pair_accuracy.py).
 
 Reads   artifacts/merged/instruct, artifacts/encoded/preferences
 Writes  artifacts/adapters/reward: PEFT's layout with the head, tokenizer, ajuste.json (the card), history.jsonl,
@@ -28,14 +29,22 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from learning import allocator, chat, classifier, decoder, fused, reward, rollout
-from learning.bradley_terry import comparison_loss
-from learning.seeds import seed_everything
-from tasks import _evaluate_reward
-from tasks._comparisons import Comparison, Comparisons, read_comparisons, read_prompts
-from tasks._rows import read_encoding
-from tasks._stage import Compute, DataError, UsageError, start, write_atomically
-from tasks._train import LoopConfig, best_step, train
+from ajuste.core import allocator
+from ajuste.core.errors import DataError, UsageError
+from ajuste.core.home import write_atomically
+from ajuste.core.params import Compute
+from ajuste.core.stage import start
+from ajuste.judging import pair_accuracy
+from ajuste.learning.layers import fused
+from ajuste.learning.losses.bradley_terry import comparison_loss
+from ajuste.learning.rl import rollout
+from ajuste.learning.seeds import seed_everything
+from ajuste.learning.text import chat
+from ajuste.models import classifier, decoder, reward
+from ajuste.models.folder import load_tokenizer
+from ajuste.rows.encoded.comparisons import Comparison, Comparisons, read_comparisons, read_prompts
+from ajuste.rows.encoded.labelled import read_encoding
+from tasks.supervised.loop import LoopConfig, best_step, train
 
 
 class RewardConfig(LoopConfig):
@@ -53,7 +62,7 @@ class RewardConfig(LoopConfig):
     temperature: float = Field(gt=0, description="That it is sampled at.")
 
     def settings(self) -> reward.Settings:
-        """What learning/reward.py needs of this section."""
+        """What ajuste/models/reward.py needs of this section."""
         return reward.Settings(self.r, self.alpha, self.lora_dropout, tuple(self.targets))
 
 
@@ -93,11 +102,11 @@ def train_reward_model(
         checkpoints,
     )
     trained = time.monotonic()
-    tokenizer = classifier.load_tokenizer(base)
+    tokenizer = load_tokenizer(base)
     normalisation = _normalise(config, compute, model, tokenizer, encoded, base)
     normalised = time.monotonic()
     scores = reward.score(model, splits["test"].rows()).numpy()
-    test = _evaluate_reward.evaluate(scores, splits["test"], normalisation["gain"])
+    test = pair_accuracy.evaluate(scores, splits["test"], normalisation["gain"])
     best = next(row for row in history if row["step"] == best_step(history, "loss") and "eval_loss" in row)
     encoding = read_encoding(encoded)
     card = {
@@ -114,7 +123,7 @@ def train_reward_model(
     }
     reward.save(model, tokenizer, out, card)
     (out / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history), encoding="utf-8")
-    _evaluate_reward.write_pairs(out / "pairs.parquet", scores, splits["test"])
+    pair_accuracy.write_pairs(out / "pairs.parquet", scores, splits["test"])
     write_atomically(out / "evaluation.json", json.dumps({"test": test}, indent=1) + "\n")
     passes = min(history[-1]["step"] * config.batch_rows / len(rows), config.epochs)
     seconds = {"train": trained - began, "normalise": normalised - trained, "evaluate": time.monotonic() - normalised}
@@ -122,7 +131,8 @@ def train_reward_model(
 
 
 def _collate(model: nn.Module, chosen: list[Comparison], config: RewardConfig) -> dict[str, Tensor]:
-    """The batch of learning/reward.py with the targets, and `labels`, which Trainer counts the items of a step by."""
+    """The batch of ajuste/models/reward.py with the targets, and `labels`, which Trainer counts the items of a step
+    by."""
     batch = reward.collate(model, [row for one in chosen for row in one.rows])
     return {**batch, **_targets(chosen, config), "labels": torch.zeros(len(chosen), dtype=torch.int64)}
 
@@ -146,7 +156,7 @@ def _held_out(model: nn.Module, comparisons: Comparisons, config: RewardConfig) 
     """Mean loss of a comparison, as it is trained, and the share of pairs in the right order."""
     rewards = reward.score(model, comparisons.rows())
     loss = comparison_loss(rewards.double(), **_targets(list(comparisons), config))
-    report = _evaluate_reward.evaluate(rewards.numpy(), comparisons, gain=1.0)
+    report = pair_accuracy.evaluate(rewards.numpy(), comparisons, gain=1.0)
     return {"loss": loss.item(), "accuracy": report["accuracy"]["value"]}
 
 

@@ -29,7 +29,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from tasks._stage import Config, UsageError, start
+from ajuste.core.errors import UsageError
+from ajuste.core.params import Config
+from ajuste.core.stage import start
 
 DIGITS = 6  # significant ones: more than any interval is wide, few enough to read in a diff
 CURVES = {"loss": "train_loss", "eval_loss": "validation_loss", "eval_accuracy": "validation_accuracy"}

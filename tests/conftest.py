@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home outside the project for the whole session; a test that needs one of its own sets AJUSTE_HOME again."""
-    from tasks._stage import home
+    from ajuste.core.home import home
 
     folder = tmp_path_factory.mktemp("home")
     os.environ["AJUSTE_HOME"] = str(folder)

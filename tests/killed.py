@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks import _train
+from tasks.supervised import loop
 
 
 class Killed(Exception):
@@ -15,8 +15,9 @@ class Killed(Exception):
 
 
 def die_thrice(run: Callable[[], object], steps: tuple[int, int], torn: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Call `run`, a training of tasks/_train.py, three times: it dies after each of `steps`, then in `torn`."""
-    on_step_end, seal = _train._Follow.on_step_end, _train.seal
+    """Call `run`, a training of tasks/supervised/loop.py, three times: it dies after each of `steps`, then in
+    `torn`."""
+    on_step_end, seal = loop._Follow.on_step_end, loop.seal
 
     def stop_at(step: int):
         def hook(self, args, state, control, **kwargs):
@@ -33,16 +34,17 @@ def die_thrice(run: Callable[[], object], steps: tuple[int, int], torn: str, mon
 
     for step in steps:
         with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(_train._Follow, "on_step_end", stop_at(step))
+            patch.setattr(loop._Follow, "on_step_end", stop_at(step))
             run()
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(_train, "seal", tear)
+        patch.setattr(loop, "seal", tear)
         run()
 
 
 def interrupt(run: Callable[[], object], step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Call `run`, a training of tasks/_train.py, which gets SIGTERM when `step` steps are done and ends by itself."""
-    begin, before = _train._Follow.on_step_begin, signal.getsignal(signal.SIGTERM)
+    """Call `run`, a training of tasks/supervised/loop.py, which gets SIGTERM when `step` steps are done and ends by
+    itself."""
+    begin, before = loop._Follow.on_step_begin, signal.getsignal(signal.SIGTERM)
 
     def at_step(self, args, state, control, **kwargs):
         if state.global_step == step:
@@ -50,6 +52,6 @@ def interrupt(run: Callable[[], object], step: int, monkeypatch: pytest.MonkeyPa
         begin(self, args, state, control, **kwargs)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(_train._Follow, "on_step_begin", at_step)
+        patch.setattr(loop._Follow, "on_step_begin", at_step)
         run()
     assert signal.getsignal(signal.SIGTERM) == before

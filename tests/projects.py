@@ -27,7 +27,7 @@ def run(project: Path, *command: str, check: bool = True, timeout: float = 1800)
 
 def ajuste(project: Path, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """The command line of the clone."""
-    return run(project, sys.executable, "-m", "cli.main", *args, check=check)
+    return run(project, sys.executable, "-m", "ajuste.cli.main", *args, check=check)
 
 
 def tiny_project(folder: Path) -> Path:

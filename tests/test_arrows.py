@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.imports import ROOMS, ROOT, modules, ours, packages
+from ajuste.core.imports import ROOMS, ROOT, modules, ours, packages
 
 ALLOWED = {
     "flows": {"flows", "tracking", "tasks"},
@@ -42,8 +42,8 @@ def test_arrows(path: Path) -> None:
     [
         ("prefect", lambda path: path.parts[0] == "flows"),
         ("mlflow", lambda path: path.parts[0] == "tracking"),
-        ("great_expectations", lambda path: path == Path("tasks/validate.py") or path.match("tasks/_*.py")),
-        ("dvc", lambda path: path == Path("tracking/versions.py")),
+        ("great_expectations", lambda path: path == Path("tasks/validate/reviews.py") or path.match("tasks/_*.py")),
+        ("dvc", lambda path: path == Path("ajuste/tracking/project/versions.py")),
         ("fastapi", lambda path: path.parts[0] == "serving"),
         ("typer", lambda path: path.parts[0] == "cli"),
     ],
@@ -72,12 +72,12 @@ def _commands(path: Path) -> set[str]:
 
 
 def test_only_tracking_calls_dvc_and_git() -> None:
-    assert {"dvc", "git"} <= _commands(Path("tracking/versions.py"))
+    assert {"dvc", "git"} <= _commands(Path("ajuste/tracking/project/versions.py"))
     for path in EVERY:
-        assert "dvc" not in _commands(path) or path == Path("tracking/versions.py"), f"{path} starts dvc"
+        assert "dvc" not in _commands(path) or path == Path("ajuste/tracking/project/versions.py"), f"{path} starts dvc"
         if path.parts[0] != "tracking":
             # home() asks git where the main checkout stands
-            assert "git" not in _commands(path) or path == Path("tasks/_stage.py"), f"{path} starts git"
+            assert "git" not in _commands(path) or path == Path("ajuste/core/stage.py"), f"{path} starts git"
 
 
 def test_no_pickles_and_no_code_from_models() -> None:
@@ -134,13 +134,13 @@ def test_training_imports_on_a_machine_that_has_only_what_training_needs() -> No
 
 
 def test_the_blocker_blocks() -> None:
-    assert _import_with_only("tasks._stage").returncode == 0
-    for name in ("tracking.runs", "flows.pipeline"):
+    assert _import_with_only("ajuste.core.stage").returncode == 0
+    for name in ("ajuste.tracking.runs.runs", "flows.pipeline"):
         assert _import_with_only(name).returncode != 0
 
 
 def test_help_imports_nothing_heavy() -> None:
-    code = "import sys, cli.main; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    code = "import sys, ajuste.cli.main; print(*sorted({name.split('.')[0] for name in sys.modules}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     heavy = {"torch", "transformers", "peft", "mlflow", "prefect", "great_expectations", "datasets", "pandas", "dvc"}

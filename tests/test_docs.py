@@ -19,7 +19,7 @@ def code(text: str) -> list[str]:
 
 
 def commands() -> set[str]:
-    from cli.main import app
+    from ajuste.cli.main import app
 
     return set(typer.main.get_command(app).commands)
 

@@ -55,7 +55,7 @@ def test_killed_runs_end_as_an_undisturbed_one(tmp_path: Path) -> None:
     chance = random.Random(7)
     kills = 0
     while kills < KILLS:
-        command = [sys.executable, "-m", "cli.main", "run"]
+        command = [sys.executable, "-m", "ajuste.cli.main", "run"]
         process = subprocess.Popen(
             command,
             cwd=project,

@@ -8,18 +8,20 @@ import pytest
 import torch
 from starlette.testclient import TestClient
 
-from learning import chat, decoder, methods, ragged
-from learning.classifier import sha256_of
-from learning.generate import generate
-from serving.app import make_app
-from serving.models import Models
-from tasks import _train
-from tasks._merge_instruct import InstructConfig, merge_instruct
+from ajuste.learning.layers import ragged
+from ajuste.learning.text import chat
+from ajuste.learning.text.generate import generate
+from ajuste.models import decoder, methods
+from ajuste.models.folder import sha256_of
+from ajuste.serving.app import make_app
+from ajuste.serving.models import Models
+from tasks.merge.decoder import DecoderConfig, merge_decoder
+from tasks.supervised import loop
 from tests.serving.conftest import FakeRegistry
 from tests.tuned import COMPUTE, files, logits, of, pairs, run
 
 RATES = {"full": 3e-3, "prefix": 0.1, "prompt": 0.1, "bottleneck": 3e-2}
-MERGE = InstructConfig(dtype="float32", max_logit_difference=1e-4, min_equal_tokens=1.0, rows=6, prompts=3,
+MERGE = DecoderConfig(dtype="float32", max_logit_difference=1e-4, min_equal_tokens=1.0, rows=6, prompts=3,
                        new_tokens=8)  # fmt: skip
 TOKENS = 6  # of an answer
 
@@ -43,7 +45,7 @@ def test_a_method_from_training_to_an_answer(
 
     def watched(model, *rest) -> list[dict]:
         trained.append(model)
-        return _train.train(model, *rest)
+        return loop.train(model, *rest)
 
     monkeypatch.setattr("tasks.instruct.train", watched)
     card = run(of(method, epochs=4, lr=RATES.get(method, 1e-2), patience=20), encoded, base, tmp_path)
@@ -75,7 +77,7 @@ def test_a_method_from_training_to_an_answer(
 
     # it is merged into the base that it was trained on, with proof, or is copied and says why not
     merged = tmp_path / "merged"
-    proof = merge_instruct(MERGE, COMPUTE, out, base, encoded, merged)
+    proof = merge_decoder(MERGE, COMPUTE, out, base, encoded, merged)
     assert proof == json.loads((merged / "proof.json").read_text()) and proof["merged"] == mergeable
     if mergeable:
         assert (logits(decoder.load(merged)[0], rows) - answered).abs().max() <= 1e-4

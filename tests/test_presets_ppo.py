@@ -9,11 +9,11 @@ import torch
 import yaml
 from torch import Tensor
 
-from learning.one_base import OneBase, Settings
-from learning.ppo import Adam
-from tasks import _ppo_loop, _ppo_recorder
-from tasks._ppo_episodes import Episodes
+from ajuste.learning.rl.ppo import Adam
+from ajuste.models.one_base import OneBase, Settings
 from tasks.ppo import PpoConfig
+from tasks.rl import loop, recorder
+from tasks.rl.episodes import Episodes
 from tests import tiny_decoders, tiny_rlhf
 from tests.tiny_ppo import CONFIG
 
@@ -77,7 +77,7 @@ def run(request: pytest.FixtureRequest, folders: tuple[Path, Path], tmp_path_fac
             if ".policy." in name and "lora_B" in name:
                 parameter.normal_(std=0.05)
     made = []
-    real = _ppo_loop.ppo.Adam
+    real = loop.ppo.Adam
 
     def noticed(*args, **kwargs) -> Adam:
         made.append(real(*args, **kwargs))
@@ -86,9 +86,9 @@ def run(request: pytest.FixtureRequest, folders: tuple[Path, Path], tmp_path_fac
     folder = tmp_path_factory.mktemp(request.param)
     prompts = [[5 + i, 20 + i, 40] for i in range(8)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_ppo_loop.ppo, "Adam", noticed)
-        history = _ppo_loop.train(one, prompts, one.scores, config, 0, folder, STOP).history
-    return Run(request.param, config, history, [_ppo_recorder.read(folder, u).episodes for u in (1, 2, 3)], made[0])
+        patch.setattr(loop.ppo, "Adam", noticed)
+        history = loop.train(one, prompts, one.scores, config, 0, folder, STOP).history
+    return Run(request.param, config, history, [recorder.read(folder, u).episodes for u in (1, 2, 3)], made[0])
 
 
 def paid(run: Run, episodes: Episodes, row: dict) -> Tensor:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from ajuste.tracking.again import reproduce
+from ajuste.tracking.project import versions
 from tests.projects import ROOT
-from tracking import reproduce, versions
 
 
 @pytest.fixture(scope="module")
@@ -23,15 +24,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of it, as the current folder and home."""
-    from tasks import _stage
+    from ajuste.core import stage
 
     folder = tmp_path / "project"
     shutil.copytree(made, folder)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("AJUSTE_HOME", str(folder))
-    _stage.home.cache_clear()
+    stage.home.cache_clear()
     yield folder
-    _stage.home.cache_clear()
+    stage.home.cache_clear()
 
 
 def _make(tmp_path: Path) -> None:
@@ -134,8 +135,8 @@ def test_the_committed_lock_fits_the_committed_sources(tmp_path: Path) -> None:
 
 
 def test_the_difference_of_two_revisions_is_a_table(project: Path) -> None:
-    from tasks._params import UsageError
-    from tracking.diff import diff
+    from ajuste.core.errors import UsageError
+    from ajuste.tracking.project.diff import diff
 
     assert "No metric and no parameter differs." in diff("HEAD", "HEAD")
     (project / "params.yaml").write_text("toy: {r: 4, lr: 5e-5, deep: {x: 1, y: 'a|b'}}\n")

@@ -83,7 +83,8 @@ def test_a_changed_row_parameter_line_or_registered_byte_is_named(champion: tupl
     cases = [
         (rows, "".join(text).encode(), f"data/reviews/{rows.name} line 8 changed", ["reproduce"]),
         _edit(project / "params.yaml", "  seed: 0", "  seed: 1", "parameter compute.seed: 0 -> 1", ["reproduce"]),
-        _edit(project / "tasks/classify.py", '"""', '"""A word. ', "tasks/classify.py line 1 changed", ["reproduce"]),
+        _edit(project / "tasks/classify/full.py", '"""', '"""A word. ', "tasks/classify/full.py line 1 changed",
+              ["reproduce"]),
         (registered / "model.safetensors", _flipped(registered / "model.safetensors"),
          "registered file model.safetensors", ["reproduce", CHAMPION]),
     ]

@@ -9,19 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from tests.imports import ROOT, closure
+from ajuste.core.imports import ROOT
 
 STEPS = {
     (path.parent.name, name): stage
     for path in sorted((ROOT / "studies").glob("*/dvc.yaml"))
     for name, stage in yaml.safe_load(path.read_text())["stages"].items()
 }
-
-
-@pytest.mark.parametrize("study,name", STEPS)
-def test_a_step_depends_on_exactly_the_files_it_imports(study: str, name: str) -> None:
-    expected = sorted(map(str, closure(Path(f"studies/{study}/{name}.py"))))
-    assert [dep for dep in STEPS[study, name]["deps"] if dep.endswith(".py")] == expected
 
 
 @pytest.mark.parametrize("study,name", STEPS)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.imports import ROOT
+from ajuste.core.imports import ROOT
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Tiny model folders on disk, random but alive: a base, LoRA adapters of it, a merged and a fully trained model.
 
-Every folder is in the layout of a stage's output, written with learning.classifier, so what reads one reads the other.
+Every folder is in the layout of a stage's output, written with ajuste.models.classifier, so what reads one reads the
+other.
 """
 
 import json
@@ -15,7 +16,9 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from learning import classifier, lora
+from ajuste.learning import lora
+from ajuste.models import classifier
+from ajuste.models.folder import sha256_of
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = "a the film is was good bad warm dull funny slow plot actor scene and not very it this of end".split()
@@ -43,7 +46,7 @@ def tiny_base(folder: Path, seed: int = 0) -> Path:
                         intermediate_size=64, max_position_embeddings=64, initializer_range=0.2)
     BertModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    identity = {"source": "path:tiny", "id": "tiny", "sha256": classifier.sha256_of(folder / "model.safetensors")}
+    identity = {"source": "path:tiny", "id": "tiny", "sha256": sha256_of(folder / "model.safetensors")}
     (folder / "base.json").write_text(json.dumps(identity))
     return folder
 

@@ -1,6 +1,7 @@
 """Tiny decoder folders on disk, random but alive: a base, adapters of every method, whole models, encoded rows.
 
-Every folder is in the layout of a stage's output, written with learning.decoder, so what reads one reads the other.
+Every folder is in the layout of a stage's output, written with ajuste.models.decoder, so what reads one reads the
+other.
 """
 
 import hashlib
@@ -12,8 +13,10 @@ import pyarrow.parquet
 import torch
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 
-from learning import bottleneck, chat, decoder, quantize
-from learning.classifier import sha256_of
+from ajuste.learning.layers import bottleneck
+from ajuste.learning.text import chat
+from ajuste.models import decoder, quantize
+from ajuste.models.folder import sha256_of
 from tests.tiny_models import make_tiny_decoder
 
 LORA = {"r": 4, "lora_alpha": 8, "task_type": "CAUSAL_LM",

@@ -7,7 +7,7 @@ import yaml
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from learning.one_base import OneBase, Settings
+from ajuste.models.one_base import OneBase, Settings
 from tasks.ppo import PpoConfig
 
 VOCABULARY = 64

@@ -7,8 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from learning import chat, decoder, lora, reward
-from learning.classifier import sha256_of
+from ajuste.learning import lora
+from ajuste.learning.text import chat
+from ajuste.models import decoder, reward
+from ajuste.models.folder import sha256_of
 from tests import tiny_decoders
 
 ASKED = "Write a one-sentence movie review."

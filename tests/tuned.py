@@ -7,9 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from learning import chat, decoder, ragged
-from tasks._conversations import read_conversations
-from tasks._stage import Compute
+from ajuste.core.params import Compute
+from ajuste.learning.layers import ragged
+from ajuste.learning.text import chat
+from ajuste.models import decoder
+from ajuste.rows.encoded.conversations import read_conversations
 from tasks.instruct import InstructConfig, instruct
 
 COMPUTE = Compute(dtype="float32", device="cpu", threads=1, seed=0)

@@ -3,7 +3,7 @@
     python -m benchmarks.sides.ppo trunk|adapter|trl --work FOLDER --base FOLDER --reward FOLDER --merged FOLDER [...]
 
 FOLDER/prompts.json holds {"prompts": [[ids]], "stop_ids", "pad_id"}. `trunk` and `adapter` are the loop of stage `ppo`
-(tasks/_ppo_loop.py), with the value head on the policy's trunk or on an adapter of its own that starts as the reward
+(tasks/rl/loop.py), with the value head on the policy's trunk or on an adapter of its own that starts as the reward
 model; `trl` is PPOTrainer of TRL 1.12 with a LoRA policy, the merged reward model, and a value model that is a copy of
 it with LoRA. TRL's update is split by wrapping its own functions: `batch_generation` is the rollout; forwards without
 gradient and `get_reward` are the scoring (reference, value, reward); the rest is the update.
@@ -61,12 +61,12 @@ def ours(options: argparse.Namespace, given: dict, watch: Watch) -> None:
     """The loop of stage `ppo`, without radar; the state is saved before the first update and after the last."""
     import torch
 
-    from learning import reward as reward_model
-    from learning import rollout
-    from learning.one_base import OneBase, Settings
-    from learning.seeds import seed_everything
-    from tasks import _ppo_loop
+    from ajuste.learning.rl import rollout
+    from ajuste.learning.seeds import seed_everything
+    from ajuste.models import reward as reward_model
+    from ajuste.models.one_base import OneBase, Settings
     from tasks.ppo import PpoConfig
+    from tasks.rl import loop
 
     import_everything(rollout, reward_model)
     seed_everything(options.seed, options.threads)
@@ -94,7 +94,7 @@ def ours(options: argparse.Namespace, given: dict, watch: Watch) -> None:
         alarm_entropy=None, alarm_value_loss=None, alarm_repeats=None, checkpoint_every=options.updates, record=[],
         radar_every=options.updates, radar_prompts=1, keep="last",
     )  # fmt: skip
-    update = _ppo_loop._Loop._update
+    update = loop._Loop._update
     before: dict[str, float] = {}
 
     def timed(self, number: int) -> None:
@@ -109,9 +109,9 @@ def ours(options: argparse.Namespace, given: dict, watch: Watch) -> None:
         names = ("score", "kl", "policy_loss", "value_loss", "clip_fraction")
         watch.rows.append({"seconds": seconds, "cpu_s": cpu, **phases, **{name: row[name] for name in names}})
 
-    _ppo_loop._Loop._update = timed
+    loop._Loop._update = timed
     with tempfile.TemporaryDirectory() as folder:
-        _ppo_loop.train(one, given["prompts"], one.scores, config, options.seed, Path(folder), given["stop_ids"])
+        loop.train(one, given["prompts"], one.scores, config, options.seed, Path(folder), given["stop_ids"])
 
 
 def import_everything(*_) -> None:
@@ -229,7 +229,7 @@ def main() -> None:
     parser.add_argument("--keep-memory", action="store_true", help="the stage's own allocator settings")
     options = parser.parse_args()
     if options.keep_memory:
-        from learning.allocator import keep_memory
+        from ajuste.core.allocator import keep_memory
 
         keep_memory()
     given = json.loads((options.work / "prompts.json").read_text(encoding="utf-8"))

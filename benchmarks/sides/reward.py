@@ -36,9 +36,9 @@ def pairs(folder: Path) -> list[dict]:
 
 def ours(options: argparse.Namespace, watch: Watch) -> None:
     """Stage `reward`, with one evaluation, on a single comparison, after the last step."""
-    from tasks import _train
-    from tasks._params import Compute
+    from ajuste.core.params import Compute
     from tasks.reward import RewardConfig, train_reward_model
+    from tasks.supervised import loop
 
     config = RewardConfig(
         r=8, alpha=16, lora_dropout=0.0, targets=["all-linear"], dtype=options.dtype, margin=0.0, soft_labels=False,
@@ -46,15 +46,15 @@ def ours(options: argparse.Namespace, watch: Watch) -> None:
         max_grad_norm=1.0, evaluations=1, patience=1, samples=2, new_tokens=2, temperature=1.0,
     )  # fmt: skip
     compute = Compute(dtype=options.dtype, device="cpu", threads=options.threads, seed=options.seed)
-    step_end = _train._Follow.on_step_end
+    step_end = loop._Follow.on_step_end
 
     def timed(self, args, state, control, **kwargs):
         watch.tokens[-1] += options.batch_pairs
         watch.end()
         step_end(self, args, state, control, **kwargs)
 
-    _train._Follow.on_step_begin = lambda *args, **kwargs: watch.begin()
-    _train._Follow.on_step_end = timed
+    loop._Follow.on_step_begin = lambda *args, **kwargs: watch.begin()
+    loop._Follow.on_step_end = timed
     with tempfile.TemporaryDirectory() as folder:
         out, checkpoints = Path(folder) / "out", Path(folder) / "checkpoints"
         checkpoints.mkdir()
@@ -141,8 +141,9 @@ def check(options: argparse.Namespace) -> float:
     model = AutoModelForSequenceClassification.from_pretrained(options.base, dtype=dtype, num_labels=1)
     model = PeftModel.from_pretrained(model, options.work / "adapter", is_trainable=True).to(dtype)
     if options.side == "ours":
-        from learning import fused, reward
-        from learning.bradley_terry import comparison_loss
+        from ajuste.learning.layers import fused
+        from ajuste.learning.losses.bradley_terry import comparison_loss
+        from ajuste.models import reward
 
         reward.attach(model)
         fused.fuse(model)
@@ -176,7 +177,7 @@ def main() -> None:
         print("RESULT " + json.dumps({"side": options.side, "loss": check(options)}), flush=True)
         return
     if options.keep_memory:
-        from learning.allocator import keep_memory
+        from ajuste.core.allocator import keep_memory
 
         keep_memory()
     watch = Watch()

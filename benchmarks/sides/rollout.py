@@ -3,7 +3,7 @@
     python -m benchmarks.sides.rollout ours|generate --base FOLDER --prompts FILE.json --dtype bfloat16 [...]
 
 Both sides have the same LoRA policy on the same base: A is drawn and B is not zero. `generate` is transformers' own on
-PEFT's model, with a cache, left padding, top_k = 0 and top_p = 1; `ours` is learning.rollout.sample.
+PEFT's model, with a cache, left padding, top_k = 0 and top_p = 1; `ours` is ajuste.learning.rl.rollout.sample.
 """
 
 import argparse
@@ -18,7 +18,7 @@ def policy(base: Path, dtype: str):
     """OneBase with a policy that is not its base any more; the same numbers on both sides."""
     import torch
 
-    from learning.one_base import OneBase, Settings
+    from ajuste.models.one_base import OneBase, Settings
 
     torch.manual_seed(0)
     one = OneBase.build(base, None, Settings(), getattr(torch, dtype))
@@ -32,7 +32,7 @@ def policy(base: Path, dtype: str):
 def ours(one, prompts: list[list[int]], options: argparse.Namespace, new_tokens: int, greedy: bool) -> list[list[int]]:
     import torch
 
-    from learning.rollout import sample
+    from ajuste.learning.rl.rollout import sample
 
     stops = [options.stop_id] if greedy else []
     generator = None if greedy else torch.Generator().manual_seed(0)
@@ -43,7 +43,7 @@ def ours(one, prompts: list[list[int]], options: argparse.Namespace, new_tokens:
 def generate(one, prompts: list[list[int]], options: argparse.Namespace, new_tokens: int, greedy: bool):
     import torch
 
-    from learning.generate import pad_left
+    from ajuste.learning.text.generate import pad_left
 
     ids, mask = pad_left(prompts, options.pad_id)
     how = {"do_sample": False} if greedy else {"do_sample": True, "temperature": 0.7, "top_k": 0, "top_p": 1.0}
@@ -74,7 +74,7 @@ def main() -> None:
     import torch
     import transformers
 
-    from learning.allocator import keep_memory
+    from ajuste.core.allocator import keep_memory
 
     keep_memory()  # both sides
     transformers.utils.logging.set_verbosity_error()

@@ -57,10 +57,10 @@ class Watch:
 
 def ours(options: argparse.Namespace, watch: Watch) -> None:
     """Stage `instruct` with one evaluation, on a single row, after the last step."""
-    from learning import ragged
-    from tasks import _train
-    from tasks._params import Compute
+    from ajuste.core.params import Compute
+    from ajuste.learning.layers import ragged
     from tasks.instruct import InstructConfig, instruct
+    from tasks.supervised import loop
 
     config = InstructConfig(
         method="lora", r=8, alpha=16, lora_dropout=0.0, targets=["all-linear"], virtual_tokens=1, bottleneck_width=1,
@@ -68,7 +68,7 @@ def ours(options: argparse.Namespace, watch: Watch) -> None:
         weight_decay=0.0, l2_to_w0=0.0, max_grad_norm=1.0, evaluations=1, patience=1,
     )  # fmt: skip
     compute = Compute(dtype=options.dtype, device="cpu", threads=options.threads, seed=options.seed)
-    loss, step_end = ragged.response_loss, _train._Follow.on_step_end
+    loss, step_end = ragged.response_loss, loop._Follow.on_step_end
 
     def counted(model, batch, items=None):
         watch.count(batch["labels"])
@@ -79,8 +79,8 @@ def ours(options: argparse.Namespace, watch: Watch) -> None:
         step_end(self, args, state, control, **kwargs)
 
     ragged.response_loss = counted
-    _train._Follow.on_step_begin = lambda *args, **kwargs: watch.begin()
-    _train._Follow.on_step_end = timed
+    loop._Follow.on_step_begin = lambda *args, **kwargs: watch.begin()
+    loop._Follow.on_step_end = timed
     with tempfile.TemporaryDirectory() as folder:
         out, checkpoints = Path(folder) / "out", Path(folder) / "checkpoints"
         checkpoints.mkdir()
@@ -161,7 +161,7 @@ def main() -> None:
     parser.add_argument("--keep-memory", action="store_true", help="the stage's own allocator settings")
     options = parser.parse_args()
     if options.keep_memory:
-        from learning.allocator import keep_memory
+        from ajuste.core.allocator import keep_memory
 
         keep_memory()
     watch = Watch()

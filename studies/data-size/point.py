@@ -18,11 +18,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from safetensors.torch import load_file, save_file
 
-from learning.classifier import load_adapter, save
-from learning.lora import merge
-from tasks._params import Compute, UsageError, read_yaml, section, typed
-from tasks.classify import STRATEGIES, classify
-from tasks.evaluate import EvaluateConfig, evaluate
+from ajuste.core.errors import UsageError
+from ajuste.core.params import Compute, read_yaml, section, typed
+from ajuste.learning.lora import merge
+from ajuste.models.classifier import load_adapter, save
+from tasks.classify.frozen import FrozenConfig, frozen
+from tasks.classify.full import FullConfig, full
+from tasks.classify.lora import LoraConfig, lora
+from tasks.evaluate.classify import ClassifyConfig, evaluate_classify
 
 STUDY, OUT, BASE = Path("studies/data-size"), Path("artifacts/studies/data-size"), Path("artifacts/base/encoder")
 ENCODED, FEATURES = Path("artifacts/encoded/reviews"), Path("artifacts/features/reviews")
@@ -52,15 +55,20 @@ def main(rows: int, strategy: str) -> None:
         folder = Path(scratch)
         encoded, features = cut(rows, folder)
         (folder / "checkpoints").mkdir()
-        config = typed(STRATEGIES[strategy], values, f"classify.{strategy}")
-        card = classify(config, compute, encoded, BASE, features, folder / "model", folder / "checkpoints")
+        out, checkpoints, where = folder / "model", folder / "checkpoints", f"classify.{strategy}"
+        if strategy == "frozen":
+            card = frozen(typed(FrozenConfig, values, where), compute, encoded, BASE, features, out, checkpoints)
+        elif strategy == "full":
+            card = full(typed(FullConfig, values, where), compute, encoded, BASE, out, checkpoints)
+        else:
+            card = lora(typed(LoraConfig, values, where), compute, encoded, BASE, out, checkpoints)
         if strategy == "lora":
             model, tokenizer, _ = load_adapter(BASE, folder / "model")
-            saved = {key: value for key, value in card.items() if key not in ("tokens", "train_seconds")}
+            saved = {key: value for key, value in card.items() if key != "tokens"}
             save(merge(model), tokenizer, folder / "merged", saved)
-        measuring = typed(EvaluateConfig, section(params, "evaluate", "classify"), "evaluate.classify")
+        measuring = typed(ClassifyConfig, section(params, "evaluate", "classify"), "evaluate.classify")
         models = {strategy: folder / ("merged" if strategy == "lora" else "model")}
-        report = evaluate(measuring, compute, models, encoded, folder / "evaluated")[strategy]
+        report = evaluate_classify(measuring, compute, models, encoded, folder / "evaluated")[strategy]
     point = {
         "rows": rows,
         "strategy": strategy,

@@ -9,8 +9,8 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from learning import statistics
-from tasks._params import read_yaml
+from ajuste.core.params import read_yaml
+from ajuste.learning.statistics import metrics
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -28,13 +28,13 @@ def compare(points: dict[str, dict], categories: list[str]) -> list[dict]:
         rows = {name: [r for r in point["rows"] if r["category"] == category] for name, point in chosen.items()}
         nll = {name: np.array([r["nll"] for r in some]) for name, some in rows.items()}
         tokens = np.array([r["tokens"] for r in rows["base"]], dtype=float)
-        counts = statistics.resamples(len(tokens), BOOTSTRAP, SEED)
+        counts = metrics.resamples(len(tokens), BOOTSTRAP, SEED)
         found.append({
             "category": category,
             "rows": len(tokens),
-            "loss": {name: statistics.estimate(sums, tokens, counts) for name, sums in nll.items()},
+            "loss": {name: metrics.estimate(sums, tokens, counts) for name, sums in nll.items()},
             "exact": {name: float(np.mean([r["exact"] for r in some])) for name, some in rows.items()},
-            "fall": {n: statistics.estimate(nll["base"] - nll[n], tokens, counts) for n in ("seen", "unseen")},
+            "fall": {n: metrics.estimate(nll["base"] - nll[n], tokens, counts) for n in ("seen", "unseen")},
         })  # fmt: skip
     return found
 

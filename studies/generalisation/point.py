@@ -13,12 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from learning import chat, ragged
-from learning.generate import generate
-from tasks._conversations import read_conversations
-from tasks._params import Compute, UsageError, read_yaml, section, typed
-from tasks._points import encode, errors_told, load, select, tune, write
-from tasks._span import exact_match
+from ajuste.core.errors import UsageError
+from ajuste.core.params import Compute, read_yaml, section, typed
+from ajuste.judging.spans import exact_match
+from ajuste.learning.layers import ragged
+from ajuste.learning.text import chat
+from ajuste.learning.text.generate import generate
+from ajuste.rows.encoded.conversations import read_conversations
+from studies.points import encode, errors_told, load, select, tune, write
 
 STUDY, OUT = Path("studies/generalisation"), Path("artifacts/studies/generalisation")
 BASE, BATCH_TOKENS, BATCH_ROWS = Path("artifacts/base/decoder"), 4096, 32

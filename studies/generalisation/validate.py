@@ -5,8 +5,9 @@ Run by `ajuste study generalisation`. Writes artifacts/studies/generalisation/va
 
 from pathlib import Path
 
-from tasks._params import Compute, DataError, UsageError, read_yaml, section, typed
-from tasks._validate_instructions import InstructionsConfig, validate_instructions
+from ajuste.core.errors import DataError, UsageError
+from ajuste.core.params import Compute, read_yaml, section, typed
+from tasks.validate.instructions import InstructionsConfig, validate_instructions
 
 STUDY, OUT = Path("studies/generalisation"), Path("artifacts/studies/generalisation/validated")
 

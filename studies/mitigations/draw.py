@@ -8,7 +8,7 @@ from pathlib import Path
 
 import matplotlib
 
-from tasks._params import read_yaml
+from ajuste.core.params import read_yaml
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402

@@ -11,10 +11,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from learning import statistics
-from tasks._params import Compute, UsageError, read_yaml, section, typed
-from tasks._points import errors_told, losses, select, tune, write
-from tasks.forgetting import ForgettingConfig, forgetting
+from ajuste.core.errors import UsageError
+from ajuste.core.params import Compute, read_yaml, section, typed
+from ajuste.learning.statistics import metrics
+from studies.points import errors_told, losses, select, tune, write
+from tasks.forgetting.scores import ForgettingConfig, forgetting
 
 STUDY, OUT = Path("studies/mitigations"), Path("artifacts/studies/mitigations")
 BASE, VALIDATED = Path("artifacts/base/decoder"), Path("artifacts/validated/instructions")
@@ -36,7 +37,7 @@ def main(name: str) -> None:
         encoded, model, card = tune(values, compute, selected, study["max_tokens"], weights, BASE, folder)
         (_, before), (_, after) = (losses(x, BASE, encoded, compute, scoring.dtype) for x in (BASE, model))
         forgotten = forgetting(scoring, compute, model, BASE, CONTROL, folder / "forgetting", BEFORE)
-    counts = statistics.resamples(len(before), scoring.bootstrap, compute.seed)
+    counts = metrics.resamples(len(before), scoring.bootstrap, compute.seed)
     tokens = before[:, 1]
     write(OUT / f"{name}.json", {
         "name": name,
@@ -44,9 +45,9 @@ def main(name: str) -> None:
         "trainable": card["parameters"]["trainable"],
         "held_out": {
             "rows": len(tokens),
-            "base": statistics.estimate(before[:, 0], tokens, counts),
-            "tuned": statistics.estimate(after[:, 0], tokens, counts),
-            "difference": statistics.estimate(after[:, 0] - before[:, 0], tokens, counts),
+            "base": metrics.estimate(before[:, 0], tokens, counts),
+            "tuned": metrics.estimate(after[:, 0], tokens, counts),
+            "difference": metrics.estimate(after[:, 0] - before[:, 0], tokens, counts),
         },
         "forgetting": {"sets": forgotten["sets"], "F": forgotten["F"]},
     })  # fmt: skip

@@ -6,7 +6,7 @@ Run by `ajuste study seeds`. Writes docs/measured/seeds.md.
 import json
 from pathlib import Path
 
-from tasks._params import read_yaml
+from ajuste.core.params import read_yaml
 
 STUDY, POINTS, OUT = Path("studies/seeds"), Path("artifacts/studies/seeds"), Path("docs/measured/seeds.md")
 

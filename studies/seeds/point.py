@@ -11,14 +11,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-from learning import allocator, decoder
-from tasks._evaluate_ppo import Folders, Ledger, evaluate_ppo
-from tasks._evaluate_ppo import PpoConfig as EvaluateConfig
-from tasks._params import Compute, UsageError, read_yaml, section, typed
-from tasks._points import errors_told, write
-from tasks._ppo_config import PpoConfig
-from tasks.forgetting import ForgettingConfig
+from ajuste.core import allocator
+from ajuste.core.errors import UsageError
+from ajuste.core.params import Compute, read_yaml, section, typed
+from ajuste.models import decoder
+from studies.points import errors_told, write
+from tasks.evaluate.ppo import Folders, Ledger, evaluate_ppo
+from tasks.evaluate.ppo import PpoConfig as EvaluateConfig
+from tasks.forgetting.scores import ForgettingConfig
 from tasks.ppo import ppo
+from tasks.rl.config import PpoConfig
 
 STUDY, OUT, ARTIFACTS = Path("studies/seeds"), Path("artifacts/studies/seeds"), Path("artifacts")
 

@@ -8,8 +8,8 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
-from cli import data
-from tracking import versions
+from ajuste.cli.data import data
+from ajuste.tracking.project import versions
 
 
 def ajuste_data(*args: str) -> str:

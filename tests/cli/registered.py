@@ -5,15 +5,15 @@ from types import SimpleNamespace
 
 import typer
 
-import tracking
+from ajuste.tracking import registry as registry_room
 
 
 def install(monkeypatch, registry, home):
     """`from tracking import registry` gives the stand-in; home() is the folder whose base the adapters use."""
     module = SimpleNamespace(resolve=registry.resolve, names=lambda: list(registry.folders))
-    monkeypatch.setitem(sys.modules, "tracking.registry", module)
-    monkeypatch.setattr(tracking, "registry", module, raising=False)
-    monkeypatch.setattr("tasks._stage.home", lambda: home)
+    monkeypatch.setitem(sys.modules, "ajuste.tracking.registry.registry", module)
+    monkeypatch.setattr(registry_room, "registry", module, raising=False)
+    monkeypatch.setattr("ajuste.core.home.home", lambda: home)
 
 
 def run(command, *arguments):

@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
-from cli import chat
-from learning import decoder
-from serving import generation as engine
-from tasks._stage import DataError, UsageError
+from ajuste.cli.models import chat
+from ajuste.core.errors import DataError, UsageError
+from ajuste.models import decoder
+from ajuste.serving import generation as engine
 from tests.cli.registered import install, run
 from tests.serving.conftest import FakeRegistry
 from tests.serving.test_generation import right, user

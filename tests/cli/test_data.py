@@ -11,10 +11,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from cli import data
-from tasks._stage import DataError, UsageError
+from ajuste.cli.data import data
+from ajuste.core.errors import DataError, UsageError
+from ajuste.tracking.project import versions
 from tests.cli.commands import ajuste_data
-from tracking import versions
 
 PARAMS = """\
 validate:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tasks._stage import DataError, UsageError
+from ajuste.core.errors import DataError, UsageError
 from tests.cli.commands import ajuste_data, made, project_without_dvc, written
 from tests.instruction_files import ROWS, pairs
 

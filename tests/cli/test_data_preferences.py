@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks._stage import DataError, UsageError
+from ajuste.core.errors import DataError, UsageError
 from tests.cli.commands import ajuste_data, made, project_without_dvc, written
 from tests.preference_files import ROWS, rated, triples
 

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from cli import doctor
-from tasks import _stage
+from ajuste.cli.work import doctor
+from ajuste.core import stage
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("AJUSTE_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    _stage.home.cache_clear()
+    stage.home.cache_clear()
     yield tmp_path
-    _stage.home.cache_clear()
+    stage.home.cache_clear()
 
 
 def one(check) -> tuple[str, str, str]:
@@ -88,7 +88,7 @@ def test_a_store_that_is_no_database(project: Path) -> None:
 
 
 def test_the_store_check_reads_what_mlflow_writes(project: Path) -> None:
-    from tracking import runs
+    from ajuste.tracking.runs import runs
 
     runs.begin("toy", "key", runs.parent("digest"))
     state, found, _ = one(doctor.store)
@@ -118,7 +118,7 @@ def test_a_running_stage_and_old_checkpoints(project: Path) -> None:
     (project / "params.yaml").write_text("{}")
     (project / "dep.txt").write_text("dep")
     assert one(doctor.leftovers)[0] == "ok"
-    from tasks._params import stage_key
+    from ajuste.core.stages import stage_key
 
     (project / ".checkpoints" / stage_key("toy")).mkdir(parents=True)
     assert one(doctor.leftovers) == ("ok", "1 checkpoints: the next run goes on from them", "")

@@ -10,12 +10,13 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from cli.main import app
-from tasks._params import DataError, UsageError
-from tasks._stage import home
+from ajuste.cli.main import app
+from ajuste.core.errors import DataError, UsageError
+from ajuste.core.home import home
+from ajuste.tracking.registry import families, registry, scores
+from ajuste.tracking.verdicts import drift
 from tests.tiny_classifiers import LABELS
 from tests.tracking import projects
-from tracking import _families, _scores, drift, registry
 
 NAME = "reviews-classifier"
 WORDS = "the film plot actor is not very good bad warm dull slow funny story".split()
@@ -53,7 +54,7 @@ def served(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[
     monkeypatch.chdir(made)
     monkeypatch.setenv("AJUSTE_HOME", str(tmp_path))
     home.cache_clear()
-    tags = {"method": "classify", "validation_rows": _scores.rows_digest(_families.CLASSIFIER, "validation")}
+    tags = {"method": "classify", "validation_rows": scores.rows_digest(families.CLASSIFIER, "validation")}
     folder = made / "artifacts/merged/classify_lora"
     monkeypatch.setattr(
         registry, "resolve", lambda name: registry.Version(name, "3", "champion", folder, tags, None))

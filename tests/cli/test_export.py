@@ -8,9 +8,10 @@ import sys
 import pytest
 import torch
 
-from cli import export
-from learning import classifier
-from tasks._stage import DataError, UsageError
+from ajuste.cli.models import export
+from ajuste.core.errors import DataError, UsageError
+from ajuste.models import classifier
+from ajuste.models.folder import sha256_of
 from tests.cli.registered import install, run
 from tests.tiny_classifiers import TEXTS
 
@@ -70,7 +71,7 @@ def test_it_says_which_version_it_is_and_how_to_load_it(folders, tmp_path, capsy
     assert f"reviews-classifier version 2 (lora, challenger) is in {tmp_path / 'out'}" in said
     assert f'pipeline("text-classification", model="{tmp_path / "out"}")' in said
     exported = json.loads((tmp_path / "out" / "exported.json").read_text())
-    assert exported["sha256"] == classifier.sha256_of(tmp_path / "out" / "model.safetensors")
+    assert exported["sha256"] == sha256_of(tmp_path / "out" / "model.safetensors")
     assert (exported["name"], exported["version"], exported["alias"]) == ("reviews-classifier", "2", "challenger")
     same = {file.name: file.read_bytes() for file in folders["merged"].iterdir()}
     assert same.items() <= {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}.items()

@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cli import export
-from learning import chat, decoder
-from tasks._stage import UsageError
+from ajuste.cli.models import export
+from ajuste.core.errors import UsageError
+from ajuste.learning.text import chat
+from ajuste.models import decoder
 from tests import tiny_decoders
 from tests.cli.registered import install, run
 from tests.serving.conftest import FakeRegistry, speakers  # noqa: F401

@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 
-from cli import export
-from learning import chat, reward
+from ajuste.cli.models import export
+from ajuste.learning.text import chat
+from ajuste.models import reward
 from tests import tiny_rlhf
 from tests.cli.registered import install, run
 from tests.serving.conftest import FakeRegistry, speakers  # noqa: F401

@@ -7,9 +7,10 @@ import json
 import pytest
 import torch
 
-from cli import predict
-from learning import chat, classifier, reward
-from tasks._stage import DataError, UsageError
+from ajuste.cli.models import predict
+from ajuste.core.errors import DataError, UsageError
+from ajuste.learning.text import chat
+from ajuste.models import classifier, reward
 from tests.cli.registered import install, run
 from tests.tiny_classifiers import LABELS, TEXTS
 from tests.tiny_rlhf import ASKED, SNIPPETS

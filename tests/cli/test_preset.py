@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cli.preset import apply, command
-from tasks._stage import UsageError
+from ajuste.cli.work.preset import apply, command
+from ajuste.core.errors import UsageError
 
 PARAMS = """\
 # every number

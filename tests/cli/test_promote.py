@@ -8,13 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 
-import tracking
-from cli import main
-from tasks._stage import DataError, UsageError
+from ajuste.cli import main
+from ajuste.core.errors import DataError, UsageError
+from ajuste.tracking import verdicts
+from ajuste.tracking.registry import promotion
+from ajuste.tracking.runs.store import client
 from tests.cli.commands import printed
 from tests.tracking.bare import Killed, aliases, at_home, registered, writes
-from tracking import promotion
-from tracking._store import client
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -41,8 +41,8 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         return SimpleNamespace(passed=not stand.failing, rules=rules, text=lambda: "better: +0.02 (+0.01 to +0.03)")
 
     module = SimpleNamespace(judge=judge)
-    monkeypatch.setitem(sys.modules, "tracking.gate", module)
-    monkeypatch.setattr(tracking, "gate", module, raising=False)
+    monkeypatch.setitem(sys.modules, "ajuste.tracking.verdicts.gate", module)
+    monkeypatch.setattr(verdicts, "gate", module, raising=False)
     return stand
 
 

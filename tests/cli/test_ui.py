@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from cli._processes import free_port
+from ajuste.cli.processes import free_port
 from tests.projects import ROOT
 
 

@@ -9,10 +9,10 @@ from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.states import Completed, Failed, Running
 
-from cli import _deployments
+from ajuste.cli.work import deployments
+from ajuste.core.errors import UsageError
 from flows.deploy import POOLS, _settings, deploy
 from flows.late import cancel_late
-from tasks._params import UsageError
 
 
 @flow(name="night")
@@ -68,20 +68,20 @@ def test_status_shows_the_next_and_the_last_run_and_why_it_failed(prefect_harnes
         client.set_flow_run_state(third.id, Completed(message="All states completed."), force=True)
         client.create_deployment(client.create_flow(night), "silent")
         api = str(client.api_url).rstrip("/")
-        found = {item.name: item for item in _deployments.deployments(api, 30)}
+        found = {item.name: item for item in deployments.deployments(api, 30)}
         assert found["night/shown"].next == coming[0].expected_start_time
-        rows = {row[0]: row[1:] for row in _deployments.lines(list(found.values()))}
+        rows = {row[0]: row[1:] for row in deployments.lines(list(found.values()))}
         assert rows["night/shown"][2] == "Completed", "of a run that ended well no message is shown"
         assert rows["night/shown"][0] == f"{coming[0].expected_start_time:%Y-%m-%d %H:%M} UTC"
         assert rows["night/silent"] == ("when asked for", "none", "")
         client.set_flow_run_state(third.id, Failed(message="stage `reward`: no pairs\nand more"), force=True)
-        [row] = _deployments.lines([item for item in _deployments.deployments(api, 30) if item.name == "night/shown"])
+        [row] = deployments.lines([item for item in deployments.deployments(api, 30) if item.name == "night/shown"])
         assert row[3] == "Failed: stage `reward`: no pairs"
 
 
 def test_a_server_that_does_not_answer_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    assert _deployments.server() is None
+    assert deployments.server() is None
 
 
 def test_a_preset_or_revision_makes_a_twin_of_adapt_that_no_schedule_starts() -> None:

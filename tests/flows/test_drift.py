@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import yaml
 
-from tasks._params import DataError, UsageError
-from tasks._policy import policy
-from tasks._stage import home
-from tasks.drift import DriftConfig
-from tests.imports import ROOT
-from tracking import drift as windows
-from tracking.registry import Version
+from ajuste.core.errors import DataError, UsageError
+from ajuste.core.home import home
+from ajuste.core.imports import ROOT
+from ajuste.judging.drift import DriftConfig
+from ajuste.judging.policy import policy
+from ajuste.tracking.registry.registry import Version
+from ajuste.tracking.verdicts import drift as windows
 
 PARAMS = {"window": 40, "reference_rows": 80, "alpha": 0.01, "correction": "holm", "permutations": 499,
           "min_length": 0.15, "min_vocabulary": 0.05, "min_classes": 0.2, "min_embeddings": 0.1, "drifted": 2,

@@ -5,10 +5,10 @@ import time
 
 import pytest
 
-from tasks._params import read_yaml, typed
-from tasks.gate import GateConfig, Rule
-from tests.imports import ROOT
-from tracking.gate import Verdict
+from ajuste.core.imports import ROOT
+from ajuste.core.params import read_yaml, typed
+from ajuste.judging.gate import GateConfig, Rule
+from ajuste.tracking.verdicts.gate import Verdict
 
 VALUES = read_yaml(ROOT / "policy.yaml")["gate"]
 

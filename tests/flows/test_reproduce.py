@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from ajuste.tracking.again.outs import DIFFERENT, EQUAL, Out
+from ajuste.tracking.again.reproduce import Verdict
 from flows import reproduce
-from tracking._outs import DIFFERENT, EQUAL, Out
-from tracking.reproduce import Verdict
 
 
 def test_the_champion_of_each_served_name_else_head(monkeypatch: pytest.MonkeyPatch) -> None:

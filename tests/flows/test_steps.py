@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks import _params, _stage
-from tracking import versions
+from ajuste.core import params
+from ajuste.core import stage as core_stage
+from ajuste.tracking.project import versions
 
 STAGES = ["first_a", "second_a", "third_a"]
 
@@ -36,7 +37,7 @@ def dvc(prefect_harness: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     parents = dict(zip(STAGES, [set(), {"first_a"}, {"second_a"}], strict=True))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AJUSTE_HOME", str(tmp_path))
-    _stage.home.cache_clear()
+    core_stage.home.cache_clear()
     monkeypatch.setattr(versions, "repro", fake.repro)
     monkeypatch.setattr(versions, "parents_of", lambda name: parents[name])
     monkeypatch.setattr(_steps, "stage_key", lambda name: f"key-{name}")
@@ -46,7 +47,7 @@ def dvc(prefect_harness: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(_steps.runs, "record", lambda name, parent: f"run-{name}")
     monkeypatch.setattr(_steps.run_stage, "retry_delay_seconds", [0, 0])
     yield fake
-    _stage.home.cache_clear()
+    core_stage.home.cache_clear()
 
 
 def go(stale: set[str], skipped: set[str] = frozenset(), forced: str | None = None) -> dict[str, str]:
@@ -140,4 +141,4 @@ def test_map_has_every_stage_of_dvc_yaml_in_its_order() -> None:
     root = Path(__file__).parents[2]
     lines = (root / "flows/pipeline.py").read_text()
     named = re.findall(r'stage\("(\w+)", plan', lines)
-    assert named == list(_params.read_yaml(root / "dvc.yaml")["stages"])
+    assert named == list(params.read_yaml(root / "dvc.yaml")["stages"])

@@ -20,7 +20,7 @@ from typing import TypeVar
 import httpx
 import psutil
 
-from cli._processes import free_port
+from ajuste.cli.processes import free_port
 from tests.projects import ajuste, environment, mlflow_runs, run, tiny_project
 
 T = TypeVar("T")
@@ -109,7 +109,7 @@ class Deployed:
 
     def deploy(self) -> str:
         """`ajuste deploy`; then no schedule fires. Returns what it said."""
-        command = [sys.executable, "-m", "cli.main", "deploy"]
+        command = [sys.executable, "-m", "ajuste.cli.main", "deploy"]
         done = subprocess.run(command, cwd=self.project, env=self.env, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         for item in self.ask("/deployments/filter"):

@@ -31,7 +31,7 @@ def test_the_validator_refuses_what_is_wrong(tmp_path) -> None:
 def test_they_run_the_tests_the_check_and_the_difference(name: str) -> None:
     from typer.main import get_command
 
-    from cli.main import app
+    from ajuste.cli.main import app
 
     text = (ROOT / name).read_text()
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))

@@ -11,7 +11,7 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 
-from cli._processes import free_port
+from ajuste.cli.processes import free_port
 from tests.infra.servers import Deployed, start, stop, wait_for
 from tests.projects import run
 
@@ -57,7 +57,7 @@ def test_requests_of_another_kind_make_a_run_of_adapt(deployed: Deployed) -> Non
     usual = [row["text"] for row in rows if row["source"] == "rotten_tomatoes"]  # as in encode.reviews
     assert len(usual) >= WINDOW
     port, log = free_port(0), deployed.log("models")
-    serve = ["cli.main", "serve", NAME, "--log-requests", "--port", str(port)]
+    serve = ["ajuste.cli.main", "serve", NAME, "--log-requests", "--port", str(port)]
     server = start(deployed.project, deployed.env, log, *serve)
     try:
         wait_for(lambda: httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200, 180, log)

@@ -108,7 +108,7 @@ class Calm:
         ajuste(folder, "data", "pull")
         self.folder, self.log = folder, folder.with_suffix(".log")
         with self.log.open("w") as file:
-            command = [sys.executable, "-m", "cli.main", "run", "--until", LAST]
+            command = [sys.executable, "-m", "ajuste.cli.main", "run", "--until", LAST]
             self.process = subprocess.Popen(command, cwd=folder, env=environment(folder), stdout=file, stderr=file)
 
     def lock(self) -> bytes:
@@ -166,7 +166,7 @@ def without(deployed: Deployed, server: str) -> float:
 def test_mlflow_away_for_too_long_is_one_line_and_the_same_run_can_be_made_again(deployed: Deployed) -> None:
     deployed.commit(LONG.format(8e-5))
     # as `ajuste run`, with 15 s of patience in place of 10 minutes
-    impatient = "from flows import _patience as p; p.PATIENCE = 15.0; from cli.main import main; main()"
+    impatient = "from flows import _patience as p; p.PATIENCE = 15.0; from ajuste.cli.main import main; main()"
     log = deployed.log("impatient")
     with log.open("w") as file:
         command = [sys.executable, "-c", impatient, "run", "--until", LAST]
@@ -184,7 +184,7 @@ def test_mlflow_away_for_too_long_is_one_line_and_the_same_run_can_be_made_again
     assert "Traceback" not in said
 
     deployed.start("mlflow")
-    again = [sys.executable, "-m", "cli.main", "run", "--until", LAST]
+    again = [sys.executable, "-m", "ajuste.cli.main", "run", "--until", LAST]
     done = subprocess.run(again, cwd=deployed.project, env=deployed.env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     deployed.recorded_once(STAGES, deployed.project)

@@ -13,8 +13,8 @@ import httpx
 import pytest
 import yaml
 
-from cli._processes import free_port
-from tasks._params import md5_of
+from ajuste.cli.processes import free_port
+from ajuste.core.stages import md5_of
 from tests.infra.servers import start, stop
 from tests.projects import ROOT, ajuste, environment, mlflow_runs, run, tiny_project
 
@@ -88,7 +88,7 @@ class Server:
 
     def ajuste(self, *args: str) -> str:
         """What a command prints that is pointed at the server."""
-        done = subprocess.run([sys.executable, "-m", "cli.main", *args], cwd=self.project, env=self.env,
+        done = subprocess.run([sys.executable, "-m", "ajuste.cli.main", *args], cwd=self.project, env=self.env,
                               capture_output=True, text=True, timeout=600)  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout

@@ -15,9 +15,9 @@ import httpx
 import psutil
 import pytest
 
+from ajuste.core.errors import UsageError
+from ajuste.core.home import home
 from infra import postgres, stack
-from tasks._params import UsageError
-from tasks._stage import home
 from tests.projects import ROOT, environment
 
 INSTALLED = list(Path("/usr/lib/postgresql").glob("*/bin/initdb"))

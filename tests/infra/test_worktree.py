@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from ajuste.core.errors import DataError, UsageError
+from ajuste.core.stages import md5_of, md5_of_listing
 from infra.worktree import check_data_committed, own_home, worktree
-from tasks._params import DataError, UsageError, md5_of, md5_of_listing
 
 
 def git(folder: Path, *args: str) -> str:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from learning import rollout
-from tasks import _ppo_loop
+from ajuste.learning.rl import rollout
+from tasks.rl import loop
 from tests.tiny_ppo import STOP, config, count, tiny_one, tiny_prompts
 
 MODES = ("fixed", "free")
@@ -37,13 +37,13 @@ def run(folder: Path, fixed: bool, updates: int = 2) -> dict:
         sampled.append(found.responses.clone())
         return found
 
-    _ppo_loop.rollout.sample = watched
+    loop.rollout.sample = watched
     one = tiny_one()
     try:
         settings = config(updates=updates, minibatches=1, epochs=2, micro_rows=3, lr=1e-3)
-        outcome = _ppo_loop.train(one, tiny_prompts(), count, settings, 0, folder, STOP)
+        outcome = loop.train(one, tiny_prompts(), count, settings, 0, folder, STOP)
     finally:
-        _ppo_loop.rollout.sample = real
+        loop.rollout.sample = real
     responses = torch.cat([torch.empty(0), *sampled])
     return {"responses": responses, "history": outcome.history, "weights": one.trainable_state()}
 

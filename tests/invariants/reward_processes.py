@@ -11,9 +11,10 @@ from pathlib import Path
 
 import torch
 
-from learning import fused, reward
+from ajuste.learning.layers import fused
+from ajuste.models import reward
+from ajuste.rows.encoded.comparisons import Comparisons, read_comparisons
 from tasks import reward as stage
-from tasks._comparisons import Comparisons, read_comparisons
 from tests.invariants.two_processes import first_step
 from tests.tasks.test_reward import of
 

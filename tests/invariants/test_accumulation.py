@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from learning import ragged
+from ajuste.learning.layers import ragged
 from tests.invariants.decoders import conversations, decoder, largest_difference
 from tests.invariants.gloo import run_two
 from tests.invariants.test_ragged import ours

@@ -5,7 +5,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2Config, RobertaConfig
 
-from learning import lora
+from ajuste.learning import lora
 from tests.invariants.shapes import FAMILIES, base_model, rows, with_adapter
 
 torch.set_num_threads(1)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from learning import lora
+from ajuste.learning import lora
 from tests.invariants.shapes import DECODERS, FAMILIES, base_model, rows, with_adapter
 
 torch.set_num_threads(1)

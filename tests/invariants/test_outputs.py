@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from learning import classifier
-from learning.losses import weighted_cross_entropy
-from learning.statistics import expected_calibration_error
+from ajuste.learning import batching
+from ajuste.learning.losses.cross_entropy import weighted_cross_entropy
+from ajuste.learning.statistics.metrics import expected_calibration_error
+from ajuste.models import classifier
 from tests.invariants.shapes import ENCODERS, FAMILIES, VOCABULARY, base_model
 from tests.tiny_classifiers import tiny_adapter, tiny_base
 
@@ -41,7 +42,7 @@ def test_padding_on_the_right_changes_nothing(family):
 
 def test_padding_on_the_left_changes_no_hidden_state_where_positions_are_counted_from_the_text():
     """RoBERTa numbers the tokens that are no padding. BERT numbers columns, so padding on its left moves the text, and
-    the heads of both read the first column: that is why learning.classifier.pad pads on the right."""
+    the heads of both read the first column: that is why ajuste.models.classifier.pad pads on the right."""
     roberta, bert = base_model("roberta").roberta, base_model("bert").bert
     moved = 0.0
     for row in ragged_rows():
@@ -50,7 +51,7 @@ def test_padding_on_the_left_changes_no_hidden_state_where_positions_are_counted
         right, left = (padded(bert, row, left=n).last_hidden_state[:, n:] for n in (0, 7))
         moved = max(moved, (left - right).abs().max().item())
     assert moved > 1e-2
-    ids, mask = classifier.pad([[5, 6], [7]], 0)
+    ids, mask = batching.pad([[5, 6], [7]], 0)
     assert ids.tolist() == [[5, 6], [7, 0]] and mask.tolist() == [[1, 1], [1, 0]]
 
 

@@ -8,8 +8,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch.nn import functional as F
 
-from learning import fused, ragged
-from learning.batching import LengthGroupedSampler
+from ajuste.learning.batching import LengthGroupedSampler
+from ajuste.learning.layers import fused, ragged
 from tests.invariants.decoders import (
     FAMILIES,
     IGNORED,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from learning import shared_prefix
+from ajuste.learning.layers import shared_prefix
 from tests.invariants.decoders import FAMILIES, VOCABULARY, decoder, gradients, largest_difference
 from tests.invariants.test_ragged import with_lora
 

@@ -1,4 +1,4 @@
-"""One optimiser step of tasks/_train.py's Trainer, alone or as one of several processes over gloo.
+"""One optimiser step of tasks/supervised/loop.py's Trainer, alone or as one of several processes over gloo.
 
     python -m tests.invariants.two_processes OUT.pt
 
@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback, TrainingArguments
 
-from learning import fused, ragged
-from learning.batching import LengthGroupedSampler
-from tasks._train import _Trainer
+from ajuste.learning.batching import LengthGroupedSampler
+from ajuste.learning.layers import fused, ragged
+from tasks.supervised.loop import _Trainer
 from tests.invariants.decoders import conversations, decoder, gradients
 from tests.invariants.test_ragged import with_lora
 

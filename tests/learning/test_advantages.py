@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from learning.advantages import Options, episode_targets, gae, last_token, per_token_rewards, value_after, whiten
+from ajuste.learning.rl.advantages import (
+    Options,
+    episode_targets,
+    gae,
+    last_token,
+    per_token_rewards,
+    value_after,
+    whiten,
+)
 
 BLOG = torch.tensor([[1.2, 1.3, 1.4], [1.5, 1.6, 1.7], [1.8, 1.9, 2.0]])
 

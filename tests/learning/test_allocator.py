@@ -1,4 +1,4 @@
-"""learning/allocator.py: a block that was freed is found again without a page fault, and only where glibc is."""
+"""ajuste/core/allocator.py: a block that was freed is found again without a page fault, and only where glibc is."""
 
 import os
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from learning import allocator
+from ajuste.core import allocator
 
 PROBE = """
 import resource, sys

@@ -1,11 +1,12 @@
-"""learning/attention.py against torch's own attention, row by row, and its backward pass against finite differences."""
+"""ajuste/learning/layers/attention.py against torch's own attention, row by row, and its backward pass against finite
+differences."""
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from learning import attention
-from learning.attention import row_attention
+from ajuste.learning.layers import attention
+from ajuste.learning.layers.attention import row_attention
 
 torch.set_num_threads(1)
 LENGTHS = [3, 1, 17, 8]

@@ -2,7 +2,7 @@
 
 import torch
 
-from learning.batching import LengthGroupedSampler
+from ajuste.learning.batching import LengthGroupedSampler
 
 LENGTHS = torch.randint(4, 60, (1003,), generator=torch.Generator().manual_seed(0)).tolist()
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from learning.bradley_terry import bradley_terry, comparison_loss, pairs
+from ajuste.learning.losses.bradley_terry import bradley_terry, comparison_loss, pairs
 
 CHOSEN, REJECTED = torch.tensor([1.5, -0.3, 2.0]), torch.tensor([0.2, 0.4, -1.0])
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
-from learning import chat
+from ajuste.learning.text import chat
 
 TALK = [
     {"role": "system", "content": "Be brief."},

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from learning.checkpoints import COMPLETE, is_complete, last_complete, seal
+from ajuste.core.checkpoints import COMPLETE, is_complete, last_complete, seal
 
 
 def make(parent: Path, step: int, sealed: bool = True) -> Path:

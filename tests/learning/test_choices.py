@@ -1,4 +1,4 @@
-"""learning/choices.py against the model's own forward on each row alone, and against closed forms."""
+"""ajuste/learning/text/choices.py against the model's own forward on each row alone, and against closed forms."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from learning.choices import log_likelihoods
+from ajuste.learning.text.choices import log_likelihoods
 from tests.learning.test_generate import MODELS, llama
 
 QUESTIONS = [

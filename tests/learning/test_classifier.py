@@ -18,7 +18,8 @@ from transformers import (
     RobertaModel,
 )
 
-from learning.classifier import (
+from ajuste.learning.batching import pad, sorted_batches
+from ajuste.models.classifier import (
     build,
     count_parameters,
     head_modules,
@@ -26,14 +27,11 @@ from learning.classifier import (
     linear_modules,
     load,
     load_adapter,
-    load_tokenizer,
     logits_of,
-    pad,
     predict,
     save,
-    sha256_of,
-    sorted_batches,
 )
+from ajuste.models.folder import load_tokenizer, sha256_of
 from tests.tiny_classifiers import LABELS, TEXTS, card, tiny_adapter, tiny_base, tiny_full, tiny_tokenizer
 
 SMALL = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32, "intermediate_size": 64}

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from ajuste.learning.statistics.paired import gain, lower_bounds
 from benchmarks import gate as simulated
-from learning.comparison import gain, lower_bounds
 
 
 def test_the_bound_is_scipys_and_the_normal_ones() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from learning import decoder
+from ajuste.models import decoder
 from tests.tiny_decoders import tiny_adapter
 
 

@@ -1,9 +1,9 @@
-"""learning/divergence.py against the definition, row by row, and against its sampled estimate."""
+"""ajuste/learning/rl/divergence.py against the definition, row by row, and against its sampled estimate."""
 
 import pytest
 import torch
 
-from learning.divergence import distribution_kl
+from ajuste.learning.rl.divergence import distribution_kl
 from tests.tiny_ppo import VOCABULARY, tiny_one, tiny_prompts
 
 
@@ -42,7 +42,7 @@ def test_a_model_and_itself_are_nothing_apart_and_the_batch_decides_nothing(mode
 
 
 def test_the_sampled_log_ratio_has_the_same_mean(models):
-    from learning.rollout import sample
+    from ajuste.learning.rl.rollout import sample
 
     policy, reference = models
     prompts = tiny_prompts(1) * 3000

@@ -1,4 +1,4 @@
-"""learning/fused.py against PEFT's own forward and backward passes, and where it must keep out."""
+"""ajuste/learning/layers/fused.py against PEFT's own forward and backward passes, and where it must keep out."""
 
 import copy
 
@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from learning import fused
+from ajuste.learning.layers import fused
 from tests.invariants.decoders import gradients, largest_difference
 
 torch.set_num_threads(1)

@@ -1,4 +1,5 @@
-"""learning/generate.py: a batch answers as each prompt alone would, without cache or padding, whatever the model."""
+"""ajuste/learning/text/generate.py: a batch answers as each prompt alone would, without cache or padding, whatever the
+model."""
 
 import peft
 import pytest
@@ -6,7 +7,7 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from learning.generate import generate, pad_left
+from ajuste.learning.text.generate import generate, pad_left
 
 PROMPTS = [[5, 6, 7, 8, 9, 3, 4], [9], [3, 3, 3], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], [60, 2]]
 LIMITS = [9, 12, 5, 8, 1]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from learning.head import fit_head
+from ajuste.learning.head import fit_head
 
 
 def make(classes: int) -> tuple[torch.Tensor, torch.Tensor]:

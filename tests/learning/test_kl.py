@@ -8,7 +8,7 @@ import random
 import pytest
 import torch
 
-from learning.kl import Beta, response_kl, token_kl
+from ajuste.learning.rl.kl import Beta, response_kl, token_kl
 
 VOCABULARY, LENGTH = 5, 3
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from learning.losses import IGNORED, balanced_weights, span_cross_entropy, weighted_cross_entropy
+from ajuste.learning.losses.cross_entropy import IGNORED, balanced_weights, span_cross_entropy, weighted_cross_entropy
 
 
 def test_without_weights_it_is_torchs_mean() -> None:

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from learning import chat
-from learning.losses import IGNORED
-from learning.masking import KEPT, fit
+from ajuste.learning.losses.cross_entropy import IGNORED
+from ajuste.learning.text import chat
+from ajuste.learning.text.masking import KEPT, fit
 
 LONG = " ".join(f"w{n}" for n in range(60))
 

@@ -5,7 +5,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 from typer.testing import CliRunner
 
-from learning.memory import SHAPES, Shape, attention_adapter, gpt_parameters, needs, nf4_bits
+from ajuste.learning.memory_plan import SHAPES, Shape, attention_adapter, gpt_parameters, needs, nf4_bits
 
 
 def test_the_count_is_what_transformers_builds():
@@ -41,7 +41,7 @@ def test_gpt3_by_method():
 
 
 def test_the_command_answers_the_exercise():
-    from cli.main import app
+    from ajuste.cli.main import app
 
     shown = CliRunner().invoke(app, ["memory", "gpt-3", "--r", "8"]).output
     assert "196,608 of 150,994,944, 0.1302%" in shown

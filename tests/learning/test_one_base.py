@@ -1,14 +1,14 @@
-"""learning/one_base.py: four models on one base, each against a plain forward of its own."""
+"""ajuste/models/one_base.py: four models on one base, each against a plain forward of its own."""
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from learning import decoder as decoders
-from learning import reward
-from learning.one_base import POLICY, OneBase, Settings
-from learning.rollout import sample
+from ajuste.learning.rl.rollout import sample
+from ajuste.models import decoder as decoders
+from ajuste.models import reward
+from ajuste.models.one_base import POLICY, OneBase, Settings
 from tests.invariants.decoders import decoder
 from tests.tiny_decoders import tiny_base
 from tests.tiny_rlhf import reward_adapter

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from learning.advantages import Options, episode_targets
-from learning.ppo import (
+from ajuste.learning.rl.advantages import Options, episode_targets
+from ajuste.learning.rl.ppo import (
     Adam,
     linear_to_zero,
     minibatches,

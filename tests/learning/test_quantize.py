@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from learning import decoder, methods, quantize, ragged
-from learning.generate import generate
+from ajuste.learning.layers import ragged
+from ajuste.learning.text.generate import generate
+from ajuste.models import decoder, methods, quantize
 from tests.tiny_decoders import tiny_adapter
 from tests.tuned import logits, of, pairs
 

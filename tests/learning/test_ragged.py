@@ -1,11 +1,12 @@
-"""learning/ragged.py's parts: batches, the cross-entropy whose gradient overwrites the logits, losses by row."""
+"""ajuste/learning/layers/ragged.py's parts: batches, the cross-entropy whose gradient overwrites the logits, losses by
+row."""
 
 import pytest
 import torch
 from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from torch.nn import functional as F
 
-from learning import ragged
+from ajuste.learning.layers import ragged
 from tests.invariants.decoders import IGNORED, conversations, decoder
 
 torch.set_num_threads(1)

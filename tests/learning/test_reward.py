@@ -8,9 +8,11 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, BloomConfig, BloomForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from learning import chat, decoder, fused, reward, shared_prefix
-from learning.bradley_terry import comparison_loss
-from learning.classifier import sha256_of
+from ajuste.learning.layers import fused, shared_prefix
+from ajuste.learning.losses.bradley_terry import comparison_loss
+from ajuste.learning.text import chat
+from ajuste.models import decoder, reward
+from ajuste.models.folder import sha256_of
 from tests.tiny_rlhf import reward_adapter, reward_merged, whole
 
 PROMPT = [1, 40, 41, 42, 43]

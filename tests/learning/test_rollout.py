@@ -1,12 +1,14 @@
-"""learning/rollout.py and learning/packed.py: what is drawn, from which distribution, and where it ends."""
+"""ajuste/learning/rl/rollout.py and ajuste/learning/layers/packed.py: what is drawn, from which distribution, and where
+it ends."""
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from learning import packed, rollout
-from learning.one_base import POLICY, OneBase, Settings
-from learning.rollout import draw, sample
+from ajuste.learning.layers import packed
+from ajuste.learning.rl import rollout
+from ajuste.learning.rl.rollout import draw, sample
+from ajuste.models.one_base import POLICY, OneBase, Settings
 from tests.invariants.decoders import VOCABULARY, decoder
 
 torch.set_num_threads(1)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from learning import statistics
+from ajuste.learning.statistics import metrics
 
 
 @pytest.fixture(params=[2, 4])
@@ -34,7 +34,7 @@ def by_sklearn(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float
 
 
 def test_values_are_scikit_learns(scored: tuple[np.ndarray, np.ndarray]) -> None:
-    found = statistics.all_metrics(*scored)
+    found = metrics.all_metrics(*scored)
     for name, value in by_sklearn(*scored).items():
         assert found[name][0] == pytest.approx(value, abs=1e-12), name
 
@@ -42,22 +42,22 @@ def test_values_are_scikit_learns(scored: tuple[np.ndarray, np.ndarray]) -> None
 def test_a_resample_by_counts_equals_the_rows_written_out(scored: tuple[np.ndarray, np.ndarray]) -> None:
     """The vectorised bootstrap against scikit-learn on each resample, row by row."""
     probabilities, labels = scored
-    counts = statistics.resamples(len(labels), 5, seed=1)
-    found = statistics.all_metrics(probabilities, labels, counts)
+    counts = metrics.resamples(len(labels), 5, seed=1)
+    found = metrics.all_metrics(probabilities, labels, counts)
     for b, row in enumerate(counts):
         rows = np.repeat(np.arange(len(labels)), row.astype(int))
         for name, value in by_sklearn(probabilities[rows], labels[rows]).items():
             assert found[name][b] == pytest.approx(value, abs=1e-12), name
-        ece = statistics.expected_calibration_error(probabilities[rows], labels[rows])[0]
+        ece = metrics.expected_calibration_error(probabilities[rows], labels[rows])[0]
         assert found["ece"][b] == pytest.approx(ece, abs=1e-12)
 
 
 def test_resamples_draw_as_many_rows_as_there_are_and_repeat() -> None:
-    counts = statistics.resamples(50, 300, seed=7)
+    counts = metrics.resamples(50, 300, seed=7)
     assert (counts.sum(axis=1) == 50).all()
     assert counts.mean() == pytest.approx(1.0)
-    assert np.array_equal(counts, statistics.resamples(50, 300, seed=7))
-    assert not np.array_equal(counts, statistics.resamples(50, 300, seed=8))
+    assert np.array_equal(counts, metrics.resamples(50, 300, seed=7))
+    assert not np.array_equal(counts, metrics.resamples(50, 300, seed=8))
 
 
 def test_auc_is_the_share_of_pairs_in_order() -> None:
@@ -65,35 +65,35 @@ def test_auc_is_the_share_of_pairs_in_order() -> None:
     rng = np.random.default_rng(0)
     score, positive = rng.integers(0, 5, 40) / 5, rng.random(40) < 0.4
     pairs = [(p > n) + (p == n) / 2 for p in score[positive] for n in score[~positive]]
-    found = statistics.auc(np.stack([1 - score, score], axis=1), positive.astype(int))[0]
+    found = metrics.auc(np.stack([1 - score, score], axis=1), positive.astype(int))[0]
     assert found == pytest.approx(np.mean(pairs))
 
 
 def test_auc_without_a_class_is_nan_and_its_interval_too() -> None:
-    value = statistics.auc(np.array([[0.2, 0.8], [0.6, 0.4]]), np.array([1, 1]))
+    value = metrics.auc(np.array([[0.2, 0.8], [0.6, 0.4]]), np.array([1, 1]))
     assert np.isnan(value[0])
-    assert all(np.isnan(statistics.percentile_interval(value)))
+    assert all(np.isnan(metrics.percentile_interval(value)))
 
 
 def test_calibration_error_by_hand_and_of_a_perfect_forecaster() -> None:
     # four rows of confidence 0.9, three right: |0.75 - 0.9|; one row of 0.6, right: |1 - 0.6|
     probabilities = np.array([[0.1, 0.9]] * 4 + [[0.4, 0.6]])
     labels = np.array([1, 1, 1, 0, 1])
-    found = statistics.expected_calibration_error(probabilities, labels)[0]
+    found = metrics.expected_calibration_error(probabilities, labels)[0]
     assert found == pytest.approx(4 / 5 * 0.15 + 1 / 5 * 0.4)
 
     rng = np.random.default_rng(0)
     p = rng.uniform(0.5, 1.0, 200_000)
     drawn = (rng.random(200_000) < p).astype(int)
-    assert statistics.expected_calibration_error(np.stack([1 - p, p], axis=1), drawn)[0] < 0.01
+    assert metrics.expected_calibration_error(np.stack([1 - p, p], axis=1), drawn)[0] < 0.01
 
 
 def test_bootstrap_interval_of_a_share_is_near_the_binomial_one() -> None:
     """Accuracy of 800 of 1,000: the percentile interval against Wilson's closed form, to a point."""
     predictions = np.r_[np.ones(800, int), np.zeros(200, int)]
-    matrix = statistics.confusion(np.ones(1000, int), predictions, 2, statistics.resamples(1000, 2000, seed=0))
-    low, high = statistics.percentile_interval(statistics.accuracy(matrix))
-    assert (low, high) == pytest.approx(statistics.wilson_interval(800, 1000), abs=0.01)
+    matrix = metrics.confusion(np.ones(1000, int), predictions, 2, metrics.resamples(1000, 2000, seed=0))
+    low, high = metrics.percentile_interval(metrics.accuracy(matrix))
+    assert (low, high) == pytest.approx(metrics.wilson_interval(800, 1000), abs=0.01)
 
 
 @pytest.mark.parametrize("successes,rows", [(0, 10), (3, 10), (10, 10), (812, 1000)])
@@ -101,12 +101,12 @@ def test_wilson_against_scipy(successes: int, rows: int) -> None:
     from scipy.stats import binomtest
 
     expected = binomtest(successes, rows).proportion_ci(method="wilson")
-    assert statistics.wilson_interval(successes, rows) == pytest.approx((expected.low, expected.high), abs=1e-9)
-    assert statistics.wilson_interval(0, 0) == (0.0, 1.0)
+    assert metrics.wilson_interval(successes, rows) == pytest.approx((expected.low, expected.high), abs=1e-9)
+    assert metrics.wilson_interval(0, 0) == (0.0, 1.0)
 
 
 def test_distinct_counts_ngrams_over_all_rows() -> None:
     rows = [[1, 2, 1, 2], [1, 2], [3]]  # bigrams 12 21 12, 12
-    assert statistics.distinct(rows, 2) == 2 / 4
-    assert statistics.distinct(rows, 1) == 3 / 7
-    assert np.isnan(statistics.distinct([[1]], 2))
+    assert metrics.distinct(rows, 2) == 2 / 4
+    assert metrics.distinct(rows, 1) == 3 / 7
+    assert np.isnan(metrics.distinct([[1]], 2))

@@ -1,9 +1,9 @@
-"""learning/token_log_probs.py against torch's own log-softmax and autograd."""
+"""ajuste/learning/rl/token_log_probs.py against torch's own log-softmax and autograd."""
 
 import pytest
 import torch
 
-from learning.token_log_probs import token_log_probs
+from ajuste.learning.rl.token_log_probs import token_log_probs
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 2.0])

@@ -10,9 +10,11 @@ import pytest
 import torch
 import uvicorn
 
-from learning import bottleneck, classifier, decoder
-from serving.app import make_app
-from serving.models import Models
+from ajuste.learning.layers import bottleneck
+from ajuste.models import decoder
+from ajuste.models.folder import sha256_of
+from ajuste.serving.app import make_app
+from ajuste.serving.models import Models
 from tests import tiny_decoders, tiny_rlhf
 from tests.tiny_classifiers import tiny_adapter, tiny_base, tiny_full, tiny_merged
 
@@ -29,7 +31,8 @@ class FakeVersion:
 
 
 class FakeRegistry:
-    """resolve() as tracking.registry.resolve promises it: an alias, a version, or the champion, else the challenger."""
+    """resolve() as ajuste.tracking.registry.registry.resolve promises it: an alias, a version, or the champion, else
+    the challenger."""
 
     def __init__(self, folders: dict[str, list[Path]], aliases: dict[str, dict[str, int]]):
         self.folders, self.aliases, self.calls = folders, aliases, 0
@@ -38,7 +41,7 @@ class FakeRegistry:
     @staticmethod
     def digest(path):
         names = ("adapter_model.safetensors", bottleneck.WEIGHTS, "model.safetensors")
-        return classifier.sha256_of(next(path / name for name in names if (path / name).exists()))
+        return sha256_of(next(path / name for name in names if (path / name).exists()))
 
     def resolve(self, reference):
         self.calls += 1

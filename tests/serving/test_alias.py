@@ -20,9 +20,9 @@ import torch
 from mlflow import MlflowClient
 from safetensors.torch import load_file, save_file
 
+from ajuste.core.home import home
+from ajuste.tracking.registry import promotion
 from benchmarks import alias
-from tasks._stage import home
-from tracking import promotion
 
 pytestmark = pytest.mark.slow
 COUNT = 4
@@ -180,7 +180,7 @@ def test_requests_are_kept_redacted_when_asked_for(store, moves):
 
 def test_the_versions_answer_what_they_are_named_for(tmp_path):
     """The proof of the proof: another version's answer would be noticed."""
-    from learning import classifier
+    from ajuste.models import classifier
 
     for number in (1, 3):
         p = classifier.predict(*classifier.load(alias.make(tmp_path, number, COUNT, 32, 2, 64)), [alias.TEXT, "x"])

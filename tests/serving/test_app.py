@@ -8,10 +8,10 @@ import pytest
 import torch
 from starlette.testclient import TestClient
 
-from learning import classifier
-from serving import app as serving_app
-from serving import batches
-from serving.app import make_app
+from ajuste.models import classifier
+from ajuste.serving import app as serving_app
+from ajuste.serving import batches
+from ajuste.serving.app import make_app
 from tests.tiny_classifiers import LABELS, TEXTS
 
 torch.set_num_threads(1)

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from serving.batches import Batcher, Busy
+from ajuste.serving.batches import Batcher, Busy
 
 
 class Recorder:

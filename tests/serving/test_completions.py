@@ -9,10 +9,10 @@ import openai
 import pytest
 from starlette.testclient import TestClient
 
-from learning import decoder
-from serving import app as serving_app
-from serving import generation as engine
-from serving.app import make_app
+from ajuste.models import decoder
+from ajuste.serving import app as serving_app
+from ajuste.serving import generation as engine
+from ajuste.serving.app import make_app
 from tests.serving.test_generation import right, user
 from tests.tiny_decoders import ASKED
 

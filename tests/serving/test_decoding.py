@@ -8,9 +8,9 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 from transformers.generation import TemperatureLogitsWarper, TopPLogitsWarper
 
-from learning import decoder
-from serving import decoding
-from serving.decoding import Batch, pick
+from ajuste.models import decoder
+from ajuste.serving import decoding
+from ajuste.serving.decoding import Batch, pick
 from tests import tiny_decoders
 
 SMALL = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,

@@ -9,15 +9,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from starlette.testclient import TestClient
 
-from learning import classifier
-from serving import loading
-from serving import models as serving_models
-from serving.app import make_app
-from serving.decoding import Batch
-from serving.follower import Follower
-from serving.generation import Finished, Generation, Job, Started
-from serving.models import Models, RefusedModel, UnknownModel
-from serving.pool import TensorPool
+from ajuste.models import classifier
+from ajuste.serving import loading
+from ajuste.serving import models as serving_models
+from ajuste.serving.app import make_app
+from ajuste.serving.decoding import Batch
+from ajuste.serving.follower import Follower
+from ajuste.serving.generation import Finished, Generation, Job, Started
+from ajuste.serving.models import Models, RefusedModel, UnknownModel
+from ajuste.serving.pool import TensorPool
 from tests.serving.conftest import FakeRegistry
 from tests.tiny_classifiers import TEXTS
 
@@ -175,7 +175,7 @@ def test_no_request_waits_while_the_registry_hangs_and_a_new_version_loads(versi
 
     monkeypatch.setattr(loading, "check_digest", held)
     models = Models(slowly, [NAME], folders["base"])
-    monkeypatch.setattr("serving.app.Follower", lambda models: Follower(models, every=0.01))
+    monkeypatch.setattr("ajuste.serving.app.Follower", lambda models: Follower(models, every=0.01))
     with TestClient(make_app(models), base_url="http://127.0.0.1") as client:
         def version():
             answer = client.post("/classify", json={"text": "warm"})
@@ -340,7 +340,7 @@ def test_many_first_requests_at_once_load_once_and_too_many_are_told(versions, f
         check(version)
 
     monkeypatch.setattr(loading, "check_digest", held)
-    monkeypatch.setattr("serving.app.MAX_FIRST", 3)
+    monkeypatch.setattr("ajuste.serving.app.MAX_FIRST", 3)
     models = Models(versions.resolve, [NAME], folders["base"])
     with TestClient(make_app(models), base_url="http://127.0.0.1") as client, ThreadPoolExecutor(6) as pool:
         answers = [pool.submit(client.post, "/classify", json={"text": "warm"}) for _ in range(6)]

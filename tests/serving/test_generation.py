@@ -4,11 +4,12 @@ import shutil
 
 import pytest
 
-from learning import chat, decoder, generate
-from serving import generation as engine
-from serving.batches import Busy
-from serving.generation import BadRequest, Finished, Generation, Job, Started
-from serving.models import Models, RefusedModel, UnknownModel
+from ajuste.learning.text import chat, generate
+from ajuste.models import decoder
+from ajuste.serving import generation as engine
+from ajuste.serving.batches import Busy
+from ajuste.serving.generation import BadRequest, Finished, Generation, Job, Started
+from ajuste.serving.models import Models, RefusedModel, UnknownModel
 from tests import tiny_decoders
 from tests.serving.conftest import FakeRegistry
 from tests.tiny_decoders import ASKED
@@ -49,7 +50,7 @@ def generation(both):
 
 
 def right(model, tokenizer, prompt, tokens=16):
-    """The text of the row alone, by learning.generate."""
+    """The text of the row alone, by ajuste.learning.text.generate."""
     ids = chat.prompt_ids(tokenizer, prompt) if isinstance(prompt, list) else tokenizer(prompt)["input_ids"]
     (answer,) = generate.generate(model, [ids], tokens, chat.end_of_turn(tokenizer), tokenizer.pad_token_id)
     return tokenizer.decode(answer, skip_special_tokens=True, clean_up_tokenization_spaces=False), len(answer)

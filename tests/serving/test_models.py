@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from learning import classifier
-from serving import models as serving_models
-from serving.models import Models, RefusedModel, UnknownModel
+from ajuste.models import classifier
+from ajuste.serving import models as serving_models
+from ajuste.serving.models import Models, RefusedModel, UnknownModel
 from tests.serving.conftest import FakeRegistry
 from tests.tiny_classifiers import TEXTS, tiny_base
 

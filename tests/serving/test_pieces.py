@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from learning import decoder
-from serving.pieces import Pieces
+from ajuste.models import decoder
+from ajuste.serving.pieces import Pieces
 
 TEXTS = ["A warm film.", "naïve café — ½ €", "日本語の文", "🎬🍿 good 👩‍👩‍👧", "\n\n two  spaces \t", "�", "a"]
 

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from serving.redact import luhn, mod97, redact
+from ajuste.serving.redact import luhn, mod97, redact
 
 
 @pytest.mark.parametrize("text, wanted", [

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 from starlette.testclient import TestClient
 
-from serving import request_log
-from serving.app import make_app
-from serving.request_log import RequestLog
+from ajuste.serving import request_log
+from ajuste.serving.app import make_app
+from ajuste.serving.request_log import RequestLog
 from tests.tiny_classifiers import TEXTS
 
 SERVED = SimpleNamespace(name="reviews-classifier", version="3", kind="classifier")

@@ -6,10 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from starlette.testclient import TestClient
 
-from learning import chat, reward
-from serving import scores
-from serving.app import make_app
-from serving.models import Models, RefusedModel
+from ajuste.learning.text import chat
+from ajuste.models import reward
+from ajuste.serving import scores
+from ajuste.serving.app import make_app
+from ajuste.serving.models import Models, RefusedModel
 from tests import tiny_rlhf
 from tests.serving.conftest import FakeRegistry
 

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from cli import chat, serve
-from cli._processes import free_port
-from tasks._stage import DataError, UsageError, home
+from ajuste.cli.models import chat, serve
+from ajuste.cli.processes import free_port
+from ajuste.core.errors import DataError, UsageError
+from ajuste.core.home import home
 from tests.cli.registered import install, run
 from tests.serving.conftest import FakeRegistry
 from tests.tiny_classifiers import TEXTS
@@ -65,7 +66,7 @@ def lines_until(server, word, seconds=60):
 
 @pytest.mark.slow
 def test_ajuste_serve_and_mlflow_serve_give_the_same_answers(recorded):  # noqa: F811
-    ours = [sys.executable, "-m", "cli.main", "serve", "--port", "0"]
+    ours = [sys.executable, "-m", "ajuste.cli.main", "serve", "--port", "0"]
     port = free_port(0)
     theirs = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/reviews-classifier@challenger",
               "--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
@@ -107,7 +108,9 @@ def test_ajuste_serve_and_mlflow_serve_give_the_same_answers(recorded):  # noqa:
 @pytest.fixture(scope="module")
 def both_registered(tmp_path_factory):
     """A project with an assistant and, in the same store, a classifier."""
-    from tracking import registry, runs, versions
+    from ajuste.tracking.project import versions
+    from ajuste.tracking.registry import registry
+    from ajuste.tracking.runs import runs
 
     root = assistants.make(tmp_path_factory.mktemp("both"))
     with pytest.MonkeyPatch.context() as patch:
@@ -127,7 +130,7 @@ def both_registered(tmp_path_factory):
 
 def test_classifier_and_assistant_from_one_server_and_the_same_words_without_it(both_registered, monkeypatch, capsys):
     monkeypatch.chdir(both_registered)
-    with process([sys.executable, "-m", "cli.main", "serve", "--port", "0"], both_registered) as server:
+    with process([sys.executable, "-m", "ajuste.cli.main", "serve", "--port", "0"], both_registered) as server:
         said = lines_until(server, "listening")
         assert any(line.startswith("assistant: version 1 (lora), challenger") for line in said), said
         assert "POST /classify, POST /v1/chat/completions, GET /models" in said[-1]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from tasks import _ppo_loop
-from tasks._stage import Compute
+from ajuste.core.params import Compute
 from tasks.ppo import ppo
+from tasks.rl import loop as rl_loop
 from tests.tiny_ppo import config
 
 CONFIG = config(updates=30, micro_rows=4, radar_prompts=3, radar_every=5, keep="gold", record=[1, 10, 20, 30])
@@ -21,13 +21,13 @@ def main() -> None:
     artifacts, out, checkpoints = map(Path, sys.argv[1:])
     shutil.rmtree(out, ignore_errors=True)
     checkpoints.mkdir(exist_ok=True)
-    begin = _ppo_loop._Loop._begin
+    begin = rl_loop._Loop._begin
 
-    def said(loop: _ppo_loop._Loop) -> None:
+    def said(loop: rl_loop._Loop) -> None:
         print("training", flush=True)
         begin(loop)
 
-    _ppo_loop._Loop._begin = said
+    rl_loop._Loop._begin = said
     torch.set_num_threads(1)
     ppo(CONFIG, Compute(dtype="float32", device="cpu", threads=1, seed=0), artifacts, out, checkpoints)
 

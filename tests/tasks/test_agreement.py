@@ -8,7 +8,7 @@ from statistics import fmean
 import numpy as np
 import pytest
 
-from tasks._agreement import agreement, by_margin, one_against_rest, split_half
+from ajuste.learning.statistics.agreement import agreement, by_margin, one_against_rest, split_half
 
 
 def win(x: float, y: float) -> float:
@@ -53,7 +53,7 @@ def test_split_half_is_the_mean_over_all_splits(seed, monkeypatch):
         return 0.0 if abs(value) < 1e-9 else value
 
     exact = fmean(same(sign(x1 - y1), sign(x2 - y2)) for x1, x2 in halves(a) for y1, y2 in halves(b))
-    monkeypatch.setattr("tasks._agreement.SPLITS", 40_000)
+    monkeypatch.setattr("ajuste.learning.statistics.agreement.SPLITS", 40_000)
     assert split_half(a, b, np.random.default_rng(0)) == pytest.approx(exact, abs=0.012)
 
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertForMaskedLM, RobertaConfig, RobertaModel
 
-from tasks._stage import Compute, UsageError
-from tasks.base import BaseConfig, base
+from ajuste.core.errors import UsageError
+from ajuste.core.params import Compute
+from tasks.base.encoder import EncoderConfig, encoder
 from tests.folders import assert_names_nothing_local, contents
 
 COMPUTE = Compute(dtype="float32", device="cpu", threads=1, seed=0)
@@ -17,7 +18,7 @@ TEXTS = ["A warm, funny film.", "dull"]
 
 
 def bring(source: Path, out: Path) -> dict:
-    return base(BaseConfig(source=f"path:{source}"), COMPUTE, out)
+    return encoder(EncoderConfig(source=f"path:{source}"), COMPUTE, out)
 
 
 def outputs(folder: Path, **options: object) -> torch.Tensor:

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
 
-from learning import chat
-from tasks._gguf import gguf_tokenizer
-from tasks._stage import UsageError
-from tasks.base import DecoderConfig, decoder
+from ajuste.core.errors import UsageError
+from ajuste.learning.text import chat
+from ajuste.models.gguf import gguf_tokenizer
+from tasks.base.decoder import DecoderConfig, decoder
 from tests.folders import assert_names_nothing_local, contents
 
 TALK = [{"role": "user", "content": "Name a color."}, {"role": "assistant", "content": "Blue."}]

@@ -11,14 +11,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from learning.classifier import load, load_adapter, load_tokenizer, predict
-from tasks import _train
-from tasks._stage import Compute, UsageError
-from tasks.classify import FrozenConfig, FullConfig, LoraConfig, classify
-from tasks.features import FeaturesConfig, features
+from ajuste.core.errors import UsageError
+from ajuste.core.params import Compute
+from ajuste.models.classifier import load, load_adapter, predict
+from ajuste.models.folder import load_tokenizer
+from tasks.classify.frozen import FrozenConfig
+from tasks.classify.full import FullConfig
+from tasks.classify.lora import LoraConfig
+from tasks.features.reviews import ReviewsConfig, features
+from tasks.supervised import loop
 from tests.killed import die_thrice, interrupt
 from tests.tiny_classifiers import tiny_base
 from tests.tiny_rows import sentence_set
+from tests.trained import classify
 
 COMPUTE = Compute(dtype="float32", device="cpu", threads=1, seed=0)
 SHARED = {"task": "sequence", "class_weights": "none"}
@@ -54,7 +59,7 @@ def encoded(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(config, encoded: Path, base: Path, folder: Path, features: Path | None = None) -> dict:
     """One training in `folder`/out with checkpoints in `folder`/checkpoints."""
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    return classify(config, COMPUTE, encoded, base, features, folder / "out", folder / "checkpoints")
+    return classify(config, encoded, base, features, folder / "out", folder / "checkpoints")
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -68,7 +73,7 @@ def history(folder: Path) -> list[dict]:
 
 
 def cached(encoded: Path, base: Path, folder: Path, pooling: str = "mean") -> Path:
-    features(FeaturesConfig(pooling=pooling, batch_rows=8), COMPUTE, encoded, base, folder)
+    features(ReviewsConfig(pooling=pooling, batch_rows=8), COMPUTE, encoded, base, folder)
     return folder
 
 
@@ -117,8 +122,8 @@ def test_the_frozen_strategy_leaves_the_encoder_alone(pooling: str, encoded: Pat
 
 
 def test_cached_features_with_the_head_are_the_saved_models_logits(encoded: Path, base: Path, tmp_path: Path) -> None:
-    from learning.classifier import logits_of
-    from tasks._rows import read_rows
+    from ajuste.models.classifier import logits_of
+    from ajuste.rows.encoded.labelled import read_rows
 
     for pooling in ("cls", "mean"):
         cache = cached(encoded, base, tmp_path / pooling, pooling)
@@ -180,12 +185,12 @@ def test_early_stopping_restores_the_best_evaluation(encoded: Path, base: Path, 
     config = FULL.model_copy(update={"lr": 0.3, "epochs": 6, "patience": 2})  # a rate that spoils the model at once
     card = run(config, encoded, base, tmp_path)
     rows = history(tmp_path / "out")
-    best = _train.best_step(rows, "macro_f1")
-    assert _train.stale_evaluations(rows, "macro_f1") == 2 and rows[-1]["step"] < 6 * 8
+    best = loop.best_step(rows, "macro_f1")
+    assert loop.stale_evaluations(rows, "macro_f1") == 2 and rows[-1]["step"] < 6 * 8
     evaluated = next(row for row in rows if row["step"] == best and "eval_loss" in row)
     assert card["validation"]["loss"] == evaluated["eval_loss"]
-    from tasks._objectives import evaluate_sequence
-    from tasks._rows import read_rows
+    from ajuste.judging.objectives import evaluate_sequence
+    from ajuste.rows.encoded.labelled import read_rows
 
     model, _, _ = load(tmp_path / "out")
     again = evaluate_sequence(model, read_rows(encoded, "validation", "sequence"), 32)
@@ -197,8 +202,8 @@ def test_best_step_breaks_ties_by_loss_then_by_the_earlier() -> None:
         {"step": s, "eval_f1": f, "eval_loss": loss}
         for s, f, loss in [(1, 0.5, 1.0), (2, 0.7, 0.9), (3, 0.7, 0.8), (4, 0.7, 0.8), (5, 0.6, 0.1)]
     ]
-    assert _train.best_step(rows, "f1") == 3
-    assert _train.stale_evaluations(rows, "f1") == 2
+    assert loop.best_step(rows, "f1") == 3
+    assert loop.stale_evaluations(rows, "f1") == 2
 
 
 # --- kill and resume -------------------------------------------------------------------------------------------------
@@ -229,7 +234,7 @@ def test_without_its_best_checkpoint_a_run_begins_again(encoded: Path, base: Pat
     config = FULL.model_copy(update={"lr": 0.3, "epochs": 6, "patience": 2})
     run(config, encoded, base, tmp_path)
     before = files(tmp_path / "out")
-    best = _train.best_step(history(tmp_path / "out"), "macro_f1")
+    best = loop.best_step(history(tmp_path / "out"), "macro_f1")
     weights = tmp_path / "checkpoints" / f"checkpoint-{best}" / "trained.safetensors"
     assert len(list((tmp_path / "checkpoints").glob("checkpoint-*"))) == 2
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")

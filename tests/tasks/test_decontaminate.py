@@ -7,9 +7,9 @@ import re
 import pytest
 import yaml
 
-from tasks._decontaminate import Ngrams, ngrams_of
-from tasks._split import split_of, split_text, text_digest
-from tasks._stage import DataError
+from ajuste.core.errors import DataError
+from ajuste.rows.decontaminate import Ngrams, ngrams_of
+from ajuste.rows.split import split_of, split_text, text_digest
 from tests.instruction_files import WORDS, write_set
 
 

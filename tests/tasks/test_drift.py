@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from scipy.stats import binom, energy_distance, ks_2samp
 
-from serving import request_log
-from tasks import _two_sample
-from tasks._params import DataError, UsageError, parse_yaml, typed
-from tasks._request_log import log_files, read_windows
-from tasks.drift import MAX_CHARS, DriftConfig, Sample, drift, vocabulary_of, words
-from tests.imports import ROOT
+from ajuste.core.errors import DataError, UsageError
+from ajuste.core.imports import ROOT
+from ajuste.core.params import parse_yaml, typed
+from ajuste.judging.drift import MAX_CHARS, DriftConfig, Sample, drift, vocabulary_of, words
+from ajuste.learning.statistics import two_sample
+from ajuste.rows.request_log import log_files, read_windows
+from ajuste.serving import request_log
 
 CONFIG = DriftConfig(
     window=100, reference_rows=200, alpha=0.05, correction="holm", permutations=199, min_length=0.0,
@@ -45,7 +46,7 @@ def made(
 def test_energy_is_that_of_scipy_and_of_brute_force() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(30, 1)), rng.normal(size=(20, 1)) * 2 + 1
-    effect, p = _two_sample.energy_test(x, y, 999, 0)
+    effect, p = two_sample.energy_test(x, y, 999, 0)
     across = np.mean([abs(a - b) for a in x[:, 0] for b in y[:, 0]])
     within = [np.mean([abs(a - b) for a, b in combinations(rows[:, 0], 2)]) for rows in (x, y)]
     assert effect == pytest.approx((2 * across - sum(within)) / (2 * across))
@@ -68,14 +69,14 @@ def test_p_of_the_energy_test_is_that_of_all_deals() -> None:
 
     every = [energy(first) for first in combinations(range(9), 4)]
     exact = np.mean([value >= energy((0, 1, 2, 3)) - 1e-12 for value in every])
-    found = _two_sample.energy_test(rows[:4], rows[4:], 9999, 0)[1]
+    found = two_sample.energy_test(rows[:4], rows[4:], 9999, 0)[1]
     assert found == pytest.approx(exact, abs=0.02) and 0.01 < exact < 0.9
 
 
 def test_share_test_counts_words_and_permutes_texts() -> None:
     first = np.array([1, 0, 2, 0]), np.array([10, 5, 20, 5])
     second = np.array([4, 3, 0]), np.array([8, 6, 4])
-    effect, p = _two_sample.share_test(first, second, 9999, 0)
+    effect, p = two_sample.share_test(first, second, 9999, 0)
     assert effect == pytest.approx(7 / 18 - 3 / 40)
     hits, total = (np.concatenate(pair) for pair in zip(first, second, strict=True))
     every = []
@@ -86,21 +87,21 @@ def test_share_test_counts_words_and_permutes_texts() -> None:
 
 
 def test_class_test_is_pearsons_and_joins_rare_classes() -> None:
-    effect, p = _two_sample.class_test(np.array([50, 50]), np.array([70, 30]))
+    effect, p = two_sample.class_test(np.array([50, 50]), np.array([70, 30]))
     assert effect == pytest.approx(0.2) and p == pytest.approx(0.00389, abs=1e-4)  # chi2 = 25/3, one degree of freedom
-    assert _two_sample.class_test(np.array([500, 400, 0, 1]), np.array([50, 40, 1, 0]))[1] > 0.01
-    assert _two_sample.class_test(np.array([5, 0]), np.array([9, 0])) == (0.0, 1.0)
-    rare = _two_sample.class_test(np.array([100, 2]), np.array([100, 1]))
+    assert two_sample.class_test(np.array([500, 400, 0, 1]), np.array([50, 40, 1, 0]))[1] > 0.01
+    assert two_sample.class_test(np.array([5, 0]), np.array([9, 0])) == (0.0, 1.0)
+    rare = two_sample.class_test(np.array([100, 2]), np.array([100, 1]))
     assert rare[1] == 1.0 and rare[0] < 0.02  # Fisher's exact test
-    every = [_two_sample.class_test(np.array([300 - a, a]), np.array([300 - b, b]))[1]
+    every = [two_sample.class_test(np.array([300 - a, a]), np.array([300 - b, b]))[1]
              for a, b in np.random.default_rng(0).binomial(300, 0.01, (500, 2))]  # fmt: skip
     assert np.mean(np.array(every) <= 0.05) <= 0.05
 
 
 def test_corrections() -> None:
-    assert _two_sample.corrected([0.04, 0.01, 0.03, 0.005], "holm") == pytest.approx([0.06, 0.03, 0.06, 0.02])
-    assert _two_sample.corrected([0.04, 0.01, 0.03, 0.005], "bh") == pytest.approx([0.04, 0.02, 0.04, 0.02])
-    assert max(_two_sample.corrected([0.9, 0.8], "holm")) == 1
+    assert two_sample.corrected([0.04, 0.01, 0.03, 0.005], "holm") == pytest.approx([0.06, 0.03, 0.06, 0.02])
+    assert two_sample.corrected([0.04, 0.01, 0.03, 0.005], "bh") == pytest.approx([0.04, 0.02, 0.04, 0.02])
+    assert max(two_sample.corrected([0.9, 0.8], "holm")) == 1
 
 
 # --- false alarms and power -----------------------------------------------------------------------------------------
@@ -150,7 +151,7 @@ def test_words_of_a_text_go_together_and_a_test_of_words_would_cry_wolf() -> Non
             split = [words(text) for text in made(rng, rows).texts]
             counts.append((np.array([sum(w not in VOCABULARY for w in row) for row in split]),
                            np.array([len(row) for row in split])))  # fmt: skip
-        alarms["texts"] += _two_sample.share_test(*counts, 199, seed)[1] <= 0.05
+        alarms["texts"] += two_sample.share_test(*counts, 199, seed)[1] <= 0.05
         table = [[hits.sum(), total.sum() - hits.sum()] for hits, total in counts]
         alarms["words"] += chi2_contingency(table, correction=False).pvalue <= 0.05
     assert alarms["texts"] <= binom.ppf(0.999, 100, 0.05) < alarms["words"]

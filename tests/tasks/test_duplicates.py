@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks._duplicates import Duplicates, band_rows, shingles, signatures
-from tasks._split import split_of, text_digest
+from ajuste.rows.duplicates import Duplicates, band_rows, shingles, signatures
+from ajuste.rows.split import split_of, text_digest
 
 
 def grams(text: str) -> set[str]:

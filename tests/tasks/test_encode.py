@@ -8,22 +8,23 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
-from tasks._split import SPLITS
-from tasks._stage import Compute, DataError, UsageError
-from tasks.encode import EncodeConfig, encode
-from tasks.validate import KEPT
+from ajuste.core.errors import DataError, UsageError
+from ajuste.core.params import Compute
+from ajuste.rows.split import SPLITS
+from tasks.encode.reviews import ReviewsConfig, encode_reviews
+from tasks.validate.reviews import KEPT
 
 COMPUTE = Compute(dtype="float32", device="cpu", threads=1, seed=0)
 
 
-def config(**changes) -> EncodeConfig:
+def config(**changes) -> ReviewsConfig:
     values = {
         "max_tokens": 16,
         "sources": [],
         "rows": {"train": None, "validation": None, "test": None},
         "batch_rows": 7,
     }
-    return EncodeConfig(**{**values, **changes})
+    return ReviewsConfig(**{**values, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def validated(tmp_path_factory) -> Path:
 
 
 def test_ids_are_those_of_transformers(validated, tiny_encoder, tmp_path):
-    encode(config(), COMPUTE, validated, tiny_encoder, tmp_path / "out")
+    encode_reviews(config(), COMPUTE, validated, tiny_encoder, tmp_path / "out")
     tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
     for split in SPLITS:
         texts = pq.read_table(validated / f"{split}.parquet").to_pylist()
@@ -57,7 +58,7 @@ def test_ids_are_those_of_transformers(validated, tiny_encoder, tmp_path):
 
 
 def test_report_by_hand(validated, tiny_encoder, tmp_path):
-    report = encode(config(), COMPUTE, validated, tiny_encoder, tmp_path / "out")
+    report = encode_reviews(config(), COMPUTE, validated, tiny_encoder, tmp_path / "out")
     assert report == json.loads((tmp_path / "out/encoding.json").read_text())
     assert (report["set"], report["max_tokens"]) == ("x", 16)
     rows = pq.read_table(tmp_path / "out/test.parquet").to_pylist()
@@ -79,7 +80,7 @@ def test_report_by_hand(validated, tiny_encoder, tmp_path):
 
 def test_the_lowest_row_ids_of_the_sources_are_taken(validated, tiny_encoder, tmp_path):
     limits = {"train": 5, "validation": 100, "test": None}
-    encode(config(sources=["b"], rows=limits), COMPUTE, validated, tiny_encoder, tmp_path / "out")
+    encode_reviews(config(sources=["b"], rows=limits), COMPUTE, validated, tiny_encoder, tmp_path / "out")
     for split, limit in limits.items():
         expected = sorted(
             r["row_id"] for r in pq.read_table(validated / f"{split}.parquet").to_pylist() if r["source"] == "b"
@@ -89,21 +90,22 @@ def test_the_lowest_row_ids_of_the_sources_are_taken(validated, tiny_encoder, tm
 
 
 def test_two_runs_and_other_batches_write_the_same_bytes(validated, tiny_encoder, tmp_path):
-    encode(config(), COMPUTE, validated, tiny_encoder, tmp_path / "one")
-    encode(config(batch_rows=100), COMPUTE.model_copy(update={"threads": 2}), validated, tiny_encoder, tmp_path / "two")
+    encode_reviews(config(), COMPUTE, validated, tiny_encoder, tmp_path / "one")
+    two_threads = COMPUTE.model_copy(update={"threads": 2})
+    encode_reviews(config(batch_rows=100), two_threads, validated, tiny_encoder, tmp_path / "two")
     one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
     assert one == two and len(one) == 5
 
 
 def test_mistakes_are_named(validated, tiny_encoder, tmp_path):
     with pytest.raises(UsageError, match="no source `imbd`: sources are a, b"):
-        encode(config(sources=["imbd"]), COMPUTE, validated, tiny_encoder, tmp_path / "out")
+        encode_reviews(config(sources=["imbd"]), COMPUTE, validated, tiny_encoder, tmp_path / "out")
     with pytest.raises(UsageError, match="tokenizer.json is missing"):
-        encode(config(), COMPUTE, validated, tmp_path, tmp_path / "out")
+        encode_reviews(config(), COMPUTE, validated, tmp_path, tmp_path / "out")
     with pytest.raises(UsageError, match="max_tokens is 4096, but the base reads 512"):
-        encode(config(max_tokens=4096), COMPUTE, validated, tiny_encoder, tmp_path / "out")
+        encode_reviews(config(max_tokens=4096), COMPUTE, validated, tiny_encoder, tmp_path / "out")
     with pytest.raises(UsageError, match="train.parquet is missing"):
-        encode(config(), COMPUTE, tmp_path, tiny_encoder, tmp_path / "out")
+        encode_reviews(config(), COMPUTE, tmp_path, tiny_encoder, tmp_path / "out")
 
 
 def test_a_split_without_rows_is_an_error_of_the_data(validated, tiny_encoder, tmp_path):
@@ -113,4 +115,4 @@ def test_a_split_without_rows_is_an_error_of_the_data(validated, tiny_encoder, t
     for name in ("labels.json", "validation.json"):
         (tmp_path / name).write_text((validated / name).read_text())
     with pytest.raises(DataError, match="test.parquet has no rows of the sources a"):
-        encode(config(sources=["a"]), COMPUTE, tmp_path, tiny_encoder, tmp_path / "out")
+        encode_reviews(config(sources=["a"]), COMPUTE, tmp_path, tiny_encoder, tmp_path / "out")

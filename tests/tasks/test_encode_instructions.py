@@ -12,13 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
-from learning import chat
-from tasks._mask import as_html, read_masked
-from tasks._split import SPLITS
-from tasks._stage import Compute, DataError, UsageError
-from tasks._validate_instructions import KEPT
-from tasks.encode import InstructionsConfig, encode_instructions
-from tests.imports import ROOT
+from ajuste.core.errors import DataError, UsageError
+from ajuste.core.imports import ROOT
+from ajuste.core.params import Compute
+from ajuste.learning.text import chat
+from ajuste.rows.encoded.mask import as_html, read_masked
+from ajuste.rows.split import SPLITS
+from tasks.encode.instructions import InstructionsConfig, encode_instructions
+from tasks.validate.instructions import KEPT
 
 COMPUTE = Compute(dtype="float32", device="cpu", threads=1, seed=0)
 LONG = "a good film " * 40
@@ -199,7 +200,8 @@ def test_the_spans_are_the_whole_text_and_the_trained_ones_the_responses(validat
 
 
 def show_mask(folder: Path, *options: str, **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "cli.main", "show-mask", *options], cwd=folder, capture_output=True,
+    command = [sys.executable, "-m", "ajuste.cli.main", "show-mask", *options]
+    return subprocess.run(command, cwd=folder, capture_output=True,
                           text=True, env={**os.environ, "PYTHONPATH": str(ROOT), **environment})  # fmt: skip
 
 

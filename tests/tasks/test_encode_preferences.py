@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
-from learning import chat
-from tasks._split import SPLITS
-from tasks._stage import DataError, UsageError
-from tasks._validate_preferences import KEPT, PROMPTS
-from tasks.encode import PreferencesConfig, encode_preferences
+from ajuste.core.errors import DataError, UsageError
+from ajuste.learning.text import chat
+from ajuste.rows.split import SPLITS
+from tasks.encode.preferences import PreferencesConfig, encode_preferences
+from tasks.validate.preferences import KEPT, PROMPTS
 from tests.preference_files import messages
 
 MARGINS = (0.25, 0.5, 1.0, 3.0)

@@ -9,15 +9,17 @@ import pytest
 import torch
 from sklearn import metrics as sk
 
-from learning.classifier import load, load_tokenizer, logits_of
-from tasks._rows import read_rows
-from tasks._stage import Compute, DataError, UsageError
-from tasks.evaluate import EvaluateConfig, _length_slice, evaluate
+from ajuste.core.errors import DataError, UsageError
+from ajuste.core.params import Compute
+from ajuste.models.classifier import load, logits_of
+from ajuste.models.folder import load_tokenizer
+from ajuste.rows.encoded.labelled import read_rows
+from tasks.evaluate.classify import ClassifyConfig, _length_slice, evaluate_classify
 from tests.tiny_classifiers import tiny_base, tiny_full
 from tests.tiny_rows import sentence_set, sentences, write_set
 
 COMPUTE = Compute(dtype="float32", device="cpu", threads=1, seed=0)
-CONFIG = EvaluateConfig(bootstrap=200, batch_rows=8)
+CONFIG = ClassifyConfig(bootstrap=200, batch_rows=8)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Path
     base = tiny_base(folder / "base")
     models = {name: tiny_full(base, folder / name, seed) for name, seed in (("full", 3), ("lora", 4))}
     encoded = sentence_set(folder / "encoded", load_tokenizer(base))
-    return encoded, models, folder / "out", evaluate(CONFIG, COMPUTE, models, encoded, folder / "out")
+    return encoded, models, folder / "out", evaluate_classify(CONFIG, COMPUTE, models, encoded, folder / "out")
 
 
 def test_the_numbers_are_scikit_learns_on_the_written_predictions(made) -> None:
@@ -72,7 +74,7 @@ def test_slices_hold_every_row_once(made) -> None:
 
 def test_two_evaluations_write_the_same_bytes(made, tmp_path: Path) -> None:
     encoded, models, out, _ = made
-    evaluate(CONFIG, COMPUTE, models, encoded, tmp_path)
+    evaluate_classify(CONFIG, COMPUTE, models, encoded, tmp_path)
     for path in out.iterdir():
         assert path.read_bytes() == (tmp_path / path.name).read_bytes(), path.name
 
@@ -88,7 +90,7 @@ def test_a_class_without_test_rows_has_no_auc_and_the_rest_is_measured(tmp_path:
     labels = ["negative", "neutral", "positive"]
     model = tiny_full(base, tmp_path / "model", labels=labels)
     encoded = write_set(tmp_path / "encoded", {"test": sentences(load_tokenizer(base), 20, 1)}, labels)
-    report = evaluate(CONFIG, COMPUTE, {"full": model}, encoded, tmp_path / "out")["full"]
+    report = evaluate_classify(CONFIG, COMPUTE, {"full": model}, encoded, tmp_path / "out")["full"]
     assert report["auc"]["value"] is None and report["accuracy"]["value"] is not None
     assert "NaN" not in (tmp_path / "out" / "full.json").read_text()
 
@@ -97,12 +99,12 @@ def test_what_does_not_fit_is_refused_with_the_folder(made, tmp_path: Path) -> N
     encoded, models, _, _ = made
     base = tiny_base(tmp_path / "base")
     with pytest.raises(UsageError, match="ajuste.json is missing"):
-        evaluate(CONFIG, COMPUTE, {"full": base}, encoded, tmp_path / "a")
+        evaluate_classify(CONFIG, COMPUTE, {"full": base}, encoded, tmp_path / "a")
     other = tiny_full(base, tmp_path / "other", labels=["bad", "good"])
     with pytest.raises(UsageError, match=r"was trained for labels \['bad', 'good'\]"):
-        evaluate(CONFIG, COMPUTE, {"full": other}, encoded, tmp_path / "b")
+        evaluate_classify(CONFIG, COMPUTE, {"full": other}, encoded, tmp_path / "b")
     empty = write_set(
         tmp_path / "empty", {"test": sentences(load_tokenizer(base), 5, 1).slice(0, 0)}, ["negative", "positive"]
     )
     with pytest.raises(DataError, match="test.parquet has no rows"):
-        evaluate(CONFIG, COMPUTE, models, empty, tmp_path / "c")
+        evaluate_classify(CONFIG, COMPUTE, models, empty, tmp_path / "c")

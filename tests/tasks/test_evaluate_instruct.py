@@ -1,4 +1,4 @@
-"""tasks/_evaluate_instruct.py on tiny models: losses and answers against brute force, the comparison, and refusals."""
+"""tasks/evaluate/instruct.py on tiny models: losses and answers against brute force, the comparison, and refusals."""
 
 import json
 import math
@@ -12,11 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from learning import chat, classifier, decoder, statistics
-from learning.classifier import CARD
-from tasks._evaluate_instruct import InstructConfig, Reviews, _references, _rules, evaluate_instruct
-from tasks._prompts import Prompt, ReviewPrompt, read_prompts, read_review_prompt
-from tasks._stage import Compute, UsageError
+from ajuste.core.errors import UsageError
+from ajuste.core.params import Compute
+from ajuste.judging.prompts import Prompt, ReviewPrompt, read_prompts, read_review_prompt
+from ajuste.learning.statistics import metrics
+from ajuste.learning.text import chat
+from ajuste.models import classifier, decoder
+from ajuste.models.folder import CARD
+from tasks.evaluate.instruct import InstructConfig, Reviews, _references, _rules, evaluate_instruct
 from tests import tiny_classifiers
 from tests.tiny_decoders import ANSWERED, ASKED, card, encoded, tiny_adapter, tiny_base, tiny_full
 
@@ -92,7 +95,7 @@ def test_losses_and_their_difference_equal_brute_force(files: Path, tmp_path: Pa
         assert report[name]["perplexity"] == pytest.approx(math.exp(loss), rel=1e-4)
         assert (report[name]["rows"], report[name]["tokens"]) == (6, sum(n for _, n in pairs))
     gaps, tokens = by_model["instruct"][:, 0] - by_model["base"][:, 0], by_model["base"][:, 1]
-    drawn = [gaps @ count / (tokens @ count) for count in statistics.resamples(6, 200, 0)]
+    drawn = [gaps @ count / (tokens @ count) for count in metrics.resamples(6, 200, 0)]
     wanted = [gaps.sum() / tokens.sum(), *np.percentile(drawn, [2.5, 97.5])]
     assert [report["difference"][key] for key in ("value", "low", "high")] == pytest.approx(wanted, abs=1e-5)
     table = pq.read_table(tmp_path / "out/rows.parquet").sort_by("row_id")
@@ -212,7 +215,7 @@ def test_a_prompt_passes_with_all_its_rules() -> None:
         )
     ]
     found = _rules(asked, ["three small words", "fine", "NOT JUDGED"])
-    low, high = statistics.wilson_interval(1, 2)
+    low, high = metrics.wilson_interval(1, 2)
     assert found["passed"] == {"value": 0.5, "low": low, "high": high}
     assert found["kinds"] == {"lowercase": {"kept": 2, "asked": 2}, "words": {"kept": 0, "asked": 1}}
 

@@ -9,11 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from learning import chat, classifier, decoder, reward
-from learning.rollout import sample
-from tasks._evaluate_ppo import Folders, Ledger, PpoConfig, evaluate_ppo, read_prompts
-from tasks._stage import Compute, DataError, UsageError
-from tasks.forgetting import ForgettingConfig, forgetting
+from ajuste.core.errors import DataError, UsageError
+from ajuste.core.params import Compute
+from ajuste.learning.rl.rollout import sample
+from ajuste.learning.text import chat
+from ajuste.models import classifier, decoder, reward
+from tasks.evaluate.ppo import Folders, Ledger, PpoConfig, evaluate_ppo, read_prompts
+from tasks.forgetting.scores import ForgettingConfig, forgetting
 from tests import tiny_classifiers, tiny_decoders, tiny_rlhf
 from tests.tasks.test_forgetting import BOOLQ, PIQA, TEXTS, write_control
 

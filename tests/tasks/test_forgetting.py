@@ -1,4 +1,4 @@
-"""tasks/forgetting.py: scores against brute force and closed forms, F and its sign, and what is refused."""
+"""tasks/forgetting/scores.py: scores against brute force and closed forms, F and its sign, and what is refused."""
 
 import json
 import math
@@ -11,11 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from learning import decoder, statistics
-from learning.classifier import CARD
-from tasks._control import Item, read_control
-from tasks._stage import Compute, DataError, UsageError
-from tasks.forgetting import ForgettingConfig, _question, choose, forgetting, pick, score, summarise
+from ajuste.core.errors import DataError, UsageError
+from ajuste.core.params import Compute
+from ajuste.learning.statistics import metrics
+from ajuste.models import decoder
+from ajuste.models.folder import CARD
+from ajuste.rows.control import Item, read_control
+from tasks.forgetting.scores import ForgettingConfig, _question, choose, forgetting, pick, score, summarise
 from tests.tiny_decoders import card, tiny_adapter, tiny_base, tiny_full
 
 COMPUTE = Compute(dtype="float32", device="cpu", threads=1, seed=0)
@@ -186,7 +188,7 @@ def test_F_is_before_minus_after_on_the_same_items(base: Path, control: Path, tm
     one, two = (pq.read_table(tmp_path / name / "rows.parquet").to_pylist() for name in ("before", "after"))
     lost = np.array([x["score"] - y["score"] for x, y in zip(one, two, strict=True) if x["set"] == "general"])
     tokens = np.array([x["weight"] for x in one if x["set"] == "general"])
-    counts = statistics.resamples(len(lost), 200, 0)
+    counts = metrics.resamples(len(lost), 200, 0)
     drawn = [np.average(lost, weights=tokens * count) for count in counts]
     interval = np.percentile(drawn, [2.5, 97.5])
     assert [after["F"]["general"]["low"], after["F"]["general"]["high"]] == pytest.approx(list(interval))

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks._formats import LAYOUTS, Record, columns_needed, recognise, to_row
-from tasks._split import split_of, split_text, text_digest
+from ajuste.rows.layouts.instructions import LAYOUTS, Record, columns_needed, recognise, to_row
+from ajuste.rows.split import split_of, split_text, text_digest
 from tests.instruction_files import ROWS
 
 TURNS = [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "A test."}]

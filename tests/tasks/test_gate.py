@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from tasks._params import read_yaml, typed
-from tasks.gate import Evidence, GateConfig, Paired, rules
-from tests.imports import ROOT
+from ajuste.core.imports import ROOT
+from ajuste.core.params import read_yaml, typed
+from ajuste.judging.gate import Evidence, GateConfig, Paired, rules
 
 VALUES = read_yaml(ROOT / "policy.yaml")["gate"]
 

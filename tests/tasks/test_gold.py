@@ -10,9 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from learning.classifier import load, load_tokenizer, logits_of, predict
-from learning.statistics import wilson_interval
-from tasks._stage import Compute, DataError, UsageError
+from ajuste.core.errors import DataError, UsageError
+from ajuste.core.params import Compute
+from ajuste.learning.statistics.metrics import wilson_interval
+from ajuste.models.classifier import load, logits_of, predict
+from ajuste.models.folder import load_tokenizer
 from tasks.gold import Decontaminated, GoldConfig, gold, sentences
 from tests.tiny_classifiers import tiny_base
 from tests.tiny_rows import BAD, GOOD, PLAIN

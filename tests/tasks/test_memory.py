@@ -33,7 +33,7 @@ elif sys.argv[3] == "preferences":
                                shared_with=["chats"], max_quarantine_share=0.1, batch_rows=4096)
     validate_preferences(config, None, folder / "preferences", folder / "compared")
 else:
-    from tasks._stage import Compute
+    from ajuste.core.params import Compute
     from tasks.encode import EncodeConfig, encode
     rows = {"train": None, "validation": None, "test": None}
     config = EncodeConfig(max_tokens=64, sources=[], rows=rows, batch_rows=2048)

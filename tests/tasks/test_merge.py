@@ -8,13 +8,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from learning import classifier, lora
-from tasks import merge as stage
-from tasks._stage import Compute, DataError, UsageError
+from ajuste.core.errors import DataError, UsageError
+from ajuste.core.params import Compute
+from ajuste.learning import batching, lora
+from ajuste.models import classifier
+from ajuste.models.folder import sha256_of
+from tasks.merge import classify as stage
 from tests.tiny_classifiers import TEXTS, tiny_adapter, tiny_base, tiny_tokenizer
 
 COMPUTE = Compute(dtype="float32", device="cpu", threads=1, seed=0)
-CONFIG = stage.MergeConfig(dtype="float32", max_logit_difference=1e-4, min_equal_predictions=1.0, batch_rows=2)
+CONFIG = stage.ClassifyConfig(dtype="float32", max_logit_difference=1e-4, min_equal_predictions=1.0, batch_rows=2)
 
 
 @pytest.fixture(scope="module", params=["cls", "mean"])
@@ -38,7 +41,7 @@ def test_the_merged_folder_answers_as_the_adapter_does_and_says_so(inputs, tmp_p
     assert proof["max_logit_difference"] <= 1e-5 and proof["equal_predictions"] == 1.0 and proof["rows"] == len(TEXTS)
     assert 0 < proof["max_weight_difference"] <= 1e-6       # float32 against float64: rounding, and no more
     assert proof == json.loads((tmp_path / "out" / "proof.json").read_text())
-    assert proof["merged_sha256"] == classifier.sha256_of(tmp_path / "out" / "model.safetensors")
+    assert proof["merged_sha256"] == sha256_of(tmp_path / "out" / "model.safetensors")
     assert (tmp_path / "out" / "history.jsonl").read_bytes() == (adapter / "history.jsonl").read_bytes()
     assert (tmp_path / "out" / "ajuste.json").read_bytes() == (adapter / "ajuste.json").read_bytes()
     assert not [name for name in load_file(tmp_path / "out" / "model.safetensors") if "lora" in name]
@@ -64,11 +67,11 @@ def test_every_task_is_proved_on_what_it_predicts(task, inputs, tmp_path, monkey
     adapter = tiny_adapter(base, tmp_path / "adapter", task=task)
     proof = stage.merge(CONFIG, COMPUTE, adapter, base, encoded, tmp_path / "out")
     assert proof["max_logit_difference"] <= 1e-5 and proof["equal_predictions"] == 1.0 and proof["rows"] == len(TEXTS)
-    ids, mask = classifier.pad([[2, 7, 8, 3], [2, 9, 3]], 0)
+    ids, mask = batching.pad([[2, 7, 8, 3], [2, 9, 3]], 0)
     model, _, _ = classifier.load(tmp_path / "out")
     logits = stage.logits(model, task, ids, mask)
     assert logits.shape == {"token": (2, 4, 2), "span": (2, 2, 4)}[task]
-    alone = stage.logits(model, task, *classifier.pad([[2, 9, 3]], 0))
+    alone = stage.logits(model, task, *batching.pad([[2, 9, 3]], 0))
     real = logits[1:, :3] if task == "token" else logits[1:, :, :3]
     assert torch.allclose(real, alone, atol=1e-5)
     monkeypatch.setattr(stage.lora, "merge", lambda model, dtype: model.unload())       # W0 without B A

@@ -6,15 +6,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from learning import decoder, lora
-from learning.classifier import sha256_of
-from tasks import _merge_instruct as stage
-from tasks._stage import Compute, DataError, UsageError
+from ajuste.core.errors import DataError, UsageError
+from ajuste.core.params import Compute
+from ajuste.learning import lora
+from ajuste.models import decoder
+from ajuste.models.folder import sha256_of
+from tasks.merge import decoder as stage
 from tests import tiny_decoders as tiny
 
 torch.set_num_threads(1)
 COMPUTE = Compute(dtype="float32", device="cpu", threads=1, seed=0)
-CONFIG = stage.InstructConfig(
+CONFIG = stage.DecoderConfig(
     dtype="float32", max_logit_difference=1e-4, min_equal_tokens=1.0, rows=6, prompts=3, new_tokens=8
 )
 
@@ -41,7 +43,7 @@ def logits(model, rows):
 
 
 def test_the_proof_says_what_was_compared(adapter, base, encoded, tmp_path):
-    proof = stage.merge_instruct(CONFIG, COMPUTE, adapter, base, encoded, tmp_path / "out")
+    proof = stage.merge_decoder(CONFIG, COMPUTE, adapter, base, encoded, tmp_path / "out")
     rows, _ = stage.proof_rows(encoded, CONFIG)
     trained, whole = decoder.load(adapter, base)[0], decoder.load(tmp_path / "out")[0]
     difference = (logits(trained, rows) - logits(whole, rows)).abs().max().item()
@@ -62,7 +64,7 @@ def test_the_proof_says_what_was_compared(adapter, base, encoded, tmp_path):
 @pytest.mark.parametrize("method", ["qlora", "qlora8"])
 def test_a_quantised_merge_names_the_two_wrong_ways_and_how_far_off_they_are(method, base, encoded, tmp_path):
     adapter = tiny.tiny_adapter(base, tmp_path / "adapter", method)
-    proof = stage.merge_instruct(CONFIG, COMPUTE, adapter, base, encoded, tmp_path / "out")
+    proof = stage.merge_decoder(CONFIG, COMPUTE, adapter, base, encoded, tmp_path / "out")
     assert proof["quantisation"] == tiny.QUANTISED[method]
     for wrong in ("on_original_base", "requantised"):
         assert proof[f"max_logit_difference_{wrong}"] > 20 * proof["max_logit_difference"]
@@ -71,7 +73,7 @@ def test_a_quantised_merge_names_the_two_wrong_ways_and_how_far_off_they_are(met
 
 def test_two_merges_give_the_same_bytes(adapter, base, encoded, tmp_path):
     for name in ("one", "two"):
-        stage.merge_instruct(CONFIG, COMPUTE, adapter, base, encoded, tmp_path / name)
+        stage.merge_decoder(CONFIG, COMPUTE, adapter, base, encoded, tmp_path / name)
     one, two = ({file.name: file.read_bytes() for file in (tmp_path / name).iterdir()} for name in ("one", "two"))
     assert one == two
     assert not [name for name, content in one.items() if str(tmp_path).encode() in content]
@@ -82,10 +84,10 @@ def test_a_bfloat16_merge_is_refused_at_the_float32_tolerance_and_reported_at_it
 ):
     config = CONFIG.model_copy(update={"dtype": "bfloat16"})
     with pytest.raises(DataError, match=r"merge refused: .*largest logit difference 0\.\d+ over \d+ rows.*0\.0001"):
-        stage.merge_instruct(config, COMPUTE, adapter, base, encoded, tmp_path / "out")
+        stage.merge_decoder(config, COMPUTE, adapter, base, encoded, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     loose = config.model_copy(update={"max_logit_difference": 5.0, "min_equal_tokens": 0.01})
-    proof = stage.merge_instruct(loose, COMPUTE, adapter, base, encoded, tmp_path / "out")
+    proof = stage.merge_decoder(loose, COMPUTE, adapter, base, encoded, tmp_path / "out")
     assert 1e-4 < proof["max_logit_difference"] < 5 and proof["dtype"] == "bfloat16"
     assert {W.dtype for W in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.bfloat16}
 
@@ -102,7 +104,7 @@ def test_one_changed_weight_on_disk_is_refused(adapter, base, encoded, tmp_path,
     save = decoder.save_whole
     monkeypatch.setattr(stage.decoder, "save_whole", careless)
     with pytest.raises(DataError, match="merge refused: the merged model is not the adapter"):
-        stage.merge_instruct(CONFIG, COMPUTE, adapter, base, encoded, tmp_path / "out")
+        stage.merge_decoder(CONFIG, COMPUTE, adapter, base, encoded, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -110,7 +112,7 @@ def test_another_answer_is_refused_whatever_the_logits(adapter, base, encoded, t
     answers = iter([[[1, 2, 3, 4]], [[1, 2, 9]]])
     monkeypatch.setattr(stage, "_answers", lambda *arguments: next(answers))
     with pytest.raises(DataError, match=r"merge refused: .*50\.00% of 4 greedy tokens are equal, at least 100\.00%"):
-        stage.merge_instruct(CONFIG, COMPUTE, adapter, base, encoded, tmp_path / "out")
+        stage.merge_decoder(CONFIG, COMPUTE, adapter, base, encoded, tmp_path / "out")
 
 
 def test_the_share_of_equal_tokens():
@@ -122,21 +124,21 @@ def test_a_qlora_adapter_on_the_original_base_is_refused(base, encoded, tmp_path
     adapter = tiny.tiny_adapter(base, tmp_path / "adapter", "qlora")
     monkeypatch.setattr(stage.quantize, "dequantised_base", lambda base, kind, dtype: decoder.load_base(base)[0])
     with pytest.raises(DataError, match="merge refused"):
-        stage.merge_instruct(CONFIG, COMPUTE, adapter, base, encoded, tmp_path / "out")
+        stage.merge_decoder(CONFIG, COMPUTE, adapter, base, encoded, tmp_path / "out")
 
 
 def test_a_merge_that_does_nothing_is_refused(adapter, base, encoded, tmp_path, monkeypatch):
     monkeypatch.setattr(stage.lora, "merge", lambda model, dtype=torch.float32: model.unload())
     with pytest.raises(DataError, match="merge refused"):
-        stage.merge_instruct(CONFIG, COMPUTE, adapter, base, encoded, tmp_path / "out")
+        stage.merge_decoder(CONFIG, COMPUTE, adapter, base, encoded, tmp_path / "out")
     assert isinstance(lora.ProofRefused("x"), ValueError)
 
 
 def test_missing_inputs_and_another_base_are_named(adapter, base, encoded, tmp_path):
     with pytest.raises(UsageError, match=r"ajuste.json is missing"):
-        stage.merge_instruct(CONFIG, COMPUTE, tmp_path, base, encoded, tmp_path / "out")
+        stage.merge_decoder(CONFIG, COMPUTE, tmp_path, base, encoded, tmp_path / "out")
     with pytest.raises(UsageError, match="test.parquet is missing"):
-        stage.merge_instruct(CONFIG, COMPUTE, adapter, base, tmp_path, tmp_path / "out")
+        stage.merge_decoder(CONFIG, COMPUTE, adapter, base, tmp_path, tmp_path / "out")
     other = tiny.tiny_base(tmp_path / "other", seed=9)
     with pytest.raises(UsageError, match="cannot merge: .*differs in its weights"):
-        stage.merge_instruct(CONFIG, COMPUTE, adapter, other, encoded, tmp_path / "out")
+        stage.merge_decoder(CONFIG, COMPUTE, adapter, other, encoded, tmp_path / "out")

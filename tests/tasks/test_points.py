@@ -1,4 +1,4 @@
-"""tasks/_points.py: which rows a study's point takes, and that it trains and scores them as the stages do."""
+"""studies/points.py: which rows a study's point takes, and that it trains and scores them as the stages do."""
 
 import json
 from pathlib import Path
@@ -7,9 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from learning.classifier import ADAPTER_CONFIG
-from tasks._points import losses, select, tune
-from tasks._stage import Compute, DataError, UsageError
+from ajuste.core.errors import DataError, UsageError
+from ajuste.core.params import Compute
+from ajuste.models.folder import ADAPTER_CONFIG
+from studies.points import losses, select, tune
 from tests.tiny_decoders import ANSWERED, ASKED, tiny_base
 
 COMPUTE = Compute(dtype="float32", device="cpu", threads=1, seed=0)

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks._params import UsageError
-from tasks._policy import check_policy, policy
-from tasks.gate import GateConfig
-from tests.imports import ROOT
+from ajuste.core.errors import UsageError
+from ajuste.core.imports import ROOT
+from ajuste.judging.gate import GateConfig
+from ajuste.judging.policy import check_policy, policy
 
 TEXT = (ROOT / "policy.yaml").read_text(encoding="utf-8")
 

@@ -18,14 +18,16 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from cli.main import app
-from learning import decoder, ragged
-from learning.classifier import sha256_of
-from learning.one_base import OneBase, Settings
-from tasks import _ppo_explain, _ppo_recorder
-from tasks._conversations import read_conversations
-from tasks._stage import Compute, DataError, UsageError
+from ajuste.cli.main import app
+from ajuste.core.errors import DataError, UsageError
+from ajuste.core.params import Compute
+from ajuste.learning.layers import ragged
+from ajuste.models import decoder
+from ajuste.models.folder import sha256_of
+from ajuste.models.one_base import OneBase, Settings
+from ajuste.rows.encoded.conversations import read_conversations
 from tasks.ppo import _ptx, ppo, read_prompts, said
+from tasks.rl import explain, recorder
 from tests import tiny_classifiers, tiny_decoders, tiny_rlhf
 from tests.tiny_ppo import config, files
 
@@ -173,8 +175,8 @@ def test_no_prompt_left_names_the_file_and_the_cure(artifacts):
 
 def test_explain_shows_every_token_and_its_numbers_add_up(done):
     _, out = done
-    found = _ppo_explain.read(out, 2)
-    flight = _ppo_recorder.read(out, 2)
+    found = explain.read(out, 2)
+    flight = recorder.read(out, 2)
     assert len(found.episodes) == 8
     for number, episode in enumerate(found.episodes):
         ids = flight.episodes.responses[number][flight.episodes.mask[number]]
@@ -184,7 +186,7 @@ def test_explain_shows_every_token_and_its_numbers_add_up(done):
         for t, token in enumerate(episode.tokens):
             assert token.kl == pytest.approx(token.log_prob - token.reference, abs=1e-5)
             assert token.advantage == float(flight.episodes.advantages[number, t])
-            assert token.ratio > 0 and len(_ppo_explain.numbers(token)) == len(_ppo_explain.COLUMNS)
+            assert token.ratio > 0 and len(explain.numbers(token)) == len(explain.COLUMNS)
 
 
 def test_explain_in_the_terminal_and_as_a_page(done, tmp_path, monkeypatch):
@@ -196,18 +198,18 @@ def test_explain_in_the_terminal_and_as_a_page(done, tmp_path, monkeypatch):
     assert "update 2: score" in result.output and "advantage" in result.output and "reports/ppo-2.html" in result.output
     page = Path("reports/ppo-2.html").read_text()
     assert page.count("<h2>episode") == 8 and "http" not in page and "<script" not in page
-    first = _ppo_explain.read(out, 2).episodes[0]
+    first = explain.read(out, 2).episodes[0]
     for token in first.tokens:
         assert f"{token.advantage:+.3f}" in result.output and f"{token.advantage:+.3f}" in page
 
 
 def test_hostile_tokens_stay_text(done, tmp_path):
-    token = _ppo_explain.Token("<script>\x1b[2J\n", -1.0, -1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.5, True)
-    episode = _ppo_explain.Episode(0, "<b>", "x", 1.0, 0.0, 1.0, True, [token])
+    token = explain.Token("<script>\x1b[2J\n", -1.0, -1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.5, True)
+    episode = explain.Episode(0, "<b>", "x", 1.0, 0.0, 1.0, True, [token])
     row = json.loads((done[1] / "history.jsonl").read_text().splitlines()[0])
-    page = _ppo_explain.to_html(_ppo_explain.Explained(1, row, {}, [episode]))
+    page = explain.to_html(explain.Explained(1, row, {}, [episode]))
     assert "<script" not in page and "<b>" not in page and "\x1b" not in page
-    assert _ppo_explain.visible(token.text) == "<script>\\x1b[2J\\n" and _ppo_explain.visible(None) == "(after)"
+    assert explain.visible(token.text) == "<script>\\x1b[2J\\n" and explain.visible(None) == "(after)"
 
 
 @pytest.mark.parametrize(
@@ -234,8 +236,8 @@ def test_the_step_after_the_end_is_shown_where_it_is_paid():
         new_log_probs=row[:, :2] + 0.5, reference=row[:, :2], kl=row[:, :2], rewards=torch.tensor([[0.0, 0.0, 2.0]]),
         values=row, returns=row + 1, advantages=torch.tensor([[1.0, -1.0]]),
     )  # fmt: skip
-    flight = _ppo_recorder.Flight(episodes, {}, {"clip": 0.2})
-    first, second, after = _ppo_explain._tokens(flight, 0, ["a", "b"])
+    flight = recorder.Flight(episodes, {}, {"clip": 0.2})
+    first, second, after = explain._tokens(flight, 0, ["a", "b"])
     assert first.clipped and not second.clipped  # ratio e^0.5: beyond 1.2 where A > 0, on the free side where A < 0
     assert after.text is None and after.reward == 2.0 and after.returned == 1.0 and after.ratio is None
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from learning import ppo as mathematics
-from learning import rollout
-from learning.checkpoints import is_complete
-from tasks import _ppo_learn, _ppo_loop, _ppo_recorder, _ppo_state
-from tasks._stage import DataError, UsageError
+from ajuste.core.checkpoints import is_complete
+from ajuste.core.errors import DataError, UsageError
+from ajuste.learning.rl import ppo as mathematics
+from ajuste.learning.rl import rollout
+from tasks.rl import learn, loop, recorder
+from tasks.rl import state as rl_state
 from tests.tiny_ppo import STOP, config, count, files, same, tiny_one, tiny_prompts, weights
 
 torch.set_num_threads(1)
@@ -27,7 +28,7 @@ def run(folder: Path, one=None, prompts=None, score=count, look=None, **changes)
     """(what train returns, the models it trained)."""
     one = one or tiny_one()
     prompts = tiny_prompts() if prompts is None else prompts
-    outcome = _ppo_loop.train(one, prompts, score, config(**changes), 0, folder, STOP, look)
+    outcome = loop.train(one, prompts, score, config(**changes), 0, folder, STOP, look)
     return outcome, one
 
 
@@ -70,7 +71,7 @@ def test_old_log_probs_stay_over_the_epochs(tmp_path, monkeypatch):
         advantages.append(tuple(A.flatten().tolist()))
         return real(log_probs, old, A, *rest)
 
-    monkeypatch.setattr(_ppo_learn.ppo, "policy_loss", watched)
+    monkeypatch.setattr(learn.ppo, "policy_loss", watched)
     run(tmp_path, updates=1, epochs=3, minibatches=1, micro_rows=8, batch_rows=8)
     assert len(seen) == 3
     assert sorted(seen[0][0]) == sorted(seen[1][0]) == sorted(seen[2][0])  # in another order of rows
@@ -136,7 +137,7 @@ def test_history_has_every_figure_once_an_update(calm):
 
 def test_checkpoints_that_can_be_gone_back_to_stay(calm):
     _, _, folder = calm
-    assert _ppo_state.steps(folder) == [0, 3, 4]
+    assert rl_state.steps(folder) == [0, 3, 4]
     assert all(is_complete(folder / f"checkpoint-{step}") for step in (0, 3, 4))
 
 
@@ -154,14 +155,14 @@ class Killed(BaseException):
 
 
 PLACES = [
-    (_ppo_loop.rollout, "sample", 3),
-    (_ppo_loop.advantages, "episode_targets", 1),
-    (_ppo_learn.ppo, "policy_loss", 11),
-    (_ppo_loop._ppo_recorder, "write", 2),
-    (_ppo_state, "write_history", 4),
-    (_ppo_state, "save_file", 3),
-    (_ppo_state, "seal", 2),
-    (_ppo_state.shutil, "rmtree", 6),
+    (loop.rollout, "sample", 3),
+    (loop.advantages, "episode_targets", 1),
+    (learn.ppo, "policy_loss", 11),
+    (loop._ppo_recorder, "write", 2),
+    (rl_state, "write_history", 4),
+    (rl_state, "save_file", 3),
+    (rl_state, "seal", 2),
+    (rl_state.shutil, "rmtree", 6),
 ]
 
 
@@ -211,10 +212,10 @@ def test_an_interrupt_saves_after_the_running_update(calm, tmp_path, monkeypatch
             os.kill(os.getpid(), signal.SIGINT)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(_ppo_loop.rollout, "sample", signals)
+    monkeypatch.setattr(loop.rollout, "sample", signals)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, checkpoint_every=100)
-    assert _ppo_state.steps(tmp_path) == [0, 1]
+    assert rl_state.steps(tmp_path) == [0, 1]
     _, one = run(tmp_path, checkpoint_every=100)
     assert same(weights(one), expected)
 
@@ -256,13 +257,13 @@ def test_alarms_stop_and_go_back_to_weights_that_were_found_good(tmp_path, capsy
 def test_an_alarm_late_in_the_run_brings_back_the_weights_of_then(tmp_path, monkeypatch):
     """The policy after update 1 was found good by the rollout of update 2; update 3's rollout accuses update 2."""
     kept = {}
-    real = _ppo_state.State.save
+    real = rl_state.State.save
 
     def watched(state, folder):
         real(state, folder)
         kept[state.update] = weights(state.one)
 
-    monkeypatch.setattr(_ppo_state.State, "save", watched)
+    monkeypatch.setattr(rl_state.State, "save", watched)
     scores = iter([0.0] * 2 + [float("nan")])
 
     def breaks(prompts, responses, mask):
@@ -290,7 +291,7 @@ def test_repeated_text_is_an_alarm(tmp_path):
 
     real = rollout.sample
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_ppo_loop.rollout, "sample", loops)
+        patch.setattr(loop.rollout, "sample", loops)
         outcome, _ = run(tmp_path, one=one, alarm_repeats=0.5)
     assert outcome.alarms[0]["alarm"] == "alarm_repeats" and outcome.alarms[0]["update"] == 2
 
@@ -346,8 +347,8 @@ def test_minibatches_that_do_not_fit_are_named(tmp_path):
 
 def test_the_record_is_what_happened(calm):
     outcome, _, folder = calm
-    assert _ppo_recorder.updates(folder) == [1, 3]
-    episodes, row, settings = _ppo_recorder.read(folder, 3)
+    assert recorder.updates(folder) == [1, 3]
+    episodes, row, settings = recorder.read(folder, 3)
     assert row == outcome.history[2] and settings["lam"] == 0.95
     assert len(episodes.prompts) == 8 and all(prompt in tiny_prompts() for prompt in episodes.prompts)
     paid = episodes.scores - row["beta"] * episodes.kl.sum(1)
@@ -361,15 +362,15 @@ def test_the_record_is_what_happened(calm):
 def test_a_record_that_is_not_there_is_one_line(calm, tmp_path):
     _, _, folder = calm
     with pytest.raises(UsageError, match="update 2 was not recorded: there are 1, 3"):
-        _ppo_recorder.read(folder, 2)
+        recorder.read(folder, 2)
     with pytest.raises(UsageError, match="holds no recorded update"):
-        _ppo_recorder.read(tmp_path, 1)
+        recorder.read(tmp_path, 1)
     flight = tmp_path / "flight"
     flight.mkdir()
     (flight / "update-0001.json").write_text("{}")
     (flight / "update-0001.safetensors").write_bytes(b"no")
     with pytest.raises(UsageError, match="cannot be read"):
-        _ppo_recorder.read(tmp_path, 1)
+        recorder.read(tmp_path, 1)
 
 
 def test_a_value_adapter_of_its_own_learns_and_resumes(tmp_path):
@@ -389,7 +390,7 @@ def test_ptx_adds_the_supervised_gradient(tmp_path):
         drawn.append(position)
         return sum(parameter.pow(2).sum() for parameter in one.policy_parameters())
 
-    outcome = _ppo_loop.train(one, tiny_prompts(), count, config(ptx=1.0), 0, tmp_path, STOP, None, ptx)
+    outcome = loop.train(one, tiny_prompts(), count, config(ptx=1.0), 0, tmp_path, STOP, None, ptx)
     assert drawn[:3] == [0, 2, 4] and all(row["ptx_loss"] > 0 for row in outcome.history)
 
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from learning.one_base import OneBase, Settings
-from tasks import _ppo_loop
+from ajuste.models.one_base import OneBase, Settings
+from tasks.rl import loop
 from tests.tiny_ppo import config
 
 VOCABULARY, WANTED, END = 24, 7, 1
@@ -47,7 +47,7 @@ def toy(seed: int, folder: Path, random: bool = False, **changes: object) -> tup
         "lr": 3e-3, "kl_control": "fixed", "beta": 0.02, "checkpoint_every": 1000, "record": [], "radar_every": 1000,
     }  # fmt: skip
     settings = config(**{**usual, **changes})
-    outcome = _ppo_loop.train(one, PROMPTS, score, settings, seed, folder, [END])
+    outcome = loop.train(one, PROMPTS, score, settings, seed, folder, [END])
     return said, outcome.history
 
 

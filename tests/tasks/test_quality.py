@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks._quality import Quality, digest, texts_of_sets, words_of
-from tasks._quality_cycles import Cycles
-from tasks._quality_noise import label_noise
-from tasks._validate_preferences import KEPT
+from ajuste.rows.quality.cycles import Cycles
+from ajuste.rows.quality.noise import label_noise
+from ajuste.rows.quality.report import Quality, digest, texts_of_sets, words_of
+from tasks.validate.preferences import KEPT
 from tests.instruction_files import WORDS, write_set
 
 

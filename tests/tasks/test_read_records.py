@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import _read_records
-from tasks._read_records import PIECE_CHARS, check_needed, read_records, record_columns
-from tasks._stage import DataError
+from ajuste.core.errors import DataError
+from ajuste.rows.read import records
+from ajuste.rows.read.records import PIECE_CHARS, check_needed, read_records, record_columns
 
 CHAT = [{"role": "user", "content": "ñandú 😀\nwhat?"}, {"role": "assistant", "content": "a, \"b\""}]
 
@@ -96,7 +96,7 @@ def test_documents_end_at_blank_lines_and_pieces_name_their_line(tmp_path):
 
 
 def test_a_line_longer_than_memory_allows_is_cut_between_characters(tmp_path, monkeypatch):
-    monkeypatch.setattr(_read_records, "MAX_RECORD", 64)
+    monkeypatch.setattr(records, "MAX_RECORD", 64)
     path = tmp_path / "a.txt"
     path.write_text("ñandú€😀" * 50 + "\nend\n")
     found = "".join(record.values["text"] for record in read(path, "txt"))

@@ -12,11 +12,15 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
-from learning import chat, decoder, reward, rollout
-from learning.statistics import wilson_interval
-from tasks import _evaluate_reward, _merge_reward
-from tasks._comparisons import Comparison, Comparisons, read_comparisons, read_prompts
-from tasks._stage import Compute, DataError, UsageError
+from ajuste.core.errors import DataError, UsageError
+from ajuste.core.params import Compute
+from ajuste.judging import pair_accuracy
+from ajuste.learning.rl import rollout
+from ajuste.learning.statistics.metrics import wilson_interval
+from ajuste.learning.text import chat
+from ajuste.models import decoder, reward
+from ajuste.rows.encoded.comparisons import Comparison, Comparisons, read_comparisons, read_prompts
+from tasks.merge import reward as merge_reward
 from tasks.reward import RewardConfig, said, train_reward_model
 from tests.folders import contents
 from tests.killed import die_thrice
@@ -195,12 +199,12 @@ def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(
 
 # --- merge ------------------------------------------------------------------------------------------------------------
 
-MERGE = _merge_reward.RewardConfig(dtype="float32", max_logit_difference=1e-3, min_equal_predictions=1.0, rows=8)
+MERGE = merge_reward.RewardConfig(dtype="float32", max_logit_difference=1e-3, min_equal_predictions=1.0, rows=8)
 
 
 def test_the_merge_is_proved_on_the_saved_bytes(trained, sft: Path, rated: Path, tmp_path: Path, monkeypatch) -> None:
     folder, _ = trained
-    proof = _merge_reward.merge_reward(MERGE, COMPUTE, folder / "out", sft, rated, tmp_path / "merged")
+    proof = merge_reward.merge_reward(MERGE, COMPUTE, folder / "out", sft, rated, tmp_path / "merged")
     assert proof == json.loads((tmp_path / "merged" / "proof.json").read_text())
     assert proof["merged"] and proof["rows"] == 16 and proof["pairs"] == 8 and proof["equal_predictions"] == 1.0
     assert proof["max_logit_difference"] < 1e-4 and proof["max_weight_difference"] < 1e-6
@@ -220,16 +224,16 @@ def test_the_merge_is_proved_on_the_saved_bytes(trained, sft: Path, rated: Path,
     save = reward.save
     monkeypatch.setattr(reward, "save", careless)
     with pytest.raises(DataError, match="merge refused: the merged model is not the adapter"):
-        _merge_reward.merge_reward(MERGE, COMPUTE, folder / "out", sft, rated, tmp_path / "spoilt")
+        merge_reward.merge_reward(MERGE, COMPUTE, folder / "out", sft, rated, tmp_path / "spoilt")
     assert not (tmp_path / "spoilt").exists()
 
 
 def test_a_merge_onto_another_base_is_refused(trained, base: Path, rated: Path, tmp_path: Path) -> None:
     other = whole(base, tmp_path / "other", 4)
     with pytest.raises(UsageError, match="cannot merge: adapter .* differs in its weights"):
-        _merge_reward.merge_reward(MERGE, COMPUTE, trained[0] / "out", other, rated, tmp_path / "out")
+        merge_reward.merge_reward(MERGE, COMPUTE, trained[0] / "out", other, rated, tmp_path / "out")
     with pytest.raises(UsageError, match="adapter_model.safetensors is missing: run the stage that makes it"):
-        _merge_reward.merge_reward(MERGE, COMPUTE, tmp_path, other, rated, tmp_path / "out")
+        merge_reward.merge_reward(MERGE, COMPUTE, tmp_path, other, rated, tmp_path / "out")
 
 
 # --- evaluation -------------------------------------------------------------------------------------------------------
@@ -246,20 +250,20 @@ def pair(
 def test_accuracy_by_margin_stands_beside_people_on_the_same_pairs() -> None:
     found = Comparisons([pair(0, 0.6, humans=0.7), pair(1, 1.6, humans=0.8), pair(2, 3.0, humans=1.0), pair(3, 2.0)])
     rewards = np.array([0.0, 1.0, 2.0, 1.0, 3.0, 0.0, 1.0, 1.0])  # wrong, right, right, a tie
-    report = _evaluate_reward.evaluate(rewards, found, gain=1.0)
+    report = pair_accuracy.evaluate(rewards, found, gain=1.0)
     assert report["accuracy"]["value"] == pytest.approx(2.5 / 4)
     rows = {row["margin"]: row for row in report["by_margin"]}
     assert [rows[m]["pairs"] for m in (0.5, 1.0, 1.5, 2.5)] == [4, 3, 3, 1]
     assert rows[1.5]["accuracy"]["value"] == pytest.approx(2.5 / 3) and rows[2.5]["accuracy"]["value"] == 1.0
     assert rows[1.5]["one_against_rest"] == pytest.approx((0.8 + 1.0 + 0.9) / 3)
     assert 0 < rows[2.5]["accuracy"]["low"] < 0.3  # one pair says little
-    without = _evaluate_reward.evaluate(rewards, Comparisons([pair(i, None, humans=None) for i in range(4)]), 1.0)
+    without = pair_accuracy.evaluate(rewards, Comparisons([pair(i, None, humans=None) for i in range(4)]), 1.0)
     assert without["by_margin"] == [] and without["accuracy"] == report["accuracy"]
 
 
 def test_a_ranking_counts_once() -> None:
     found = Comparisons([pair(0, None, (2, 2, 2)), pair(1, None)])
-    report = _evaluate_reward.evaluate(np.array([3.0, 1.0, 2.0, 0.0, 1.0]), found, 1.0)  # 2 of 3 right; wrong
+    report = pair_accuracy.evaluate(np.array([3.0, 1.0, 2.0, 0.0, 1.0]), found, 1.0)  # 2 of 3 right; wrong
     assert report["pairs"] == 4 and report["comparisons"] == 2
     assert report["accuracy"]["value"] == pytest.approx((2 / 3 + 0) / 2)
     low, high = wilson_interval(2 / 3, 2)
@@ -271,12 +275,12 @@ def test_calibration_of_a_calibrated_model_and_of_a_boaster() -> None:
     d = math.log(3)
     rewards = np.array([d, 0.0] * 3 + [0.0, d])
     found = Comparisons([pair(i, None) for i in range(4)])
-    honest = _evaluate_reward.evaluate(5 * rewards, found, gain=5.0)["calibration"]
+    honest = pair_accuracy.evaluate(5 * rewards, found, gain=5.0)["calibration"]
     assert honest["ece"] == pytest.approx(0.0, abs=1e-6)
     assert [(row["pairs"], row["confidence"], row["accuracy"]) for row in honest["bins"]] == [
         (4, pytest.approx(0.75), pytest.approx(0.75))
     ]
-    boaster = _evaluate_reward.evaluate(5 * rewards, found, gain=1.0)["calibration"]
+    boaster = pair_accuracy.evaluate(5 * rewards, found, gain=1.0)["calibration"]
     assert boaster["ece"] == pytest.approx(1 / (1 + 3**-5) - 0.75, abs=1e-6)
 
 
@@ -284,7 +288,7 @@ def test_length_is_reported_by_group_by_side_and_as_correlation() -> None:
     lengths = [(3, 9), (20, 4), (5, 5), (30, 40), (9, 2), (50, 60), (7, 1), (16, 18)]
     found = Comparisons([pair(i, 1.0, chosen) for i, chosen in enumerate(lengths)])
     rewards = np.array([float(n) for chosen in lengths for n in chosen])  # the longer the better
-    report = _evaluate_reward.evaluate(rewards, found, 1.0)
+    report = pair_accuracy.evaluate(rewards, found, 1.0)
     assert report["length_correlation"] == pytest.approx(1.0)
     sides = {row["longer"]: (row["pairs"], row["accuracy"]["value"]) for row in report["by_longer"]}
     assert sides == {"better": (3, 1.0), "worse": (4, 0.0), "neither": (1, 0.5)}
@@ -293,7 +297,7 @@ def test_length_is_reported_by_group_by_side_and_as_correlation() -> None:
     ratings = np.array([rating for _ in lengths for rating in (1.0, 0.0)])
     expected = np.corrcoef(ratings, rewards)[0, 1]
     assert report["length_correlation_of_ratings"] == pytest.approx(expected)
-    flat = _evaluate_reward.evaluate(np.zeros(16), found, 1.0)
+    flat = pair_accuracy.evaluate(np.zeros(16), found, 1.0)
     assert flat["length_correlation"] is None and flat["accuracy"]["value"] == 0.5
 
 

@@ -1,4 +1,4 @@
-"""tasks/_rules.py: every rule has answers that keep it and answers that break it."""
+"""ajuste/judging/rules.py: every rule has answers that keep it and answers that break it."""
 
 from collections import Counter
 from pathlib import Path
@@ -7,8 +7,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from tasks import _rules
-from tasks._rules import COMMON, RULE, check, language_of
+from ajuste.judging import rules as judging_rules
+from ajuste.judging.rules import COMMON, RULE, check, language_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -88,7 +88,8 @@ def test_every_rule_has_both_and_none_is_kept_by_an_empty_answer() -> None:
 
 
 def _kinds() -> list[type]:
-    found = [kind for kind in vars(_rules).values() if isinstance(kind, type) and issubclass(kind, _rules._Rule)]
+    named = vars(judging_rules).values()
+    found = [kind for kind in named if isinstance(kind, type) and issubclass(kind, judging_rules._Rule)]
     return [kind for kind in found if "rule" in kind.model_fields]
 
 

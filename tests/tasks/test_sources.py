@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks._sources import find
-from tasks._stage import UsageError, home
+from ajuste.core.errors import UsageError
+from ajuste.core.home import home
+from ajuste.rows.sources import find
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 ROOT = Path(__file__).parents[2]
@@ -169,7 +170,7 @@ def hub() -> Iterator[str]:
 
 ASK = """
 import json, sys
-from tasks._sources import find
+from ajuste.rows.sources import find
 answers = []
 for source, kind in json.loads(sys.argv[1]):
     try:

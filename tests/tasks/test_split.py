@@ -6,7 +6,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks._split import SPLITS, in_sample, row_id, split_of, split_text, text_digest
+from ajuste.rows.split import SPLITS, in_sample, row_id, split_of, split_text, text_digest
 
 
 def test_row_id_by_hand():

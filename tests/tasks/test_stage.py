@@ -11,15 +11,20 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks._params import Config, UsageError, check_params, key_of, lookup, md5_of, read_yaml, section, stage_key, typed
-from tracking import versions
+from ajuste.core.check import check_params
+from ajuste.core.errors import UsageError
+from ajuste.core.params import Config, lookup, read_yaml, section, typed
+from ajuste.core.stages import key_of, md5_of, stage_key
+from ajuste.tracking.project import versions
 
 ROOT = Path(__file__).parents[2]
 
 STAGE = """
 import sys, time
 from pathlib import Path
-from tasks._stage import Config, DataError, UsageError, start
+from ajuste.core.errors import DataError, UsageError
+from ajuste.core.params import Config
+from ajuste.core.stage import start
 
 class ToyConfig(Config):
     rate: float
@@ -27,7 +32,7 @@ class ToyConfig(Config):
     fail: str = ""
 
 def main():
-    with start("toy", ToyConfig) as stage:
+    with start("toy_one", ToyConfig) as stage:
         Path("running").write_text(str(__import__("os").getpid()))
         time.sleep(stage.config.sleep)
         if stage.config.fail == "data": raise DataError("data/x.csv line 3: no label; add one")
@@ -49,9 +54,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AJUSTE_HOME", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
-    from tasks import _stage
+    from ajuste.core import stage as core_stage
 
-    _stage.home.cache_clear()
+    core_stage.home.cache_clear()
     (tmp_path / "toy.py").write_text(STAGE)
     (tmp_path / "data").mkdir()
     (tmp_path / "data/b.txt").write_text("b\n")
@@ -61,13 +66,13 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "compute: {dtype: float32, device: cpu, threads: 1, seed: 0}\ntoy: {one: {rate: 5e-5}}\nset: data\n"
     )
     (tmp_path / "dvc.yaml").write_text(
-        "stages:\n  toy_one:\n    cmd: python -m toy one\n    deps: ['${set}', toy.py]\n"
+        "stages:\n  toy_one:\n    cmd: python -m toy\n    deps: ['${set}', toy.py]\n"
         "    params: [compute, toy.one]\n    outs: [out]\n"
     )
     subprocess.run(["git", "init", "-q"], check=True)
     assert versions.dvc("init", "-q").returncode == 0
     yield tmp_path
-    _stage.home.cache_clear()
+    core_stage.home.cache_clear()
 
 
 def toy(**changes: object) -> subprocess.CompletedProcess:
@@ -76,7 +81,7 @@ def toy(**changes: object) -> subprocess.CompletedProcess:
         "toy": {"one": {"rate": 5e-5, **changes}},
     }
     Path("params.yaml").write_text(json.dumps({**params, "set": "data"}))
-    return subprocess.run([sys.executable, "-m", "toy", "one"], capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-m", "toy"], capture_output=True, text=True)
 
 
 def state() -> dict:
@@ -143,7 +148,7 @@ def _holder() -> str:
     return """
 import time
 from pathlib import Path
-from tasks._stage import _only_one
+from ajuste.core.stage import _only_one
 with _only_one("toy_one"):
     Path("held").touch()
     time.sleep(60)
@@ -152,7 +157,7 @@ with _only_one("toy_one"):
 
 def _impatient() -> str:
     return (
-        "import sys; sys.argv = ['toy', 'one']; import tasks._stage as s; s.LOCK_SECONDS = 0.3; import toy; toy.main()"
+        "import ajuste.core.stage as s; s.LOCK_SECONDS = 0.3; import toy; toy.main()"
     )
 
 

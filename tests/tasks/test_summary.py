@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks._stage import UsageError
+from ajuste.core.errors import UsageError
 from tasks.summary import Decoder, Rlhf, SummaryConfig, summarise
 from tests import tiny_rlhf
 from tests.tracking import rlhf

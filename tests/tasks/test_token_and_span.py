@@ -6,15 +6,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from learning.classifier import load, load_adapter, load_tokenizer
-from learning.losses import IGNORED
-from tasks import _span, _token
-from tasks._rows import read_rows
-from tasks._stage import Compute, DataError, UsageError
-from tasks.classify import FrozenConfig, FullConfig, LoraConfig, classify
-from tasks.evaluate import EvaluateConfig, evaluate
+from ajuste.core.errors import DataError, UsageError
+from ajuste.core.params import Compute
+from ajuste.judging import spans as judging_spans
+from ajuste.judging import words as judging_words
+from ajuste.learning.losses.cross_entropy import IGNORED
+from ajuste.models.classifier import load, load_adapter
+from ajuste.models.folder import load_tokenizer
+from ajuste.rows.encoded.labelled import read_rows
+from tasks.classify.frozen import FrozenConfig
+from tasks.classify.full import FullConfig
+from tasks.classify.lora import LoraConfig
+from tasks.evaluate.classify import ClassifyConfig, evaluate_classify
 from tests.tiny_classifiers import tiny_base
 from tests.tiny_rows import write_set
+from tests.trained import classify
 
 COMPUTE = Compute(dtype="float32", device="cpu", threads=1, seed=0)
 TRAINING = {
@@ -54,22 +60,22 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_entities_of_bio_tags(tags: list[str], expected: set) -> None:
-    assert _token.entities(tags) == expected
+    assert judging_words.entities(tags) == expected
 
 
 def test_entity_f1_by_hand() -> None:
     """True: PER 0-1, LOC 3. Found: PER 0-1, PER 3 (wrong type), LOC 5 (too many): 1 of 2 true, 1 of 3 found: 0.4."""
     true = [1, 2, 0, 3, 0, 0]
     found = [1, 2, 0, 1, 0, 3]
-    counts = _token.entity_counts(TAGS, true, found)
+    counts = judging_words.entity_counts(TAGS, true, found)
     assert counts == (1, 2, 3)
-    assert _token.f1_of_counts(counts) == pytest.approx(0.4)
-    assert _token.f1_of_counts((0, 0, 0)) == 0.0
+    assert judging_words.f1_of_counts(counts) == pytest.approx(0.4)
+    assert judging_words.f1_of_counts((0, 0, 0)) == 0.0
 
 
 def test_a_words_label_stands_on_its_first_piece(base: Path) -> None:
     tokenizer = load_tokenizer(base)
-    table = _token.encode_words(
+    table = judging_words.encode_words(
         tokenizer, [{"words": ["the", "xyz", "film"], "tags": ["O", "B-PER", "I-PER"]}], TAGS, 32, "f"
     )
     row = table.to_pylist()[0]
@@ -80,11 +86,11 @@ def test_a_words_label_stands_on_its_first_piece(base: Path) -> None:
 def test_bad_token_rows_are_named(base: Path) -> None:
     tokenizer = load_tokenizer(base)
     with pytest.raises(DataError, match="rows.jsonl:2: `words` and `tags` must be lists of one length"):
-        _token.encode_words(
+        judging_words.encode_words(
             tokenizer, [{"words": ["a"], "tags": ["O"]}, {"words": ["a"], "tags": []}], TAGS, 32, "rows.jsonl"
         )
     with pytest.raises(DataError, match="rows.jsonl:1: tag 'B-ORG' is not one of O, B-PER"):
-        _token.encode_words(tokenizer, [{"words": ["a"], "tags": ["B-ORG"]}], TAGS, 32, "rows.jsonl")
+        judging_words.encode_words(tokenizer, [{"words": ["a"], "tags": ["B-ORG"]}], TAGS, 32, "rows.jsonl")
 
 
 def token_rows(rows: int, seed: int) -> list[dict]:
@@ -107,7 +113,7 @@ def test_classify_learns_entities(lora: bool, base: Path, tmp_path: Path) -> Non
     encoded = write_set(
         tmp_path / "encoded",
         {
-            split: _token.encode_words(tokenizer, token_rows(rows, i), TAGS, 32, split)
+            split: judging_words.encode_words(tokenizer, token_rows(rows, i), TAGS, 32, split)
             for i, (split, rows) in enumerate({"train": 80, "validation": 20, "test": 20}.items())
         },
         TAGS,
@@ -116,16 +122,17 @@ def test_classify_learns_entities(lora: bool, base: Path, tmp_path: Path) -> Non
     config = (
         LoraConfig(task="token", **{**TRAINING, "lr": 2e-2}, **LORA) if lora else FullConfig(task="token", **TRAINING)
     )
-    card = classify(config, COMPUTE, encoded, base, None, tmp_path / "out", tmp_path / "checkpoints")
+    card = classify(config, encoded, base, None, tmp_path / "out", tmp_path / "checkpoints")
     assert card["task"] == "token" and card["validation"]["entity_f1"] > 0.9
     if lora:
         model, _, _ = load_adapter(base, tmp_path / "out")
-        assert _token.evaluate(TAGS, model.eval(), read_rows(encoded, "validation", "token"), 4) == pytest.approx(
+        rows = read_rows(encoded, "validation", "token")
+        assert judging_words.evaluate(TAGS, model.eval(), rows, 4) == pytest.approx(
             card["validation"]
         )
         return
-    report = evaluate(
-        EvaluateConfig(bootstrap=100, batch_rows=8), COMPUTE, {"full": tmp_path / "out"}, encoded, tmp_path / "test"
+    report = evaluate_classify(
+        ClassifyConfig(bootstrap=100, batch_rows=8), COMPUTE, {"full": tmp_path / "out"}, encoded, tmp_path / "test"
     )
     assert report["full"]["entity_f1"]["value"] > 0.9
     assert (
@@ -140,12 +147,12 @@ def test_classify_learns_entities(lora: bool, base: Path, tmp_path: Path) -> Non
 
 
 def test_squad_scores_by_hand() -> None:
-    assert _span.normalise("The Cat, a dog!") == ["cat", "dog"]
-    assert _span.exact_match("the cat.", ["dog", "Cat"]) == 1.0
-    assert _span.exact_match("cat dog", ["cat"]) == 0.0
+    assert judging_spans.normalise("The Cat, a dog!") == ["cat", "dog"]
+    assert judging_spans.exact_match("the cat.", ["dog", "Cat"]) == 1.0
+    assert judging_spans.exact_match("cat dog", ["cat"]) == 0.0
     # found 2 words, true 3, 2 in common: 2 * 2 / 5
-    assert _span.word_f1("black cat", ["a big black cat", "dog"]) == pytest.approx(0.8)
-    assert _span.word_f1("", ["the"]) == 1.0 and _span.word_f1("dog", ["cat"]) == 0.0
+    assert judging_spans.word_f1("black cat", ["a big black cat", "dog"]) == pytest.approx(0.8)
+    assert judging_spans.word_f1("", ["the"]) == 1.0 and judging_spans.word_f1("dog", ["cat"]) == 0.0
 
 
 def test_best_span_against_brute_force() -> None:
@@ -153,29 +160,29 @@ def test_best_span_against_brute_force() -> None:
     for _ in range(20):
         start, end = torch.randn(40, generator=generator), torch.randn(40, generator=generator)
         inside = torch.arange(40) >= 5
-        pairs = [(s, e) for s in range(5, 40) for e in range(s, min(s + _span.MAX_ANSWER, 40))]
-        assert _span.best_span(start, end, inside) == max(pairs, key=lambda p: (start[p[0]] + end[p[1]]).item())
+        pairs = [(s, e) for s in range(5, 40) for e in range(s, min(s + judging_spans.MAX_ANSWER, 40))]
+        assert judging_spans.best_span(start, end, inside) == max(pairs, key=lambda p: (start[p[0]] + end[p[1]]).item())
 
 
 def test_the_answers_tokens_are_found_and_a_cut_answer_is_left_out(base: Path) -> None:
     tokenizer = load_tokenizer(base)
     rows = [{"question": "the plot", "context": "a xyz film is good", "answers": ["xyz film"], "answer_start": 2}]
-    row = _span.encode_questions(tokenizer, rows, 32, "f").to_pylist()[0]
+    row = judging_spans.encode_questions(tokenizer, rows, 32, "f").to_pylist()[0]
     tokens = tokenizer.convert_ids_to_tokens(row["input_ids"])
     assert tokens[row["start"] : row["end"] + 1] == ["x", "##y", "##z", "film"]
     spans = list(zip(row["offsets"][::2], row["offsets"][1::2], strict=True))
     assert rows[0]["context"][spans[row["start"]][0] : spans[row["end"]][1]] == "xyz film"
     assert spans[0] == (-1, -1) and spans[1] == (-1, -1)
-    cut = _span.encode_questions(tokenizer, rows, 7, "f").to_pylist()[0]
+    cut = judging_spans.encode_questions(tokenizer, rows, 7, "f").to_pylist()[0]
     assert (cut["start"], cut["end"]) == (IGNORED, IGNORED)
 
 
 def test_bad_questions_are_named(base: Path) -> None:
     good = {"question": "q", "context": "a film", "answers": ["film"], "answer_start": 2}
     with pytest.raises(DataError, match="q.jsonl:1: `context` is missing or empty"):
-        _span.encode_questions(load_tokenizer(base), [{**good, "context": ""}], 32, "q.jsonl")
+        judging_spans.encode_questions(load_tokenizer(base), [{**good, "context": ""}], 32, "q.jsonl")
     with pytest.raises(DataError, match="q.jsonl:2: the context has no 'film' at character 0"):
-        _span.encode_questions(load_tokenizer(base), [good, {**good, "answer_start": 0}], 32, "q.jsonl")
+        judging_spans.encode_questions(load_tokenizer(base), [good, {**good, "answer_start": 0}], 32, "q.jsonl")
 
 
 def question_rows(rows: int, seed: int) -> list[dict]:
@@ -204,23 +211,23 @@ def test_classify_learns_to_answer(base: Path, tmp_path: Path) -> None:
     encoded = write_set(
         tmp_path / "encoded",
         {
-            split: _span.encode_questions(tokenizer, question_rows(rows, i), 32, split)
+            split: judging_spans.encode_questions(tokenizer, question_rows(rows, i), 32, split)
             for i, (split, rows) in enumerate({"train": 100, "validation": 20, "test": 20}.items())
         },
         [],
     )
     (tmp_path / "checkpoints").mkdir()
     config = FullConfig(task="span", **TRAINING)
-    card = classify(config, COMPUTE, encoded, base, None, tmp_path / "out", tmp_path / "checkpoints")
+    card = classify(config, encoded, base, None, tmp_path / "out", tmp_path / "checkpoints")
     assert card["validation"]["exact_match"] > 0.9 and card["validation"]["f1"] > 0.9
     model, _, _ = load(tmp_path / "out")
     rows = read_rows(encoded, "test", "span")
     assert (
-        _span.answers_of(_span.predict_rows(model, rows, 4), rows)[:3]
+        judging_spans.answers_of(judging_spans.predict_rows(model, rows, 4), rows)[:3]
         == [r["answers"][0] for r in question_rows(20, 2)][:3]
     )
-    report = evaluate(
-        EvaluateConfig(bootstrap=100, batch_rows=8), COMPUTE, {"full": tmp_path / "out"}, encoded, tmp_path / "test"
+    report = evaluate_classify(
+        ClassifyConfig(bootstrap=100, batch_rows=8), COMPUTE, {"full": tmp_path / "out"}, encoded, tmp_path / "test"
     )
     assert report["full"]["exact_match"]["value"] > 0.9 and "length" in report["full"]["slices"]
 
@@ -229,11 +236,11 @@ def test_feature_extraction_is_for_texts_only(base: Path, tmp_path: Path) -> Non
     encoded = write_set(
         tmp_path / "encoded",
         {
-            split: _token.encode_words(load_tokenizer(base), token_rows(4, 0), TAGS, 32, split)
+            split: judging_words.encode_words(load_tokenizer(base), token_rows(4, 0), TAGS, 32, split)
             for split in ("train", "validation")
         },
         TAGS,
     )
     config = FrozenConfig(task="token", class_weights="none", l2=0.01, steps=5, patience=5)
     with pytest.raises(UsageError, match="for classify.task `token` use full or lora"):
-        classify(config, COMPUTE, encoded, base, None, tmp_path / "out", tmp_path)
+        classify(config, encoded, base, None, tmp_path / "out", tmp_path)

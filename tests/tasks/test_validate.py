@@ -9,20 +9,20 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from tasks._clean import clean, damage
-from tasks._split import SPLITS, split_of, split_text, text_digest
-from tasks._stage import DataError
-from tasks.validate import ValidateConfig, validate
+from ajuste.core.errors import DataError
+from ajuste.rows.clean import clean, damage
+from ajuste.rows.split import SPLITS, split_of, split_text, text_digest
+from tasks.validate.reviews import ReviewsConfig, validate_reviews
 
 LABELS = ["bad", "fine", "good"]
 EACH = 20  # broken rows of each kind: 2 % of 1,000
 WORDS = [f"{a}{b}{c}" for a in "bdfgk" for b in "aeiou" for c in "lmnrst"]
 
 
-def config(**changes) -> ValidateConfig:
+def config(**changes) -> ReviewsConfig:
     values = {"set": "mine", "sample": 1.0, "max_chars": 20_000, "near_duplicate_jaccard": 0.8,
               "max_quarantine_share": 0.2, "min_class_share": 0.05, "batch_rows": 256}  # fmt: skip
-    return ValidateConfig(**{**values, **changes})
+    return ReviewsConfig(**{**values, **changes})
 
 
 def make_set(
@@ -79,7 +79,7 @@ def made(tmp_path_factory) -> dict:
     generator.shuffle(tail)
     folder = tmp_path_factory.mktemp("validate")
     data = make_set(folder / "data", [row for row, _ in head + tail])
-    report = validate(config(), None, data, folder / "out")
+    report = validate_reviews(config(), None, data, folder / "out")
     kinds = {f"data/mine/mine.csv:{i + 2}": kind for i, (_, kind) in enumerate(head + tail)}
     return {"good": good, "kinds": kinds, "out": folder / "out", "report": report, "data": data,
             "quarantine": pq.read_table(folder / "out/quarantine.parquet").to_pylist()}  # fmt: skip
@@ -142,7 +142,7 @@ def test_quarantined_text_is_kept_with_its_damage_written_out(made):
 
 
 def test_two_runs_and_other_batches_write_the_same_bytes(made, tmp_path):
-    validate(config(batch_rows=97), None, made["data"], tmp_path / "again")
+    validate_reviews(config(batch_rows=97), None, made["data"], tmp_path / "again")
     first, again = (
         {path.name: path.read_bytes() for path in folder.iterdir()} for folder in (made["out"], tmp_path / "again")
     )
@@ -157,7 +157,7 @@ def test_adding_rows_never_moves_one(made, tmp_path):
         rows = [tuple(f.encode("utf-8", "surrogateescape") for f in row) for row in list(csv.reader(file))[1:]]
     more = [(sentence(generator).encode(), b"good") for _ in range(300)]
     data = make_set(tmp_path / "data", more[:150] + rows + more[150:])
-    validate(config(), None, data, tmp_path / "out")
+    validate_reviews(config(), None, data, tmp_path / "out")
     after = {row["row_id"]: row["split"] for row in kept(tmp_path / "out")}
     assert all(after[row_id] == split for row_id, split in before.items() if row_id in after)
     assert len(before.keys() & after.keys()) >= len(before) - 2 and len(after) > len(before) + 250
@@ -165,19 +165,19 @@ def test_adding_rows_never_moves_one(made, tmp_path):
 
 def test_too_many_bad_rows_stop_the_run_and_stay_reachable(made, tmp_path):
     with pytest.raises(DataError) as caught:
-        validate(config(max_quarantine_share=0.1), None, made["data"], tmp_path / "out")
+        validate_reviews(config(max_quarantine_share=0.1), None, made["data"], tmp_path / "out")
     message = str(caught.value)
     assert "160 of 1000 rows" in message and "conflicting_label 40 (first: data/mine/mine.csv:" in message
     assert f"{tmp_path}/out.failed/quarantine.parquet" in message and "\n" not in message
     assert not (tmp_path / "out").exists()
     assert pq.read_table(tmp_path / "out.failed/quarantine.parquet").num_rows == 160
     assert not json.loads((tmp_path / "out.failed/validation.json").read_text())["checks"][-1]["passed"]
-    validate(config(), None, made["data"], tmp_path / "out")
+    validate_reviews(config(), None, made["data"], tmp_path / "out")
     assert not (tmp_path / "out.failed").exists()
 
 
 def test_a_sample_is_part_of_the_whole(made, tmp_path):
-    report = validate(config(sample=0.5), None, made["data"], tmp_path / "out")
+    report = validate_reviews(config(sample=0.5), None, made["data"], tmp_path / "out")
     assert 400 < report["rows"]["read"] < 600
     assert {r["row_id"] for r in kept(tmp_path / "out")} - {r["row_id"] for r in kept(made["out"])} <= {
         r["row_id"] for r in made["quarantine"]
@@ -195,7 +195,7 @@ def test_web_residue_is_cleaned_and_counted_and_what_is_left_is_warned_about(tmp
         b"a perfectly plain sentence",
     ]
     data = make_set(tmp_path / "data", [(text, b"good") for text in texts])
-    report = validate(config(), None, data, tmp_path / "out")
+    report = validate_reviews(config(), None, data, tmp_path / "out")
     assert report["cleaned"] == {"line_breaks": 1, "entities": 1, "windows_1252": 1}
     found = {row["text"] for row in kept(tmp_path / "out")}
     assert {"one\n\ntwo words here", "salt & pepper all over", "the caf’s menu was long"} <= found and len(found) == 7
@@ -213,7 +213,7 @@ def test_cleaning_by_hand():
 def test_label_names_translate_the_values_of_a_file(tmp_path):
     rows = [(f"text number {i} {sentence(random.Random(i))}".encode(), b"01"[i % 2 : i % 2 + 1]) for i in range(50)]
     data = make_set(tmp_path / "data", rows, ["no", "yes"], label_names={"0": "no", "1": "yes"})
-    validate(config(), None, data, tmp_path / "out")
+    validate_reviews(config(), None, data, tmp_path / "out")
     assert all(row["label"] == int(row["text"].split()[2]) % 2 for row in kept(tmp_path / "out"))
 
 
@@ -232,7 +232,7 @@ def test_a_file_that_is_wrong_as_a_whole_stops_the_run(tmp_path, content, messag
     if content is not None:
         (data / "mine.csv").write_bytes(content)
     with pytest.raises(DataError, match=message) as caught:
-        validate(config(), None, data, tmp_path / "out")
+        validate_reviews(config(), None, data, tmp_path / "out")
     assert "\n" not in str(caught.value)
 
 
@@ -246,5 +246,5 @@ def test_a_wrong_set_yaml_names_the_key(tmp_path, change, message):
     path = data / "set.yaml"
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **change}))
     with pytest.raises(DataError, match=message) as caught:
-        validate(config(), None, data, tmp_path / "out")
+        validate_reviews(config(), None, data, tmp_path / "out")
     assert str(path) in str(caught.value)

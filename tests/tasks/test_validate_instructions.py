@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tasks._split import SPLITS, split_of, split_text, text_digest
-from tasks._stage import DataError
-from tasks.validate import InstructionsConfig, validate_instructions
+from ajuste.core.errors import DataError
+from ajuste.rows.split import SPLITS, split_of, split_text, text_digest
+from tasks.validate.instructions import InstructionsConfig, validate_instructions
 from tests.instruction_files import ROWS, broken, pairs, sentence, write_set
 
 ROOT = Path(__file__).parents[2]

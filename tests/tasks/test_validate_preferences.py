@@ -7,10 +7,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tasks._agreement import agreement
-from tasks._split import SPLITS, split_of, split_text, text_digest
-from tasks._stage import DataError
-from tasks.validate import PreferencesConfig, validate_preferences
+from ajuste.core.errors import DataError
+from ajuste.learning.statistics.agreement import agreement
+from ajuste.rows.split import SPLITS, split_of, split_text, text_digest
+from tasks.validate.preferences import PreferencesConfig, validate_preferences
 from tests.instruction_files import sentence
 from tests.preference_files import ROWS, broken, rated, transcript, triples, write_set
 
@@ -245,7 +245,7 @@ def test_adding_texts_moves_none_and_a_sample_is_a_part(ratings, tmp_path):
 
 
 def test_ratings_write_the_same_bytes_in_other_batches(ratings, tmp_path, monkeypatch):
-    monkeypatch.setattr("tasks._preferences_pairs.BUCKET_ROWS", 50)
+    monkeypatch.setattr("ajuste.rows.layouts.rated_pairs.BUCKET_ROWS", 50)
     validate_preferences(config(batch_rows=200), None, ratings["data"], tmp_path / "again")
     first, again = ({path.name: path.read_bytes() for path in folder.iterdir()} for folder in
                     (ratings["out"], tmp_path / "again"))  # fmt: skip

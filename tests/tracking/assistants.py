@@ -8,13 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks import _merge_instruct as merging
-from tasks._stage import Compute
+from ajuste.core.params import Compute
+from tasks.merge import decoder as merging
 from tests import tiny_decoders as tiny
 from tests.tracking import projects
 
 COMPUTE = Compute(dtype="float32", device="cpu", threads=1, seed=0)
-MERGE = merging.InstructConfig(dtype="float32", max_logit_difference=1e-3, min_equal_tokens=1.0, rows=2, prompts=2,
+MERGE = merging.DecoderConfig(dtype="float32", max_logit_difference=1e-3, min_equal_tokens=1.0, rows=2, prompts=2,
                                new_tokens=4)
 STAGES = {
     "encode_instructions": (["artifacts/base/decoder"], "artifacts/encoded/instructions"),
@@ -46,7 +46,7 @@ def make(root: Path, method: str = "lora", seed: int = 10, loss: float = 2.0) ->
     card["validation"] = {"loss": loss, "perplexity": float(np.exp(loss))}
     (trained / "ajuste.json").write_text(json.dumps(card))
     projects.write_history(trained / "history.jsonl", 6)
-    merging.merge_instruct(MERGE, COMPUTE, trained, base, encoded, artifacts / "merged/instruct")
+    merging.merge_decoder(MERGE, COMPUTE, trained, base, encoded, artifacts / "merged/instruct")
     evaluate(artifacts / "evaluated/instruct", seed)
     control(artifacts / "evaluated", seed)
     lock(root, method)

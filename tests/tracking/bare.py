@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks._stage import home
-from tracking._store import client
+from ajuste.core.home import home
+from ajuste.tracking.runs.store import client
 
 READS = ("get_", "search_", "download_", "list_", "load_", "parse_", "__", "_")
 

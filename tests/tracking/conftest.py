@@ -4,14 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from tasks._stage import home
+from ajuste.core.home import home
 
 
 @pytest.fixture(scope="session")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose stages are recorded under one parent and whose models are registered. To be read only."""
+    from ajuste.tracking.project import versions
+    from ajuste.tracking.registry import registry
+    from ajuste.tracking.runs import runs
     from tests.tracking import projects
-    from tracking import registry, runs, versions
 
     root = projects.make(tmp_path_factory.mktemp("recorded"))
     with pytest.MonkeyPatch.context() as patch:

@@ -8,8 +8,8 @@ import os
 import signal
 import sys
 
+from ajuste.tracking.registry import promotion
 from tests.tracking.bare import writes
-from tracking import promotion
 
 
 def main(kind: str, name: str, version: str, at: str) -> None:

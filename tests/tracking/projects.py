@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from learning import classifier
-from tasks._params import key_of, md5_of
+from ajuste.core.stages import key_of, md5_of
+from ajuste.models.folder import sha256_of
 from tests.tiny_classifiers import LABELS, tiny_adapter, tiny_base, tiny_full, tiny_merged
 
 STRATEGIES = ("frozen", "full", "lora")
@@ -47,14 +47,14 @@ def make(root: Path, seed: int = 0, moved: float = 0.0) -> Path:
         "frozen": tiny_full(base, artifacts / "merged/classify_frozen", seed + 4, pooling="mean"),
         "lora": merged,
     }
-    for strategy, folder in [*folders.items(), ("lora", adapter)]:
-        about = json.loads((folder / "ajuste.json").read_text())
+    for strategy, place in [*folders.items(), ("lora", adapter)]:
+        about = json.loads((place / "ajuste.json").read_text())
         value = VALIDATION[strategy] + moved
         about |= {"strategy": strategy, "validation": {"loss": 0.4, "accuracy": value, "macro_f1": value},
                   "parameters": {"total": 20_000, "trainable": TRAINABLE[strategy],
                                  "share": TRAINABLE[strategy] / 20_000}}
-        (folder / "ajuste.json").write_text(json.dumps(about))
-        write_history(folder / "history.jsonl", 6)
+        (place / "ajuste.json").write_text(json.dumps(about))
+        write_history(place / "history.jsonl", 6)
     prove(root)
     encode(artifacts / "encoded/reviews")
     evaluate(artifacts / "evaluated/classify", seed)
@@ -78,9 +78,9 @@ def prove(root: Path) -> None:
     merged, adapter = root / "artifacts/merged/classify_lora", root / "artifacts/adapters/classify_lora"
     (merged / "proof.json").write_text(json.dumps({
         "max_logit_difference": 4.8e-7, "tolerance": 1e-4, "equal_predictions": 1.0, "rows": TEST_ROWS,
-        "dtype": "float32", "adapter_sha256": classifier.sha256_of(adapter / "adapter_model.safetensors"),
-        "base_sha256": classifier.sha256_of(root / "artifacts/base/encoder/model.safetensors"),
-        "merged_sha256": classifier.sha256_of(merged / "model.safetensors"),
+        "dtype": "float32", "adapter_sha256": sha256_of(adapter / "adapter_model.safetensors"),
+        "base_sha256": sha256_of(root / "artifacts/base/encoder/model.safetensors"),
+        "merged_sha256": sha256_of(merged / "model.safetensors"),
     }))
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks._stage import home
-from tracking import registry, runs, versions
+from ajuste.core.home import home
+from ajuste.tracking.project import versions
+from ajuste.tracking.registry import registry
+from ajuste.tracking.runs import runs
 
 
 @contextmanager

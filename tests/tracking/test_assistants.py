@@ -9,15 +9,19 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from learning import chat, decoder
-from learning.classifier import sha256_of
-from learning.generate import generate
-from tasks._stage import DataError
+from ajuste.core.errors import DataError
+from ajuste.learning.text import chat
+from ajuste.learning.text.generate import generate
+from ajuste.models import decoder
+from ajuste.models.folder import sha256_of
+from ajuste.tracking.comparing import compare
+from ajuste.tracking.comparing import text as text
+from ajuste.tracking.project import versions
+from ajuste.tracking.registry import registry
+from ajuste.tracking.runs import store as runs_store
 from tests.tracking import assistants
 from tests.tracking.stored import stored, within
 from tests.tracking.test_runs import history_of, run_of
-from tracking import _compare_text as text
-from tracking import _store, compare, registry, versions
 
 NAME, ADAPTER = "assistant", "assistant-adapter"
 
@@ -83,7 +87,7 @@ def test_what_cannot_be_merged_is_served_as_adapter_and_says_so(project) -> None
     path = registry.resolve(f"{NAME}/{version.version}").path
     assert version.tags["sha256"] == sha256_of(path / "adapter_model.safetensors")
     decoder.load(path, project["prefix"] / "artifacts/base/decoder")
-    page = _store.client().get_model_version(NAME, version.version).description
+    page = runs_store.client().get_model_version(NAME, version.version).description
     assert "It cannot be merged: this version is the adapter itself" in page
     full = by_strategy()["full"]
     assert full.tags["served_as"] == "whole" and "nothing to merge" in full.tags["proof.why"]
@@ -91,7 +95,7 @@ def test_what_cannot_be_merged_is_served_as_adapter_and_says_so(project) -> None
 
 
 def test_pages_say_what_was_found(project) -> None:
-    client = _store.client()
+    client = runs_store.client()
     page = client.get_model_version(NAME, by_strategy()["lora"].version).description
     assert page.startswith("lora, held-out loss 2.000\n")
     for said in ("merged into its base", "held-out (40 rows): loss 2.0000 [1.9000, 2.1000], of the base 2.4000",
@@ -113,7 +117,7 @@ def test_runs_hold_curves_figures_and_datasets(project) -> None:
                "perplexity/instruct": float(np.exp(2.0)), "rougeL/base": 0.24, "rules/instruct": 0.3,
                "reviews_accuracy/classifier": 0.8}
     assert {key: run.data.metrics[key] for key in figures} == figures
-    results = {file.path for file in _store.client().list_artifacts(run.info.run_id, "results")}
+    results = {file.path for file in runs_store.client().list_artifacts(run.info.run_id, "results")}
     assert results == {f"results/{name}" for name in ("instruct.json", "answers.jsonl", "rows.parquet")}
     (run,) = run_of("forgetting_instruct")
     assert run.data.metrics["forgetting/general_low"] == 0.08 and run.data.metrics["score/boolq"] == 0.5
@@ -121,7 +125,7 @@ def test_runs_hold_curves_figures_and_datasets(project) -> None:
     assert run.data.metrics["proof/equal_greedy_tokens"] == 1.0 and "curve/loss" not in run.data.metrics
     inputs = {dataset.dataset.name for dataset in run.inputs.dataset_inputs}
     assert inputs == {*assistants.STAGES["merge_instruct"][0], "artifacts/merged/instruct"}
-    parent = _store.client().get_run(run.data.tags["mlflow.parentRunId"])
+    parent = runs_store.client().get_run(run.data.tags["mlflow.parentRunId"])
     note = parent.data.tags["mlflow.note.content"]
     assert "| evaluate_instruct | loss/base 2.400" in note and parent.data.metrics["forgetting/boolq"] == 0.1
 
@@ -142,7 +146,7 @@ def test_it_answers_where_ajuste_is_not_installed(project, tmp_path) -> None:
     asked = ["Name a warm film.", "What is slow?"]
     code = ("import sys, json, mlflow; m = mlflow.pyfunc.load_model(sys.argv[1]);"
             "print(json.dumps(m.predict(json.loads(sys.argv[2])).to_dict('list')));"
-            "print(sys.modules['learning.chat'].__file__)")
+            "print(sys.modules['ajuste.learning.text.chat'].__file__)")
     done = subprocess.run([sys.executable, "-I", "-c", code, str(folder), json.dumps(asked)], cwd=tmp_path,
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

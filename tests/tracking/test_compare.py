@@ -10,10 +10,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from tasks._stage import UsageError
+from ajuste.core.errors import UsageError
+from ajuste.tracking.comparing import compare
+from ajuste.tracking.comparing import rows as comparing_rows
+from ajuste.tracking.comparing import text as text
+from ajuste.tracking.registry import registry
 from tests.tracking import projects
-from tracking import _compare_rows, compare, registry
-from tracking import _compare_text as text
 
 NAME = "reviews-classifier"
 SCHEMA = {
@@ -80,7 +82,7 @@ def test_the_paired_difference_is_that_of_a_plain_bootstrap(found: dict) -> None
 def test_a_real_difference_is_called_so(project: Path, monkeypatch) -> None:
     rights = {"1": {f"{i}": (i % 4 == 0, 1) for i in range(200)}, "2": {f"{i}": (i % 4 != 0, 1) for i in range(200)},
               "3": {f"{i}": (i % 4 == 0, 1) for i in range(50, 250)}}
-    monkeypatch.setattr(_compare_rows, "right", lambda version: rights[version.version])
+    monkeypatch.setattr(comparing_rows, "right", lambda version: rights[version.version])
     first, second = compare.compare(NAME)["paired"]
     assert first["rows"] == 150 and first["difference"] == 0 and first["verdict"] == "no clear difference"
     assert second["verdict"] == "better" and second["low"] > 0.2
@@ -131,7 +133,7 @@ def test_markdown_is_a_table_with_a_cell_for_every_version(found: dict) -> None:
 
 
 def test_the_command_writes_what_it_shows(project: Path, tmp_path: Path) -> None:
-    from cli.compare import command
+    from ajuste.cli.models.compare import command
 
     app = typer.Typer()
     app.command()(command)
@@ -150,7 +152,7 @@ def test_the_command_writes_what_it_shows(project: Path, tmp_path: Path) -> None
 def test_parameters_of_stages_of_one_verb_do_not_overwrite_each_other() -> None:
     from types import SimpleNamespace
 
-    from tracking.compare import _parameters
+    from ajuste.tracking.comparing.compare import _parameters
 
     given = {"merge_ppo": {"rows": "8"}, "ppo": {"lr": "6e-4"}, "base_decoder": {"source": "d"},
              "base_encoder": {"source": "e"}, "gold": {"rows": "2000"}, "reward": {"compute.seed": "0"}}  # fmt: skip

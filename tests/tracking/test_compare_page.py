@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cli.main import app
-from tasks._stage import UsageError
+from ajuste.cli.main import app
+from ajuste.core.errors import UsageError
+from ajuste.tracking.comparing import compare
+from ajuste.tracking.pages import compare_page as page
+from ajuste.tracking.pages import compare_svg as svg
 from tests.tracking.test_report import parsed
-from tracking import _compare_page as page
-from tracking import _compare_svg as svg
-from tracking import compare
 
 NAME = "reviews-classifier"
 HOSTILE = "<script>alert('x')</script>\"&"

@@ -9,16 +9,20 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from tasks._params import DataError, UsageError, read_yaml
-from tasks._stage import home
-from tests.imports import ROOT
+from ajuste.core.errors import DataError, UsageError
+from ajuste.core.home import home
+from ajuste.core.imports import ROOT
+from ajuste.core.params import read_yaml
+from ajuste.tracking.project import versions
+from ajuste.tracking.registry import promotion, registry
+from ajuste.tracking.registry.families import CLASSIFIER
+from ajuste.tracking.registry.tags import unfold
+from ajuste.tracking.runs import runs
+from ajuste.tracking.runs.store import client
+from ajuste.tracking.verdicts import evidence as gathering
+from ajuste.tracking.verdicts import gate
 from tests.tiny_classifiers import LABELS
 from tests.tracking import projects
-from tracking import _gate_evidence as gathering
-from tracking import gate, promotion, registry, runs, versions
-from tracking._families import CLASSIFIER
-from tracking._store import client
-from tracking._tags import unfold
 
 NAME = "reviews-classifier"
 GATE = read_yaml(ROOT / "policy.yaml")["gate"]
@@ -202,7 +206,7 @@ def test_scoring_and_measuring_run_in_a_process_of_their_own(second: Path) -> No
 
 
 def test_the_report_has_the_last_verdict_of_each_name(second: Path) -> None:
-    from tracking import report
+    from ajuste.tracking.pages import report
 
     assert report._gates([]) == []
     client().set_registered_model_alias(NAME, "champion", "6")
@@ -231,6 +235,6 @@ def test_numbers_are_those_of_the_rows(second: Path) -> None:
     client().set_registered_model_alias(NAME, "champion", "3")
     rule = gate.judge(NAME).rules[1]
     d = np.array([float(i < 57) - float(i < 39) for i in range(60)])
-    from learning.comparison import gain
+    from ajuste.learning.statistics.paired import gain
 
     assert rule.value == gain(d).lower

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks._params import UsageError
-from tracking import _gate_evidence as gathering
-from tracking._families import PPO, REWARD, SFT
-from tracking.registry import Version
+from ajuste.core.errors import UsageError
+from ajuste.tracking.registry.families import PPO, REWARD, SFT
+from ajuste.tracking.registry.registry import Version
+from ajuste.tracking.verdicts import evidence as gathering
 
 PAIR = {"te1": (1.0, 1.0), "te2": (0.5, 1.0)}
 

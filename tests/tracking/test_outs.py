@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tracking._outs import DIFFERENT, EQUAL, WITHIN, compare, difference
+from ajuste.tracking.again.outs import DIFFERENT, EQUAL, WITHIN, compare, difference
 
 
 def tensors(path: Path, **changed: torch.Tensor) -> Path:
@@ -72,10 +72,10 @@ def test_other_files_by_their_bytes_and_damaged_ones(tmp_path: Path) -> None:
 
 
 def test_an_out_is_equal_within_the_tolerance_or_different(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tasks._params import md5_of
+    from ajuste.core.stages import md5_of
 
-    monkeypatch.setattr("tracking._outs.cached_bytes", lambda md5: None)
-    monkeypatch.setattr("tracking._outs.cached", lambda md5: None)
+    monkeypatch.setattr("ajuste.tracking.again.outs.cached_bytes", lambda md5: None)
+    monkeypatch.setattr("ajuste.tracking.again.outs.cached", lambda md5: None)
     kept, new = tmp_path / "kept", tmp_path / "clone/artifacts/x"
     for folder, value in ((kept, 0.5), (new, 0.5001)):
         folder.mkdir(parents=True)

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tasks._stage import DataError, UsageError
-from tests.imports import ROOT
+from ajuste.core.errors import DataError, UsageError
+from ajuste.core.imports import ROOT
+from ajuste.tracking.comparing import compare
+from ajuste.tracking.registry import promotion, rank, registry
+from ajuste.tracking.runs.store import client
 from tests.tracking.bare import Killed, aliases, at_home, registered, writes
-from tracking import _rank, compare, promotion, registry
-from tracking._store import client
 
 ALL = ["set_registered_model_tag", "set_model_version_tag", "set_registered_model_alias", "set_registered_model_alias",
        "create_run", "set_terminated", "delete_registered_model_tag"]
@@ -107,7 +108,7 @@ def test_a_move_killed_at_any_write_is_finished_by_whoever_comes_next(at: int) -
     with pytest.raises(Killed), writes(1, kill):  # the one that finishes it is killed too
         promotion.settle(name)
         raise Killed  # nothing to do
-    _rank.rank(name)
+    rank.rank(name)
     if at:
         assert aliases(name) == {"challenger": "3", "champion": "1", "previous": "2"}
         assert moves(name) == [("outside", None, "2"), ("rollback", "2", "1")]
@@ -317,7 +318,7 @@ def killed_then_told(name: str, kind: str, at: str, known: list[tuple]) -> bool:
     before = aliases(name)
     killed = move_in_process(kind, name, "2", at)
     assert killed.returncode in (-signal.SIGKILL, 0), killed.stderr[-2000:]
-    command = [sys.executable, "-m", "cli.main", "history", name, "--json"]
+    command = [sys.executable, "-m", "ajuste.cli.main", "history", name, "--json"]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert said.returncode == 0, said.stderr
     told = [(row["kind"], row["from"], row["to"]) for row in reversed(json.loads(said.stdout))]

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.imports import ROOT
+from ajuste.core.imports import ROOT
+from ajuste.tracking.registry import promotion
+from ajuste.tracking.runs.store import client
 from tests.tracking.bare import aliases, at_home, registered
 from tests.tracking.test_promotion import is_open, moves, runs_of
 from tests.tracking.test_server import postgres, server  # noqa: F401
-from tracking import promotion
-from tracking._store import client
 
 pytestmark = pytest.mark.slow
 

@@ -13,13 +13,16 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from cli.main import app
-from tasks._params import UsageError
-from tasks._stage import home
+from ajuste.cli.main import app
+from ajuste.core.errors import UsageError
+from ajuste.core.home import home
+from ajuste.tracking.project import versions
+from ajuste.tracking.pruning import prune
+from ajuste.tracking.pruning import registry_plan as rules
+from ajuste.tracking.registry import promotion, registry
+from ajuste.tracking.runs import store as runs_store
 from tests.tracking import projects
 from tests.tracking.stored import stored, within
-from tracking import _prune_registry as rules
-from tracking import _store, promotion, prune, registry, versions
 
 NAME, ADAPTER = "reviews-classifier", "reviews-classifier-adapter"
 
@@ -73,21 +76,21 @@ def test_what_goes_and_what_stays(store: Path) -> None:
 
 def test_never_an_alias_nor_what_it_names(store: Path) -> None:
     for alias, number in (("champion", "3"), ("previous", "2"), ("mine", "1")):
-        _store.client().set_registered_model_alias(NAME, alias, number)
+        runs_store.client().set_registered_model_alias(NAME, alias, number)
         if number == "3":
             assert goes(prune.plan(1)) == {f"{NAME}/1", f"{NAME}/2"}  # version 3 names adapter 1
     assert goes(prune.plan(1)) == set()
 
 
 def test_never_a_version_of_an_open_move(store: Path) -> None:
-    _store.client().set_registered_model_tag(NAME, promotion.INTENT, json.dumps({"from": "2", "to": "1"}))
+    runs_store.client().set_registered_model_tag(NAME, promotion.INTENT, json.dumps({"from": "2", "to": "1"}))
     assert goes(prune.plan(1)) == {f"{NAME}/3", f"{ADAPTER}/1"}
-    _store.client().set_registered_model_tag(NAME, promotion.INTENT, "not JSON")
+    runs_store.client().set_registered_model_tag(NAME, promotion.INTENT, "not JSON")
     assert goes(prune.plan(1)) == set()  # it could mean any of them
 
 
 def test_never_the_base_of_a_kept_version(store: Path) -> None:
-    _store.client().set_model_version_tag(NAME, "6", "base_version", f"{NAME}/2")
+    runs_store.client().set_model_version_tag(NAME, "6", "base_version", f"{NAME}/2")
     assert goes(prune.plan(1)) == {f"{NAME}/1", f"{NAME}/3", f"{ADAPTER}/1"}
 
 
@@ -102,11 +105,11 @@ def test_a_plan_writes_nothing_and_carrying_it_out_frees_what_it_said(store: Pat
     assert numbers(NAME) == ["4", "5", "6"] and numbers(ADAPTER) == ["2"]
     assert not folder.exists() and (kept / "model.safetensors").exists()
     assert prune.plan(1).items == []
-    runs = _store.client().search_runs([_store.experiment_id()], f"tags.`{rules.PRUNED}` = 'true'")
+    runs = runs_store.client().search_runs([runs_store.experiment_id()], f"tags.`{rules.PRUNED}` = 'true'")
     assert runs and all(not list(Path(run.info.artifact_uri.removeprefix("file://")).glob("*")) for run in runs)
     assert any(run.data.metrics.get("validation/accuracy") for run in runs)  # figures stay
     loaded = registry.resolve(NAME)
-    assert loaded.version == "6" and _store.client().list_artifacts(loaded.run_id)
+    assert loaded.version == "6" and runs_store.client().list_artifacts(loaded.run_id)
 
 
 @pytest.mark.slow
@@ -130,7 +133,7 @@ def test_killed_at_a_write_the_next_call_ends_it(store: Path, monkeypatch, write
 
 def test_a_version_promoted_since_the_plan_is_not_touched(store: Path) -> None:
     made = prune.plan(1)
-    _store.client().set_registered_model_alias(NAME, "champion", "2")
+    runs_store.client().set_registered_model_alias(NAME, "champion", "2")
     with pytest.raises(UsageError, match=f"{NAME}/2 got an alias"):
         prune.carry_out(made)
     assert registry.resolve(f"{NAME}/2").path.is_dir() and len(numbers(NAME)) == 6

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks._params import DataError
-from tracking import publish
+from ajuste.core.errors import DataError
+from ajuste.tracking.project import publish
 
 
 def git(*args: str) -> str:

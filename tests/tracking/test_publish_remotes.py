@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from cli._processes import free_port, is_free
-from tasks._params import DataError
+from ajuste.cli.processes import free_port, is_free
+from ajuste.core.errors import DataError
+from ajuste.tracking.project import publish
 from tests.tracking.test_publish import dvc, project, with_dvc
-from tracking import publish
 
 __all__ = ["project"]
 pytestmark = pytest.mark.slow

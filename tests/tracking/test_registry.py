@@ -8,11 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from learning import classifier
-from tasks._stage import DataError, UsageError, home
+from ajuste.core.errors import DataError, UsageError
+from ajuste.core.home import home
+from ajuste.models import classifier
+from ajuste.models.folder import sha256_of
+from ajuste.tracking.project import versions
+from ajuste.tracking.registry import register, registry
+from ajuste.tracking.runs import store
 from tests.tracking import projects
 from tests.tracking.test_runs import history_of
-from tracking import _register, _store, registry, versions
 
 NAME, ADAPTER = "reviews-classifier", "reviews-classifier-adapter"
 TEXTS = ["a warm film", "dull", "the plot is not very good and the actor is bad"]
@@ -44,42 +48,42 @@ def test_every_strategy_is_a_version_and_the_adapter_too(project: Path) -> None:
     assert {NAME, ADAPTER} <= set(registry.names()) and set(found) == {"frozen", "full", "lora"}
     for strategy, version in found.items():
         folder = Path(f"artifacts/merged/classify_{strategy}")
-        assert version.tags["sha256"] == classifier.sha256_of(folder / "model.safetensors")
+        assert version.tags["sha256"] == sha256_of(folder / "model.safetensors")
         assert version.tags["method"] == "classify" and version.tags["base_id"] == "tiny"
         result = json.loads(Path(f"artifacts/evaluated/classify/{strategy}.json").read_text())
         assert float(version.tags["test.accuracy.low"]) == result["accuracy"]["low"]
-        run = _store.client().get_run(version.run_id)  # what MLflow's own compare page shows
+        run = store.client().get_run(version.run_id)  # what MLflow's own compare page shows
         assert run.data.metrics["test/accuracy_high"] == result["accuracy"]["high"]
         assert version.tags["stage_key"] == run.data.tags["ajuste.stage_key"]
     (adapter,) = registry.versions(ADAPTER)
     assert found["lora"].tags["adapter_version"] == adapter.version
     assert float(found["lora"].tags["proof.max_logit_difference"]) == 4.8e-7
     assert "head_sha256" in found["frozen"].tags and "head_sha256" not in found["full"].tags
-    trained = _store.client().get_run(adapter.run_id)
+    trained = store.client().get_run(adapter.run_id)
     assert trained.data.metrics["test/accuracy"] == float(found["lora"].tags["test.accuracy"])
     assert aliases(NAME) == {"challenger": found["lora"].version}  # as good as `full`, with fewer trained parameters
     assert aliases(ADAPTER) == {} and "unranked" not in found["lora"].tags
 
 
 def test_registering_again_changes_nothing(project: Path) -> None:
-    client = _store.client()
+    client = store.client()
     before = [registry.versions(name) for name in registry.names()]
-    models = len(client.search_logged_models([_store.experiment_id()]))
+    models = len(client.search_logged_models([store.experiment_id()]))
     assert registry.register_all(None) == []
     assert [registry.versions(name) for name in registry.names()] == before
-    assert len(client.search_logged_models([_store.experiment_id()])) == models
+    assert len(client.search_logged_models([store.experiment_id()])) == models
     assert len(history_of(before[0][0].run_id, "test/accuracy")) == 1
 
 
 def test_the_page_of_a_logged_model_has_its_metrics_params_and_version(project: Path) -> None:
     version = by_strategy(NAME)["lora"]
-    model = _store.client().get_logged_model(version.tags["model_id"])
+    model = store.client().get_logged_model(version.tags["model_id"])
     numbers = {metric.key: metric.value for metric in model.metrics}
     assert numbers["test/accuracy"] == float(version.tags["test.accuracy"]) and numbers["validation/macro_f1"] == 0.82
     assert {metric.dataset_name for metric in model.metrics} == {"artifacts/encoded/reviews"}
     assert model.params["r"] == "8" and model.params["merge.dtype"] == "float32"
     assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": NAME, "version": version.version}]
-    assert len(_store.client().get_model_version(NAME, version.version).tags) <= 12  # a row of MLflow's list
+    assert len(store.client().get_model_version(NAME, version.version).tags) <= 12  # a row of MLflow's list
 
 
 def test_a_version_answers_from_plain_text_and_is_the_model_that_was_saved(project: Path, monkeypatch) -> None:
@@ -87,7 +91,7 @@ def test_a_version_answers_from_plain_text_and_is_the_model_that_was_saved(proje
     import numpy as np
     import pandas as pd
 
-    monkeypatch.setattr(mlflow.tracking._tracking_service.utils, "_tracking_uri", _store.tracking_uri())
+    monkeypatch.setattr(mlflow.tracking._tracking_service.utils, "_tracking_uri", store.tracking_uri())
     for strategy, version in by_strategy(NAME).items():
         model = mlflow.pyfunc.load_model(f"models:/{NAME}/{version.version}")
         answers = [model.predict(TEXTS), model.predict(pd.DataFrame({"text": TEXTS}))]
@@ -103,7 +107,7 @@ def test_a_version_answers_from_plain_text_and_is_the_model_that_was_saved(proje
 def test_a_version_loads_where_ajuste_is_not_installed(project: Path, tmp_path: Path) -> None:
     folder = registry.resolve(NAME).path.parents[1]
     code = ("import sys, mlflow; m = mlflow.pyfunc.load_model(sys.argv[1]); print(list(m.predict(['dull'])['label']));"
-            "print(sys.modules['learning.classifier'].__file__)")
+            "print(sys.modules['ajuste.models.classifier'].__file__)")
     env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     command = [sys.executable, "-c", code, str(folder)]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
@@ -120,13 +124,13 @@ def test_the_adapter_loads_with_plain_peft(project: Path) -> None:
     path = registry.resolve(f"{ADAPTER}/1").path
     model = PeftModel.from_pretrained(base, path)
     assert model.peft_config["default"].base_model_name_or_path == "tiny"
-    assert classifier.sha256_of(path / "adapter_model.safetensors") == registry.versions(ADAPTER)[0].tags["sha256"]
+    assert sha256_of(path / "adapter_model.safetensors") == registry.versions(ADAPTER)[0].tags["sha256"]
 
 
 def test_what_a_reference_means(other, apart) -> None:
     apart(other(seed=100), "meaning")
     registry.register_all(None)
-    name, client = "meaning-classifier", _store.client()
+    name, client = "meaning-classifier", store.client()
     found = by_strategy(name)
     assert registry.resolve(name).version == found["lora"].version and registry.resolve(name).alias == "challenger"
     client.set_registered_model_alias(name, "champion", found["frozen"].version)
@@ -194,13 +198,13 @@ def test_bytes_that_dvc_lock_does_not_name_are_refused(other, apart) -> None:
 
 def test_a_kill_at_any_step_leaves_no_second_version(other, apart, monkeypatch) -> None:
     apart(other(seed=140), "killed")
-    name, client = "killed-classifier", _store.client()
+    name, client = "killed-classifier", store.client()
 
     def kill(*args, **kwargs):
         raise KeyboardInterrupt
 
-    steps = [(_register, "_name"), (type(client), "finalize_logged_model"), (type(client), "log_outputs"),
-             (type(client), "create_model_version"), (_register, "log_scores"), (_register, "rank"),
+    steps = [(register, "_name"), (type(client), "finalize_logged_model"), (type(client), "log_outputs"),
+             (type(client), "create_model_version"), (register, "log_scores"), (register, "rank"),
              (type(client), "set_registered_model_alias")]
     for owner, step in steps:
         with monkeypatch.context() as patch:
@@ -211,14 +215,14 @@ def test_a_kill_at_any_step_leaves_no_second_version(other, apart, monkeypatch) 
     found = registry.versions(name)
     assert [version.tags["strategy"] for version in found] == ["frozen", "full", "lora"]
     assert aliases(name) == {"challenger": "3"} and not any("unranked" in version.tags for version in found)
-    logged = client.search_logged_models([_store.experiment_id()], f"tags.`registered` = '{name}'")
+    logged = client.search_logged_models([store.experiment_id()], f"tags.`registered` = '{name}'")
     assert len(logged) == 3 and all(str(model.status) == "READY" for model in logged)
     for version in found:
         classifier.load(registry.resolve(f"{name}/{version.version}").path)
 
 
 def test_the_challenger_follows_validation_and_only_new_versions_move_it(other, apart) -> None:
-    name, client = "ranked-classifier", _store.client()
+    name, client = "ranked-classifier", store.client()
     apart(other(seed=150), "ranked")
     registry.register_all(None)
     assert aliases(name) == {"challenger": "3"}
@@ -263,8 +267,8 @@ def test_a_new_evaluation_is_no_new_version(other, apart) -> None:
     for version in registry.versions("again-classifier"):
         value, low = (float(version.tags[key]) for key in ("test.accuracy", "test.accuracy.low"))
         assert value - low == pytest.approx(0.05)
-        assert _store.client().get_run(version.run_id).data.metrics["test/accuracy_low"] == low
-        assert f"{low:.4f}" in _store.client().get_model_version(version.name, version.version).description
+        assert store.client().get_run(version.run_id).data.metrics["test/accuracy_low"] == low
+        assert f"{low:.4f}" in store.client().get_model_version(version.name, version.version).description
 
 
 def test_scores_of_other_bytes_are_not_put_on_a_version(other, apart) -> None:
@@ -279,7 +283,7 @@ def test_scores_of_other_bytes_are_not_put_on_a_version(other, apart) -> None:
     assert registry.register_all(None) == []
     after = registry.versions("bytes-classifier")
     assert [a.version for a, b in zip(after, before, strict=True) if a.tags != b.tags] == ["1", "3"]
-    numbers = _store.client().get_run(before[1].run_id).data.metrics
+    numbers = store.client().get_run(before[1].run_id).data.metrics
     assert numbers["test/accuracy_low"] == float(before[1].tags["test.accuracy.low"])
 
 
@@ -295,9 +299,9 @@ def test_without_a_store_reading_makes_none(tmp_path: Path, monkeypatch) -> None
 
 def test_pages_say_where_a_version_came_from(project: Path) -> None:
     version = by_strategy(NAME)["lora"]
-    text = _store.client().get_model_version(NAME, version.version).description
+    text = store.client().get_model_version(NAME, version.version).description
     for part in ("merged, W = W0 + (alpha/r) B A", "validation: accuracy 0.8200", "largest logit difference 4.8e-07",
                  "trained 600 of 20,000 parameters (3.00%)", "stage `merge_classify`", "adapter version 1"):
         assert part in text
-    assert "ajuste compare reviews-classifier" in _store.client().get_registered_model(NAME).description
+    assert "ajuste compare reviews-classifier" in store.client().get_registered_model(NAME).description
     assert versions.stage_key("merge_classify") == version.tags["stage_key"]

@@ -12,12 +12,14 @@ import pytest
 from scipy.stats import binomtest
 from typer.testing import CliRunner
 
-from tasks import _stage
+from ajuste.core import stage
+from ajuste.tracking.pages import report
+from ajuste.tracking.pages import report_data as data
+from ajuste.tracking.pages import report_trust as trust
+from ajuste.tracking.pages import svg as svg
+from ajuste.tracking.project import versions
+from ajuste.tracking.registry import registry
 from tests.tracking import made_run
-from tracking import _report_data as data
-from tracking import _report_svg as svg
-from tracking import _report_trust as trust
-from tracking import registry, report, versions
 
 VOID = {"meta", "link", "br", "img", "input", "hr", "wbr"}
 
@@ -28,9 +30,9 @@ def place(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("AJUSTE_HOME", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
-    _stage.home.cache_clear()
+    stage.home.cache_clear()
     yield tmp_path
-    _stage.home.cache_clear()
+    stage.home.cache_clear()
 
 
 class Balanced(HTMLParser):
@@ -134,7 +136,7 @@ def test_times_of_another_run_are_not_shown(place):
     made_run.make(place)
     assert data.strategies()[1]["seconds"] is not None
     lock = Path("dvc.lock")
-    lock.write_text(lock.read_text().replace("tasks.classify full", "tasks.classify  full"))  # another stage key
+    lock.write_text(lock.read_text().replace("tasks.classify.full", "tasks.classify.full --again"))  # another stage key
     full = next(row for row in data.strategies() if row["id"] == "full")
     assert full["seconds"] is None and full["peak_memory_mb"] is None
     assert "not measured on this machine" in report.write_report(Path("index.html")).read_text()
@@ -164,7 +166,7 @@ def test_versions_and_aliases_stand_in_table_and_lineage(place, monkeypatch):
 
 def test_a_registry_that_does_not_answer_is_named_and_the_page_is_made(place, monkeypatch):
     def unreachable():
-        raise _stage.UsageError("MLflow's store http://nowhere does not answer")
+        raise stage.UsageError("MLflow's store http://nowhere does not answer")
 
     monkeypatch.setattr(registry, "names", unreachable)
     assert "nowhere does not answer" in report.write_report(Path("index.html")).read_text()
@@ -262,14 +264,14 @@ def test_points_that_are_not_finite_are_left_out():
 def test_command_writes_the_page_and_names_it(place):
     import typer
 
-    from cli import report as command
+    from ajuste.cli.models import report as command
 
     app = typer.Typer()
     app.command()(command.command)
     result = CliRunner().invoke(app, ["--output", "somewhere/page.html"])
     assert result.exit_code == 0 and "somewhere/page.html" in result.output
     assert Path("somewhere/page.html").stat().st_size > 5000
-    with pytest.raises(_stage.UsageError, match="is a folder"):
+    with pytest.raises(stage.UsageError, match="is a folder"):
         report.write_report(place)
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from ajuste.tracking.pages import report
+from ajuste.tracking.pages import report_instruct as instruct
 from tests.tracking import assistants, made_run
 from tests.tracking.test_report import parsed, place  # noqa: F401
-from tracking import _report_instruct as instruct
-from tracking import report
 
 
 def text_of(page: Path) -> str:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from ajuste.tracking.pages import report
+from ajuste.tracking.pages import report_rlhf as section
+from ajuste.tracking.pages import svg as svg
 from tests.tracking import assistants, made_run, rlhf
 from tests.tracking.test_report import parsed, place  # noqa: F401
 from tests.tracking.test_report_instruct import text_of
-from tracking import _report_rlhf as section
-from tracking import _report_svg as svg
-from tracking import report
 
 
 def test_figures_of_the_sections_are_those_of_the_run(place):  # noqa: F811

@@ -7,14 +7,18 @@ import sys
 import pytest
 import yaml
 
-from learning import chat, reward
-from learning.classifier import sha256_of
-from tasks._stage import DataError
+from ajuste.core.errors import DataError
+from ajuste.learning.text import chat
+from ajuste.models import reward
+from ajuste.models.folder import sha256_of
+from ajuste.tracking.comparing import compare
+from ajuste.tracking.comparing import text as text
+from ajuste.tracking.project import versions
+from ajuste.tracking.registry import registry
+from ajuste.tracking.runs import store as runs_store
 from tests.tracking import rlhf
 from tests.tracking.stored import stored, within
 from tests.tracking.test_runs import history_of, run_of
-from tracking import _compare_text as text
-from tracking import _store, compare, registry, versions
 
 NAME, REWARD = "assistant", "ratings-reward"
 
@@ -86,12 +90,12 @@ def test_runs_hold_the_curves_of_ppo(project) -> None:
     assert history_of(run.info.run_id, "curve/kl") == [(step, pytest.approx(0.8 * step)) for step in range(1, 7)]
     assert history_of(run.info.run_id, "curve/beta")[0] == (1, pytest.approx(0.06))
     assert run.data.metrics["test/gold_gain"] == 0.08 and run.data.params["beta"] == "0.05"
-    results = {file.path for file in _store.client().list_artifacts(run.info.run_id, "results")}
+    results = {file.path for file in runs_store.client().list_artifacts(run.info.run_id, "results")}
     assert {f"results/{name}" for name in ("radar.json", "alarms.json", "samples.jsonl", "ajuste.json")} <= results
     (run, *_) = run_of("evaluate_ppo")
     assert run.data.metrics["gold/difference_low"] == pytest.approx(0.05) and run.data.metrics["kl/ppo"] == 3.5
     assert run.data.metrics["forgetting/general"] == 0.15
-    parent = _store.client().get_run(run.data.tags["mlflow.parentRunId"])
+    parent = runs_store.client().get_run(run.data.tags["mlflow.parentRunId"])
     assert "| ppo | validation/gold_gain 0." in parent.data.tags["mlflow.note.content"]
     (run, *_) = run_of("reward")
     assert run.data.metrics["accuracy_margin_1.5/test"] == 0.85 and run.data.metrics["ece/test"] == 0.04
@@ -121,7 +125,7 @@ def test_the_challenger_is_a_ppo_only_where_gold_says_so(project) -> None:
 def test_the_rule_of_the_challenger(best, gains, expected) -> None:
     from types import SimpleNamespace
 
-    from tracking._rank import _best
+    from ajuste.tracking.registry.rank import _best
 
     losses = {1: 2.0, 2: 2.5} if best == 1 else {1: 2.5, 2: 2.0}
     facts = {str(n): {"method": "sft", "validation.loss": str(loss), "parameters.trainable": "9",
@@ -135,7 +139,7 @@ def test_the_rule_of_the_challenger(best, gains, expected) -> None:
 
 
 def test_pages_say_what_was_found(project) -> None:
-    client = _store.client()
+    client = runs_store.client()
     ppo, judge = of(project["good"]), of(project["good"], REWARD, "reward")
     page = client.get_model_version(NAME, ppo.version).description
     sft = of(project["good"], folder="instruct").version

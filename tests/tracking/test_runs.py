@@ -9,19 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from tasks._stage import UsageError
+from ajuste.core.errors import UsageError
+from ajuste.tracking.project import versions
+from ajuste.tracking.runs import facts, runs, store
 from tests.tracking import projects
-from tracking import _facts, _store, runs, versions
 
 
 def run_of(stage: str):
     """All runs of the stage's key that are not deleted."""
     key = versions.stage_key(stage)
-    return _store.client().search_runs([_store.experiment_id()], f"tags.`ajuste.stage_key` = '{key}'")
+    return store.client().search_runs([store.experiment_id()], f"tags.`ajuste.stage_key` = '{key}'")
 
 
 def history_of(run_id: str, name: str) -> list[tuple[int, float]]:
-    return [(m.step, m.value) for m in _store.client().get_metric_history(run_id, name)]
+    return [(m.step, m.value) for m in store.client().get_metric_history(run_id, name)]
 
 
 def frozen(run) -> tuple:
@@ -50,9 +51,9 @@ def test_a_run_holds_all_that_dvc_lock_and_the_outs_say(project: Path) -> None:
     for kind in ("dep", "out"):
         assert all(run.data.tags[f"dvc.{kind}.{item['path']}"] == item["md5"] for item in entry[f"{kind}s"])
     assert run.data.tags["ajuste.dirty"] == "unknown"  # no git here
-    files = {f.path for f in _store.client().list_artifacts(run.info.run_id)}
+    files = {f.path for f in store.client().list_artifacts(run.info.run_id)}
     assert files == {"dvc.lock", "params.yaml", "environment.txt", "state.json", "results"}
-    assert f"torch=={_facts.metadata.version('torch')}" in _facts.environment()
+    assert f"torch=={facts.metadata.version('torch')}" in facts.environment()
 
 
 def test_evaluation_and_proof_are_metrics(project: Path) -> None:
@@ -60,7 +61,7 @@ def test_evaluation_and_proof_are_metrics(project: Path) -> None:
     found = json.loads(Path("artifacts/evaluated/classify/lora.json").read_text())["accuracy"]
     for suffix, bound in (("", "value"), ("_low", "low"), ("_high", "high")):
         assert run.data.metrics[f"accuracy/lora{suffix}"] == found[bound]
-    results = {f.path for f in _store.client().list_artifacts(run.info.run_id, "results")}
+    results = {f.path for f in store.client().list_artifacts(run.info.run_id, "results")}
     assert results == {f"results/{n}" for n in ("frozen.json", "full.json", "lora.json", "predictions.parquet")}
     (run,) = run_of("merge_classify")
     assert run.data.metrics["proof/max_logit_difference"] == 4.8e-7
@@ -68,7 +69,7 @@ def test_evaluation_and_proof_are_metrics(project: Path) -> None:
 
 
 def test_children_hang_under_one_finished_parent_that_sums_up(project: Path) -> None:
-    client = _store.client()
+    client = store.client()
     parents = {run_of(stage)[0].data.tags["mlflow.parentRunId"] for stage in versions.lock()}
     (parent,) = parents
     run = client.get_run(parent)
@@ -111,13 +112,13 @@ def test_a_record_that_was_cut_off_is_completed(other, monkeypatch, broken: str)
     other(seed=30 + len(broken))
     parent, key = runs.parent("c" * 64), versions.stage_key("classify_lora")
     begun = runs.begin("classify_lora", key, parent)
-    assert _store.client().get_run(begun).info.status == "RUNNING" and not runs.is_recorded(key)
+    assert store.client().get_run(begun).info.status == "RUNNING" and not runs.is_recorded(key)
 
     def cut(*args, **kwargs):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(_store.client()), broken, cut)
+        patch.setattr(type(store.client()), broken, cut)
         with pytest.raises(KeyboardInterrupt):
             runs.record("classify_lora", parent)
     runs._logged.clear()  # a new process knows nothing
@@ -149,7 +150,7 @@ def test_following_a_stage_that_is_killed_and_resumed(other, tmp_path: Path) -> 
 
 def test_a_failed_run_is_taken_up_again_and_a_deleted_one_made_anew(other) -> None:
     other(seed=50)
-    key, parent, client = versions.stage_key("classify_full"), runs.parent("e" * 64), _store.client()
+    key, parent, client = versions.stage_key("classify_full"), runs.parent("e" * 64), store.client()
     first = runs.begin("classify_full", key, parent)
     runs.fail(first, "out of disk")
     run = client.get_run(first)
@@ -169,8 +170,8 @@ def test_mlflows_global_state_is_neither_read_nor_written(other, monkeypatch) ->
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "elsewhere")
     other(seed=60)
     run_id = runs.record("encode_reviews", None)
-    run = _store.client().get_run(run_id)
-    assert run_id != "0" * 32 and run.info.experiment_id == _store.experiment_id()
+    run = store.client().get_run(run_id)
+    assert run_id != "0" * 32 and run.info.experiment_id == store.experiment_id()
     assert run.data.params["rows.train"] == "null" and run.data.metrics["splits/train/percentiles/50"] == 7
     assert mlflow.active_run() is None and "MLFLOW_TRACKING_URI" not in os.environ
     assert not list(Path.cwd().glob("mlflow.db"))  # MLflow's own default store
@@ -182,21 +183,21 @@ def test_a_measurement_of_another_run_is_not_recorded(other, project: Path) -> N
     lock["classify_full"]["classify.full"]["lr"] = 1.0
     projects.lock(root, lock)
     shutil.rmtree(root / ".state")  # the home has one, of the first project's run
-    assert _facts.state("classify_full", versions.stage_key("classify_full")) == {}
-    run = _store.client().get_run(runs.record("classify_full", None))
+    assert facts.state("classify_full", versions.stage_key("classify_full")) == {}
+    run = store.client().get_run(runs.record("classify_full", None))
     assert "cost/seconds" not in run.data.metrics and run.data.params["lr"] == "1.0"
 
 
 def test_the_store_is_absolute_and_a_wrong_one_is_one_line(project: Path, monkeypatch) -> None:
     assert runs.tracking_uri() == f"sqlite:///{project}/mlruns/mlflow.db" and project.is_absolute()
-    experiment = _store.client().get_experiment(_store.experiment_id())
+    experiment = store.client().get_experiment(store.experiment_id())
     assert experiment.artifact_location == (project / "mlruns/artifacts").as_uri()
     for wrong in ("postgresql://user:secret@127.0.0.1:1/none", "http://user:secret@127.0.0.1:1", "nonsense://x"):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", wrong)
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         assert runs.tracking_uri() == wrong
         with pytest.raises(UsageError, match="MLFLOW_TRACKING_URI") as caught:
-            _store.client()
+            store.client()
         assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -206,7 +207,7 @@ def test_names_that_a_user_chose_are_metrics_that_mlflow_takes(other) -> None:
     report = root / "artifacts/encoded/reviews/encoding.json"
     report.write_text(json.dumps({"sources": odd, "names": ["no number"]}))
     projects.lock(root, {**projects.PARAMS, "encode_reviews": {"encode.reviews": {"max_tokens": 31}}})
-    numbers = _store.client().get_run(runs.record("encode_reviews", None)).data.metrics
+    numbers = store.client().get_run(runs.record("encode_reviews", None)).data.metrics
     assert {1, 2, 3, 4, 5, 6, 7} <= {value for name, value in numbers.items() if name.startswith("sources/")}
     assert numbers["sources/ñandú"] == 6 and numbers["sources/_b___"] == 5
 

@@ -15,11 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from cli._processes import free_port
-from learning import classifier
-from tasks._stage import home
+from ajuste.cli.processes import free_port
+from ajuste.core.home import home
+from ajuste.models import classifier
+from ajuste.models.folder import sha256_of
+from ajuste.tracking.comparing import compare
+from ajuste.tracking.project import versions
+from ajuste.tracking.registry import registry
+from ajuste.tracking.runs import runs, store
 from tests.tracking import projects
-from tracking import _store, compare, registry, runs, versions
 
 BIN = next((folder for folder in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
             if (folder / "initdb").exists()), None)
@@ -120,7 +124,7 @@ def test_a_run_is_recorded_registered_resolved_and_served(team: Path, server: st
         "reviews-classifier-adapter/1", "reviews-classifier/1", "reviews-classifier/2", "reviews-classifier/3"]
     # again: nothing
     assert [runs.record(stage, parent) for stage in versions.lock()] == ids and registry.register_all(parent) == []
-    found = _store.client().search_runs([_store.experiment_id()])
+    found = store.client().search_runs([store.experiment_id()])
     assert len(found) == len(ids) + 1 and {run.info.status for run in found} == {"FINISHED"}
     lora = next(run for run in found if run.info.run_name == "classify_lora")
     assert {len(item.dataset.digest) for item in lora.inputs.dataset_inputs} == {36}
@@ -129,7 +133,7 @@ def test_a_run_is_recorded_registered_resolved_and_served(team: Path, server: st
     # the files come down once and are the ones that were registered
     version = registry.resolve("reviews-classifier")
     assert version.version == "3" and version.path.is_relative_to(team / ".assets" / "models")
-    assert classifier.sha256_of(version.path / "model.safetensors") == version.tags["sha256"]
+    assert sha256_of(version.path / "model.safetensors") == version.tags["sha256"]
     stamp = (version.path / "model.safetensors").stat().st_mtime_ns
     assert registry.resolve("reviews-classifier@challenger").path == version.path
     assert (version.path / "model.safetensors").stat().st_mtime_ns == stamp

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tasks._params import UsageError, parse_yaml
+from ajuste.core.errors import UsageError
+from ajuste.core.params import parse_yaml
+from ajuste.tracking.registry.families import CLASSIFIER, SFT
+from ajuste.tracking.sweeps import grid as grid
+from ajuste.tracking.sweeps import sweep
+from ajuste.tracking.sweeps.sweep import Point
 from tests.projects import ROOT, ajuste, environment, mlflow_runs, run, tiny_project
-from tracking import _sweep_grid as grid
-from tracking import sweep
-from tracking._families import CLASSIFIER, SFT
-from tracking.sweep import Point
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_a_sweep_is_ranked_registered_and_repeats_nothing_when_killed(tmp_path: 
     before = state(project)
     words = ["sweep", "classify_lora", "-S", "classify.lora.lr=5e-3,1e-3"]
     # killed when the first point is recorded: the second is under way
-    process = subprocess.Popen([sys.executable, "-m", "cli.main", *words], cwd=project, env=environment(project),
+    process = subprocess.Popen([sys.executable, "-m", "ajuste.cli.main", *words], cwd=project, env=environment(project),
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         line = next(line for line in process.stdout if line.startswith("1 of 2"))

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks import _params
-from tracking import versions
+from ajuste.core import params
+from ajuste.tracking.project import versions
 
 DVC_YAML = """\
 stages:
@@ -56,7 +56,7 @@ def test_unchanged_files_are_parsed_once(project: Path, monkeypatch: pytest.Monk
     def parse(text: str) -> dict:
         raise AssertionError("parsed again")
 
-    monkeypatch.setattr(_params, "parse_yaml", parse)
+    monkeypatch.setattr(params, "parse_yaml", parse)
     monkeypatch.setattr(versions, "parse_yaml", parse)
     assert versions.parents_of("use") == {"make"}
     versions.lock()["make"]["cmd"] = "spoilt"  # what a caller does with its copy is nobody else's

@@ -1,0 +1,46 @@
+"""`ajuste prune`: throw away old versions, unused cache, idle worktrees and checkpoints of ended stages."""
+
+from typing import Annotated
+
+import typer
+
+
+def command(
+    keep: Annotated[int, typer.Option("--keep", help="The newest versions of each name that stay.")],
+    yes: Annotated[bool, typer.Option("--yes/--dry-run", help="Do it; else only what would go is shown.")] = False,
+) -> None:
+    """Show what may go and how many bytes that is; with --yes, do it.
+
+    Never a version with an alias, one that an open move names, an adapter or base that a kept version names, or the
+    data and caches that `ajuste reproduce` of a kept version reads. Killed? Run it again.
+
+    Examples:  ajuste prune --keep 5   |   ajuste prune --keep 5 --yes
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from ajuste.tracking.pages.report import size
+    from ajuste.tracking.pruning import prune
+
+    console = Console(highlight=False)
+    with console.status("Looking at what is kept"):
+        made = prune.plan(keep)
+    if not made.items:
+        console.print("Nothing to throw away.")
+        return
+    table = Table(title="Goes" if yes else "Would go", title_justify="left")
+    for heading in ("kind", "what", "why"):
+        table.add_column(heading, overflow="fold")
+    table.add_column("bytes", justify="right", no_wrap=True)
+    for item in made.items:
+        table.add_row(item.kind, item.what, item.why, size(item.size))
+    console.print(table)
+    for (name, version), why in made.kept.items():
+        if "newest" not in why:
+            console.print(f"kept: {name}/{version} ({why})", markup=False, soft_wrap=True)
+    if not yes:
+        console.print(f"{size(made.size)} in {len(made.items)} items; nothing was removed: "
+                      f"`ajuste prune --keep {keep} --yes` does it", markup=False, soft_wrap=True)
+        return
+    freed = prune.carry_out(made, lambda item: console.print(f"removed {item.kind} {item.what}", soft_wrap=True))
+    console.print(f"{size(freed)} freed")

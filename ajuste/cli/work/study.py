@@ -1,0 +1,25 @@
+"""`ajuste study NAME`: a comparison that the default run leaves out, studies/<name>/dvc.yaml."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(name: Annotated[str, typer.Argument(help="The folder under studies/; `list` shows them.")]) -> None:
+    """Run a study through DVC: only its stale points are run.
+
+    Examples:  ajuste study list   |   ajuste study data-size
+    """
+    from ajuste.core.errors import UsageError
+    from ajuste.tracking.project import versions
+
+    names = sorted(path.parent.name for path in Path("studies").glob("*/dvc.yaml"))
+    if name == "list":
+        typer.echo("\n".join(names))
+        return
+    if name not in names:
+        raise UsageError(f"no study `{name}`: studies are {', '.join(names)}")
+    versions.heal()
+    versions.check_data()
+    raise typer.Exit(versions.repro_study(f"studies/{name}/dvc.yaml"))

@@ -1,0 +1,208 @@
+"""What every stage does before and after its work.
+
+A stage is `python -m tasks.<verb>` or `python -m tasks.<verb>.<variant>`, started by DVC. `start` reads its section of
+params.yaml into a typed config, computes the stage key, takes a lock so that no stage ever runs twice at once, ends the
+process when the DVC that started it is gone (a killed DVC leaves its child running), and writes .state/<stage>.json:
+seconds, peak memory, tokens per second and the kind of error, which is what the flow decides a retry by.
+
+Usage: see any file of tasks/. Imports nothing heavy: torch only if the stage itself has imported it.
+"""
+
+import fcntl
+import json
+import os
+import resource
+import shutil
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ajuste.core.errors import DataError, UsageError
+from ajuste.core.home import home, write_atomically
+from ajuste.core.params import Compute, Config, read_yaml, section, typed
+from ajuste.core.stages import split_name, stage_key
+
+LOCK_SECONDS = 15
+EXIT_CODES = {"data": 3, "usage": 2, "infra": 1, "bug": 1, "interrupted": 130}
+
+
+@dataclass
+class Stage:
+    """A running stage, as `start` yields it."""
+
+    name: str
+    config: Any
+    compute: Compute
+    key: str
+    checkpoints: Path  # .checkpoints/<key>, made by start, removed on success
+    phases: dict[str, float] = field(default_factory=dict)
+    tokens: int = 0
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time a part of the work into .state."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.phases[name] = self.phases.get(name, 0.0) + time.monotonic() - began
+
+    def count(self, tokens: int) -> None:
+        """Count trained or read tokens, for tokens per second in .state."""
+        self.tokens += tokens
+
+
+_ASKED: list[bool] = []  # while a main() is only asked which config it reads
+
+
+class _Told(Exception):
+    """Carries the answer of `asking` out of a main()."""
+
+
+def asking(main: Callable[[], None]) -> type[Config]:
+    """The config class that a stage's main() gives to `start`; nothing is run."""
+    _ASKED.append(True)
+    try:
+        main()
+    except _Told as told:
+        return told.args[0]
+    finally:
+        _ASKED.pop()
+    raise TypeError(f"{main.__module__}.main does not start a stage")
+
+
+# --- the life of a stage -------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def start(name: str, config_type: type[Config]) -> Iterator[Stage]:
+    """Run the body as stage `name`, `verb` or `verb_variant`, with its section of params.yaml as `config_type`.
+
+    Ends the process: exit code 0, 3 (data), 2 (usage), 1.
+    """
+    if _ASKED:
+        raise _Told(config_type)
+    verb, variant = split_name(name)
+    began = time.monotonic()
+    stage, error = None, None
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with _only_one(name):
+            _watch_ancestors()
+            params = read_yaml(Path("params.yaml"))
+            config = typed(config_type, section(params, verb, variant), f"{verb}.{variant}".rstrip("."))
+            compute = typed(Compute, params.get("compute") or {}, "compute")
+            if "torch" in sys.modules:
+                sys.modules["torch"].set_num_threads(compute.threads)
+            key = stage_key(name)
+            checkpoints = home() / ".checkpoints" / key
+            checkpoints.mkdir(parents=True, exist_ok=True)
+            stage = Stage(name, config, compute, key, checkpoints)
+            yield stage
+            _write_state(name, stage, began, None)
+            shutil.rmtree(checkpoints)
+            return
+    except DataError as caught:
+        error = ("data", str(caught))
+    except UsageError as caught:
+        error = ("usage", str(caught))
+    except KeyboardInterrupt:
+        error = ("interrupted", f"stage `{name}` was interrupted; run again to go on from its last checkpoint")
+    except (OSError, MemoryError) as caught:
+        if not isinstance(caught, ConnectionError):  # whose own words are enough
+            traceback.print_exc()
+        error = ("infra", f"{type(caught).__name__}: {caught}")
+    except Exception as caught:
+        traceback.print_exc()
+        error = ("bug", f"{type(caught).__name__}: {caught}")
+    kind, message = error
+    _write_state(name, stage, began, {"kind": kind, "message": message})
+    print(f"error[{kind}]: {message}", file=sys.stderr, flush=True)
+    raise SystemExit(EXIT_CODES[kind])
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def _only_one(name: str) -> Iterator[None]:
+    """Hold .checkpoints/<stage>.lock; the kernel frees it however the process ends."""
+    path = home() / ".checkpoints" / f"{name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    file.seek(0)
+                    owner = file.read().strip() or "unknown"
+                    raise UsageError(
+                        f"stage `{name}` is already running as process {owner}: wait for it or end it"
+                    ) from None
+                time.sleep(0.2)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def _watch_ancestors() -> None:
+    """End this process when the DVC above it, or the flow above that, is gone."""
+    import psutil
+
+    def is_dvc(process: psutil.Process) -> bool:
+        try:
+            return any(Path(part).name == "dvc" for part in process.cmdline()[:4])
+        except psutil.Error:
+            return False
+
+    watched = [process for process in psutil.Process().parents() if is_dvc(process)]
+    flow = os.environ.get("AJUSTE_FLOW_PID")
+    if flow and psutil.pid_exists(int(flow)):
+        watched.append(psutil.Process(int(flow)))
+    elif flow:
+        os._exit(1)
+    if not watched:
+        return
+
+    def watch() -> None:
+        # is_running compares creation times too: a pid that was given to another process counts as gone
+        while all(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in watched):
+            time.sleep(0.3)
+        os._exit(1)
+
+    def guarded() -> None:
+        try:
+            watch()
+        except psutil.Error:
+            os._exit(1)
+
+    threading.Thread(target=guarded, daemon=True, name="ancestor-watch").start()
+
+
+def _write_state(name: str, stage: Stage | None, began: float, error: dict | None) -> None:
+    seconds = time.monotonic() - began
+    state = {
+        "stage": name,
+        "key": stage.key if stage else None,
+        "seconds": round(seconds, 2),
+        "phases": {phase: round(value, 3) for phase, value in stage.phases.items()} if stage else {},
+        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        "tokens": stage.tokens if stage else 0,
+        "tokens_per_second": round(stage.tokens / seconds, 1) if stage and stage.tokens else None,
+        "device": stage.compute.torch_device() if stage and "torch" in sys.modules else "cpu",
+        "threads": stage.compute.threads if stage else None,
+        "error": error,
+    }
+    write_atomically(home() / ".state" / f"{name}.json", json.dumps(state, indent=2) + "\n")

@@ -1,0 +1,179 @@
+"""The gate: may a challenger become champion? Evidence in, rules out. Nothing here reads files or moves an alias.
+
+    base <metric>        better than what it was made from, one-sided 97.5 % (ajuste/learning/statistics/paired.py)
+    champion <metric>    better than the champion, on the same rows; without a champion the base alone decides
+    limit <metric>       the metric itself, where `limit` is set
+    forgetting <set>     not worse than the base by `forgetting_margin` or more, upper end of the 95 % interval
+    proof                merged weights are base and adapter, within the tolerance of the merge
+    data                 the checks of the rows that it was trained on passed
+    latency, memory      within their limits, where these are set
+
+    family       metric           its base
+    classifier   accuracy         the most frequent label of the training rows (an untrained head is noise)
+    assistant    loss             the base's own loss on the same held-out tokens
+    reward       pair_accuracy    a coin: a half a pair
+    PPO          gold             the SFT version that it was made from, on the same prompts
+
+What cannot be compared fails, with a sentence that says why: a gate that guesses is none.
+ajuste/tracking/verdicts/gate.py gathers the evidence; section `gate` of policy.yaml sets the limits, and no stage reads
+it.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from ajuste.core.params import Config
+from ajuste.learning.statistics import paired
+
+LOWER_IS_BETTER = ("loss",)
+
+
+class Threshold(Config):
+    """What is asked of one metric. Gains are in its own units: shares of 1, or nats a token."""
+
+    over_base: float = Field(description="The lower bound of the gain over the base must be above it.")
+    over_champion: float = Field(description="The same over the champion; 0 is the smallest true gain.")
+    limit: float | None = Field(description="The metric itself: at least, for a loss at most; null: no limit.")
+
+
+class GateConfig(Config):
+    """Section `gate`."""
+
+    mode: Literal["off", "dry-run", "enforce"] = Field(description="Not asked; asked and told; asked and obeyed.")
+    accuracy: Threshold = Field(description="Of a classifier, on its test rows.")
+    pair_accuracy: Threshold = Field(description="Of a reward model, on its test pairs.")
+    loss: Threshold = Field(description="Of an assistant, nats a held-out token.")
+    gold: Threshold = Field(description="Of a PPO version, the gold score of its answers to the test prompts.")
+    forgetting_margin: float = Field(ge=0, description="Most that a control set may lose: accuracy, or nats a token.")
+    latency_ms: float | None = Field(gt=0, description="Most milliseconds of one row alone, median; null: no limit.")
+    memory_mb: float | None = Field(gt=0, description="Most MB of a process that answers with it; null: no limit.")
+    approval: bool = Field(description="Whether a person has to agree before a promotion.")
+    approval_hours: float = Field(gt=0, description="How long the flow waits for that person.")
+
+    @model_validator(mode="after")
+    def _asked(self) -> "GateConfig":
+        if self.approval and self.mode != "enforce":
+            raise ValueError(f"`approval` asks before a promotion, and mode `{self.mode}` promotes nothing")
+        return self
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule with its numbers. `value` is what was found and `limit` what was asked; None where there is none."""
+
+    name: str
+    passed: bool
+    value: float | None
+    limit: float | None
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Paired:
+    """The challenger beside another on today's rows, {row: (sum, weight)} each; `problem`: why that cannot be."""
+
+    other: str  # what it is compared with, in words
+    own: dict[object, tuple[float, float]] = field(default_factory=dict)
+    others: dict[object, tuple[float, float]] = field(default_factory=dict)
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of a challenger. None where there is none to have: no champion, no adapter, no limit."""
+
+    metric: str  # accuracy, pair_accuracy, loss or gold
+    base: Paired
+    champion: Paired | None
+    forgetting: dict[str, float | None] | None  # set -> upper end of F; None: the family is not measured on any
+    proof: dict[str, float | None] | None  # {"difference", "tolerance"}; None: there was nothing to merge
+    checks: dict[str, bool] | None  # of the data, those that are errors; None: no validation was found
+    latency_ms: float | None = None
+    memory_mb: float | None = None
+    measure_problem: str = ""
+
+
+def rules(config: GateConfig, found: Evidence) -> list[Rule]:
+    """Every rule that applies, in the order of this module's text."""
+    threshold: Threshold = getattr(config, found.metric)
+    made = [superior("base", found.metric, found.base, threshold.over_base)]
+    if found.champion is not None:
+        made.append(superior("champion", found.metric, found.champion, threshold.over_champion))
+    if threshold.limit is not None:
+        made.append(_limit(found, threshold.limit))
+    if found.forgetting is not None:
+        made += _forgetting(found.forgetting, config.forgetting_margin)
+    made += [_proof(found.proof), _data(found.checks)]
+    for name, unit, value, limit in (("latency", "ms", found.latency_ms, config.latency_ms),
+                                     ("memory", "MB", found.memory_mb, config.memory_mb)):
+        if limit is not None:
+            said = f"{value:.1f} {unit}, at most {limit:g}" if value is not None else found.measure_problem
+            made.append(Rule(name, value is not None and value <= limit, value, limit, said))
+    return made
+
+
+def superior(against: str, metric: str, pair: Paired, least: float) -> Rule:
+    """Whether the one-sided lower bound of the gain is above `least`. Rows that one side lacks fail it."""
+    name = f"{against} {metric}"
+    missing = len(pair.own.keys() - pair.others.keys())
+    if pair.problem or missing or not pair.own:
+        said = pair.problem or (f"{missing} of {len(pair.own)} test rows have no result of {pair.other}" if missing
+                                else "the challenger has no result of a test row")
+        return Rule(name, False, None, least, f"cannot be compared with {pair.other}: {said}")
+    keys = sorted(pair.own, key=str)
+    if any(pair.own[key][1] != pair.others[key][1] for key in keys):
+        return Rule(name, False, None, least, f"cannot be compared with {pair.other}: rows have other tokens there")
+    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+    own, other = (np.array([side[key][0] for key in keys]) for side in (pair.own, pair.others))
+    weights = np.array([pair.own[key][1] for key in keys])
+    try:
+        gain = paired.gain(sign * (own - other), weights)
+    except ValueError as error:
+        return Rule(name, False, None, least, f"cannot be compared with {pair.other}: {error}")
+    scores = f"{own.sum() / weights.sum():.4f} against {other.sum() / weights.sum():.4f} of {pair.other}"
+    return Rule(name, gain.lower > least, gain.lower, least,
+                f"{scores}, gain {gain.value:+.4f}, at least {gain.lower:+.4f} (97.5 %, one-sided, {gain.rows:,} rows)"
+                f"; must be above {least:+g}")
+
+
+def _limit(found: Evidence, limit: float) -> Rule:
+    name, lower = f"limit {found.metric}", found.metric in LOWER_IS_BETTER
+    values = list(found.base.own.values()) or list(found.champion.own.values() if found.champion else [])
+    if not values:
+        return Rule(name, False, None, limit, "the challenger has no result of a test row")
+    value = sum(total for total, _ in values) / sum(weight for _, weight in values)
+    return Rule(name, value <= limit if lower else value >= limit, value, limit,
+                f"{value:.4f}, at {'most' if lower else 'least'} {limit:g}")
+
+
+def _forgetting(found: dict[str, float | None], margin: float) -> list[Rule]:
+    if not found:
+        return [Rule("forgetting", False, None, margin, "not measured on these weights: run stage "
+                     "`forgetting_instruct` or `evaluate_ppo`")]  # fmt: skip
+    made = []
+    for name, high in sorted(found.items()):
+        said = "its interval is not known" if high is None else f"loses at most {high:+.4f} (97.5 %, one-sided)"
+        made.append(Rule(f"forgetting {name}", high is not None and high < margin, high, margin,
+                         f"{said}; must be below {margin:g}"))
+    return made
+
+
+def _proof(proof: dict[str, float | None] | None) -> Rule:
+    if proof is None:
+        return Rule("proof", True, None, None, "nothing was merged: what was trained is what is served")
+    difference, tolerance = proof.get("difference"), proof.get("tolerance")
+    if difference is None or tolerance is None:
+        return Rule("proof", False, difference, tolerance, "the merge has no proof: run its stage again")
+    return Rule("proof", difference <= tolerance, difference, tolerance,
+                f"merged and unmerged differ by {difference:.2g} in a logit, at most {tolerance:.2g}")
+
+
+def _data(checks: dict[str, bool] | None) -> Rule:
+    if checks is None:
+        return Rule("data", False, None, None, "no validation of its rows was found: run `ajuste run`")
+    failed = sorted(name for name, passed in checks.items() if not passed)
+    said = f"failed: {', '.join(failed)}" if failed else f"all {len(checks)} checks passed"
+    return Rule("data", not failed, float(len(failed)), 0.0, said)

@@ -1,0 +1,285 @@
+"""Text generation for many requests at once: a batch that requests join and leave between two tokens.
+
+    Generation.submit(job)      from any thread: queue it; what happens to it is told to job.deliver
+    Generation.step()           from the inference thread alone: take in what waits, then one token for every row
+
+A request is never held back until others end: it joins at the next step, by its prompt's keys and values beside those
+of the rows that are under way (ajuste/serving/decoding.py), and leaves with its last token. Limits: rows and tokens in
+memory, requests that wait, tokens and seconds a request. The clock ends an answer as its token limit does: reason
+"length".
+"""
+
+import logging
+import time
+import traceback
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ajuste.learning.text import chat
+from ajuste.serving.batches import Busy
+from ajuste.serving.decoding import Batch, pick
+from ajuste.serving.loading import Served
+from ajuste.serving.models import Models
+from ajuste.serving.pieces import Pieces
+
+MAX_ROWS = 32                   # under way at once, over all models
+MAX_BATCH_TOKENS = 32_768       # rows x longest (prompt + answer) of one model's batch: bounds its keys and values
+MAX_WAITING = 128
+MAX_SECONDS = 120.0
+MAX_TOKENS = 4096               # prompt + answer of one request, where the model's context allows that many
+DEFAULT_TOKENS = 512            # of an answer, where the request does not say
+PREFILL_TOKENS = 2048           # of prompts taken in between two tokens of the others
+
+log = logging.getLogger("ajuste.serving")
+
+
+class BadRequest(ValueError):
+    """A request that cannot be answered: the message says why, `param` which field, `code` as OpenAI names it."""
+
+    def __init__(self, message: str, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.param, self.code = param, code
+
+
+@dataclass(frozen=True)
+class Started:
+    """The request has joined the batch of this model."""
+
+    served: Served
+    prompt_tokens: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The answer is whole. `reason` is "stop" (end of turn or stop string) or "length" (tokens or seconds)."""
+
+    reason: str
+    completion_tokens: int          # all that were generated, an end-of-turn token included
+
+
+@dataclass(eq=False)
+class Job:
+    """One request. `deliver` gets Started, then pieces of text, then Finished; or an exception, which is the last."""
+
+    reference: str                              # "" is the default
+    prompt: str | list[dict[str, str]]          # a text to continue, or messages
+    deliver: Callable[[Any], None]
+    max_tokens: int | None = None
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    cancelled: bool = False                     # set by any thread: the row leaves at the next step
+    submitted: float = field(default_factory=time.monotonic)
+
+
+class Row:
+    """A job with its model's tokens."""
+
+    def __init__(self, job: Job, served: Served) -> None:
+        self.job, self.served = job, served
+        self.ids, self.limit = prompt_of(job, served)
+        self.ends = frozenset(chat.end_of_turn(served.tokenizer)) | {served.tokenizer.eos_token_id}
+        tagged = not isinstance(job.prompt, str) and not served.tokenizer.chat_template
+        self.pieces = Pieces(served.tokenizer, (*job.stop, chat.CLOSING) if tagged else job.stop)
+        self.count = 0
+        self.generator = torch.Generator()
+        if job.seed is None:
+            self.generator.seed()
+        else:
+            self.generator.manual_seed(job.seed)
+
+    @property
+    def size(self) -> int:
+        """Columns of keys and values when it ends, a learned prefix not counted."""
+        return len(self.ids) + self.limit
+
+    def late(self) -> bool:
+        return time.monotonic() - self.job.submitted > MAX_SECONDS
+
+    def take(self, token: int) -> bool:
+        """One more token; whether it was the last."""
+        self.count += 1
+        if token in self.ends:
+            return self._finish("stop")
+        if piece := self.pieces.add(token):
+            self.job.deliver(piece)
+        if self.pieces.stopped:
+            return self._finish("stop")
+        return (self.count >= self.limit or self.late()) and self._finish("length")
+
+    def _finish(self, reason: str) -> bool:
+        if rest := self.pieces.end():
+            self.job.deliver(rest)
+        self.job.deliver(Finished(reason, self.count))
+        return True
+
+
+def prompt_of(job: Job, served: Served) -> tuple[list[int], int]:
+    """The prompt's token ids and how many may follow. Raises BadRequest."""
+    param, label = ("prompt" if isinstance(job.prompt, str) else "messages"), f"{served.name}/{served.version}"
+    try:
+        if isinstance(job.prompt, str):
+            ids = served.tokenizer(job.prompt)["input_ids"]
+        else:
+            ids = chat.prompt_ids(served.tokenizer, job.prompt)
+    except ValueError as error:
+        raise BadRequest(str(error), param) from None
+    if not ids:
+        raise BadRequest("the prompt is empty", param)
+    room = min(served.context, MAX_TOKENS)
+    asked = min(DEFAULT_TOKENS, max(1, room - len(ids))) if job.max_tokens is None else job.max_tokens
+    if len(ids) + asked > room:
+        raise BadRequest(f"{len(ids)} tokens of prompt and {asked} of answer are more than the {room} that {label} "
+                         "takes: shorten the prompt or lower max_tokens", param, "context_length_exceeded")
+    return ids, asked
+
+
+class Generation:
+    """All generations of one process. `step` is passive: an inference thread (or `ajuste chat` itself) calls it."""
+
+    def __init__(self, models: Models) -> None:
+        self.counts: Counter[str] = Counter()       # submitted, finished, cancelled, failed, tokens, steps
+        self._models = models
+        self._inbox: deque[Job] = deque()           # not looked at yet
+        self._waiting: deque[Row] = deque()         # right, and waiting for room in its batch
+        self._batches: dict[int, tuple[Batch, list[Row]]] = {}      # by the id of the model, which the rows keep alive
+
+    def submit(self, job: Job) -> None:
+        """Queue a job. Raises Busy when too many wait."""
+        waiting = len(self._inbox) + len(self._waiting)
+        if waiting >= MAX_WAITING:
+            raise Busy(f"{waiting} requests are waiting: try again in a moment")
+        self.counts["submitted"] += 1
+        self._inbox.append(job)
+
+    def active(self) -> bool:
+        """Whether there is something to do."""
+        return bool(self._inbox or self._waiting or self._batches)
+
+    def load(self) -> dict[str, int]:
+        """How many rows are under way and how many requests wait."""
+        return {"generating": sum(len(rows) for _, rows in list(self._batches.values())),
+                "waiting": len(self._inbox) + len(self._waiting)}
+
+    def step(self) -> None:
+        """Let cancelled rows leave, new ones join, and give every row its next token. Errors go to the jobs."""
+        try:
+            while self._inbox:
+                self._look_at(self._inbox.popleft())
+            self._drop_cancelled()
+            self._admit()
+        except Exception as error:
+            self.close(error)
+        for key, (batch, rows) in list(self._batches.items()):
+            try:
+                self._advance(batch, rows)
+            except Exception as error:              # one model's fault must not end the thread
+                self._fail(rows, error)
+            if not rows:
+                del self._batches[key]
+
+    def close(self, error: Exception | None = None) -> None:
+        """Refuse what waits, end what is under way. Belongs to the inference thread, as `step` does."""
+        error = error or Busy("the server is ending: ask again when it is back")
+        self._fail([*self._inbox, *self._waiting], error)
+        for _, rows in self._batches.values():
+            self._fail(rows, error)
+        self._inbox.clear()
+        self._waiting.clear()
+        self._batches.clear()
+
+    # --- the steps of a step --------------------------------------------------------------------------------------
+
+    def _look_at(self, job: Job) -> None:
+        """Find the model and tokenize: what is wrong with a request is said at once, before it waits for room."""
+        if job.cancelled:
+            self.counts["cancelled"] += 1
+            return
+        try:
+            served = self._models.get(job.reference or self._models.default("decoder"))
+            served.must_be("decoder")
+            self._waiting.append(Row(job, served))
+        except Exception as error:
+            self._fail([job], error)
+
+    def _drop_cancelled(self) -> None:
+        before = len(self._waiting)
+        self._waiting = deque(row for row in self._waiting if not row.job.cancelled)
+        self.counts["cancelled"] += before - len(self._waiting)
+        for key, (batch, rows) in list(self._batches.items()):
+            stay = [i for i, row in enumerate(rows) if not row.job.cancelled]
+            if len(stay) < len(rows):
+                self.counts["cancelled"] += len(rows) - len(stay)
+                self._leave(batch, rows, stay)
+            if not rows:
+                del self._batches[key]
+
+    def _admit(self) -> None:
+        """Let waiting rows join, oldest first, as far as rows, memory and the patience of the others allow."""
+        joining: dict[int, list[Row]] = {}
+        blocked, later, longest, admitted = set(), deque(), 0, 0
+        total = sum(len(rows) for _, rows in self._batches.values())
+        for row in self._waiting:
+            key = id(row.served.model)
+            if row.late():
+                self._fail([row.job], Busy(f"the request waited {MAX_SECONDS:.0f} s for its turn"))
+                continue
+            beside = self._batches.get(key, (None, []))[1] + joining.get(key, [])
+            memory = (len(beside) + 1) * max(other.size for other in [*beside, row])
+            prefill = (admitted + 1) * max(longest, len(row.ids))
+            if (key in blocked or total + admitted >= MAX_ROWS or (beside and memory > MAX_BATCH_TOKENS)
+                    or (admitted and prefill > PREFILL_TOKENS)):
+                blocked.add(key)                    # the order of one model's requests is kept
+                later.append(row)
+                continue
+            joining.setdefault(key, []).append(row)
+            longest, admitted = max(longest, len(row.ids)), admitted + 1
+        self._waiting = later
+        for key, new in joining.items():
+            try:
+                batch, rows = self._batches.get(key) or (Batch(new[0].served.model), [])
+                batch.join([row.ids for row in new])
+            except Exception as error:
+                self._fail([row.job for row in new], error)
+                continue
+            self._batches[key] = batch, rows
+            rows += new
+            for row in new:
+                row.job.deliver(Started(row.served, len(row.ids)))
+
+    def _advance(self, batch: Batch, rows: list[Row]) -> None:
+        """One token for every row of one model; those that are done leave."""
+        logits = batch.step()
+        largest = logits.argmax(-1).tolist()
+        self.counts["steps"] += 1
+        self.counts["tokens"] += len(rows)
+        stay = []
+        for i, row in enumerate(rows):
+            job = row.job
+            token = largest[i] if job.temperature == 0 else pick(logits[i], job.temperature, job.top_p, row.generator)
+            batch.tokens[i] = token
+            if not row.take(token):
+                stay.append(i)
+        self.counts["finished"] += len(rows) - len(stay)
+        self._leave(batch, rows, stay)
+
+    @staticmethod
+    def _leave(batch: Batch, rows: list[Row], stay: list[int]) -> None:
+        batch.keep(stay)
+        rows[:] = [rows[i] for i in stay]
+
+    def _fail(self, those: list[Row] | list[Job], error: Exception) -> None:
+        """Tell them, and forget them."""
+        for one in those:
+            job = one.job if isinstance(one, Row) else one
+            self.counts["failed"] += 1
+            job.deliver(error)
+        if not isinstance(error, (BadRequest, Busy, LookupError)):
+            where = "".join(traceback.format_tb(error.__traceback__))       # lines of code; a message may hold a text
+            log.error("%s while generating\n%s", type(error).__name__, where)
+        those.clear()

@@ -1,0 +1,114 @@
+"""How good is a response? The reward model's scores over HTTP, beside completions and in the same manners.
+
+    POST /v1/score   {"model": "ratings-reward", "input": [{"prompt": "...", "response": "..."}, ...]}
+
+Each of `input` is `prompt` (a text, or messages) and `response`, or `messages` whose last one is the assistant's: it is
+what is scored. The tokens are those of the training: the chat template, and the response's end of turn. Each row is
+scored at its last token, so no other row of the request changes its score. Scores are on the model's own scale: about
+0 with deviation 1 over answers of the model that the reward was trained beside; two scores compare under one prompt.
+
+The answer's form is the one that vLLM gave such a page; `model` is NAME/VERSION, the version that answered.
+"""
+
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+from fastapi import APIRouter
+from pydantic import Field, field_validator, model_validator
+
+from ajuste.learning.text import chat
+from ajuste.models import reward
+from ajuste.serving.completions import MAX_MESSAGES, Content, Keep, Message, Strict
+from ajuste.serving.generation import MAX_TOKENS, BadRequest
+from ajuste.serving.loading import Served
+
+MAX_INPUTS = 256
+MAX_REQUEST_TOKENS = 65_536     # of all rows of a request: the inference thread is theirs for that long
+
+Conversation = list[dict[str, str]]
+
+
+class Exchange(Strict):
+    """One prompt with the response that is scored."""
+
+    prompt: Content | Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
+    response: Content | None = None
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
+
+    @model_validator(mode="after")
+    def one_form(self) -> "Exchange":
+        given = (self.prompt is not None, self.response is not None, self.messages is not None)
+        if given not in ((True, True, False), (False, False, True)):
+            raise ValueError('give "prompt" and "response", or "messages" that end with the assistant\'s')
+        return self
+
+    def conversation(self) -> Conversation:
+        """All turns as the chat template takes them, the scored one last."""
+        if self.messages is not None:
+            return [message.plain() for message in self.messages]
+        if isinstance(self.prompt, str):
+            before = [{"role": "user", "content": self.prompt}]
+        else:
+            before = [message.plain() for message in self.prompt]
+        return [*before, {"role": "assistant", "content": self.response}]
+
+
+class ScoreQuestion(Strict):
+    """The body of POST /v1/score."""
+
+    model: str = Field("", description="NAME, NAME@ALIAS or NAME/VERSION; the first reward model if absent.")
+    input: Annotated[list[Exchange], Field(min_length=1, max_length=MAX_INPUTS)]
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def one_or_more(cls, given: Any) -> Any:
+        return [given] if isinstance(given, dict) else given
+
+
+def routes(ask: Callable[[str, list[Conversation]], Any], keep: Keep) -> APIRouter:
+    """The page. `ask(reference, conversations)` awaits (served, [(score, tokens), ...]), or raises an HTTP error;
+    `keep(served, response)` is told what was scored."""
+    router = APIRouter(prefix="/v1")
+
+    @router.post("/score")
+    async def score(question: ScoreQuestion) -> dict[str, Any]:
+        conversations = [one.conversation() for one in question.input]
+        served, rows = await ask(question.model, conversations)
+        for conversation in conversations:
+            keep(served, conversation[-1]["content"])
+        tokens = sum(count for _, count in rows)
+        return {
+            "id": f"score-{uuid.uuid4().hex}", "object": "list", "created": int(time.time()),
+            "model": f"{served.name}/{served.version}",
+            "data": [{"index": i, "object": "score", "score": value} for i, (value, _) in enumerate(rows)],
+            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        }
+
+    return router
+
+
+def scored(served: Served, conversations: Sequence[Conversation]) -> list[tuple[float, int]]:
+    """(score, tokens) of each conversation's last turn. Raises UnknownModel for another kind of model, BadRequest."""
+    served.must_be("reward")
+    rows = [row_ids(served, conversation, f"input.{i}") for i, conversation in enumerate(conversations)]
+    total = sum(map(len, rows))
+    if total > MAX_REQUEST_TOKENS:
+        raise BadRequest(f"the {len(rows)} rows have {total} tokens, a request may have {MAX_REQUEST_TOKENS}: "
+                         "send them in several", "input", "context_length_exceeded")
+    values = reward.score(served.model, rows).tolist()
+    return [(value, len(row)) for value, row in zip(values, rows, strict=True)]
+
+
+def row_ids(served: Served, conversation: Conversation, param: str) -> list[int]:
+    """The tokens of a conversation up to its last turn's end. Raises BadRequest, naming `param`."""
+    try:
+        ids = [token for part, _ in chat.segments(served.tokenizer, conversation) for token in part]
+    except ValueError as error:
+        raise BadRequest(f"{param}: {error}", param) from None
+    room = min(served.context, MAX_TOKENS)
+    if len(ids) > room:
+        raise BadRequest(f"{param} has {len(ids)} tokens, more than the {room} that {served.name}/{served.version} "
+                         "takes: shorten it", param, "context_length_exceeded")
+    return ids

@@ -1,0 +1,175 @@
+"""The registry: which versions exist, which one a name means, where its files are.
+
+    reference            what it means
+    NAME                 the champion; where there is none, the challenger
+    NAME@ALIAS           the version that the alias names
+    NAME/3               version 3
+    models:/...          the same, as MLflow writes it
+
+`<set>-classifier` and `assistant` hold what is served (whole or merged weights; an adapter that cannot be merged
+stands there itself); the same names with `-adapter` hold the adapters in PEFT's own layout. Aliases stand on the served
+name only. `register_all` (ajuste/tracking/registry/register.py) makes the versions.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from ajuste.core.errors import UsageError
+from ajuste.core.home import home
+from ajuste.tracking.registry.families import headline
+from ajuste.tracking.registry.register import register_all as _register_all
+from ajuste.tracking.registry.tags import unfold
+from ajuste.tracking.runs.store import client, exists, local_path, tracking_uri, without_password
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+ALIASES = ("champion", "challenger", "previous")
+REFERENCE = re.compile(r"(?:models:/+)?(?P<name>[^/@:]+)(?:@(?P<alias>[\w-]+)|/(?P<version>\d+))?")
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered version. `path` is its local model folder, None if it was not asked for (see `resolve`)."""
+
+    name: str
+    version: str
+    alias: str | None
+    path: Path | None
+    tags: dict[str, str]
+    run_id: str | None
+    aliases: tuple[str, ...] = ()
+    created: int = 0  # milliseconds since 1970
+
+
+def register_all(parent: str | None = None) -> list[Version]:
+    """Find or create a version for every model that dvc.lock names; returns those that are new.
+
+    Raises DataError if a merged model has no passing proof; the other models are registered all the same.
+    """
+    return [_version(client().get_model_version(name, number)) for name, number in _register_all(parent)]
+
+
+def names() -> list[str]:
+    """All registered names, sorted; none where there is no store yet."""
+    return sorted(model.name for model in client().search_registered_models()) if exists() else []
+
+
+def versions(name: str) -> list[Version]:
+    """All versions of a name, oldest first. Raises UsageError, with the names that exist, for an unknown one."""
+    found = client().search_model_versions(f"name='{name}'") if name in names() else []
+    if not found:
+        raise UsageError(f"no registered model `{name}`: {_known()}")
+    aliases = _aliases(name)
+    return [_version(item, aliases) for item in sorted(found, key=lambda item: int(item.version))]
+
+
+def resolve(reference: str) -> Version:
+    """The version that a reference means, with its local folder; a remote store's files are downloaded once.
+
+    Raises UsageError that lists what exists for an unknown name, alias or version, and for files that are gone.
+    """
+    version = find(reference)
+    return replace(version, path=_local_folder(version))
+
+
+def find(reference: str, default: tuple[str, ...] = ALIASES[:2]) -> Version:
+    """As `resolve`, without the files. `default`: which alias a name alone means, the first that is set."""
+    match = REFERENCE.fullmatch(reference)
+    if not match:
+        raise UsageError(f"`{reference}` names no model: write NAME, NAME@ALIAS or NAME/VERSION; {_known()}")
+    name, alias, number = match["name"], match["alias"], match["version"]
+    found = {version.version: version for version in versions(name)}
+    by_alias = {known: version for version in found.values() for known in version.aliases}
+    if number is None:
+        alias = alias or next((known for known in default if known in by_alias), None)
+        if alias not in by_alias:
+            have = ", ".join(sorted(by_alias)) or "none yet"
+            asked = f"alias `{alias}`" if alias else " and no ".join(default)
+            raise UsageError(f"`{name}` has no {asked}: its aliases are {have}, its versions {', '.join(found)}")
+        number = by_alias[alias].version
+    if number not in found:
+        raise UsageError(f"`{name}` has no version {number}: it has {', '.join(found)}")
+    return replace(found[number], alias=alias)
+
+
+def summary() -> dict[str, str]:
+    """One line a served name: which version each alias names, with its strategy and its test figure."""
+    lines = {}
+    for name in names():
+        if name.endswith("-adapter"):
+            continue
+        of = {known: version for version in versions(name) for known in version.aliases}
+        parts = []
+        for known in sorted(of, key=lambda alias: (ALIASES.index(alias) if alias in ALIASES else 9, alias)):
+            tags = of[known].tags
+            parts.append(f"{known} is version {of[known].version} ({tags.get('strategy', '?')}{headline(tags)})")
+        lines[name] = "; ".join(parts) or "no alias yet"
+    return lines
+
+
+def _version(item: ModelVersion, aliases: dict[str, str] | None = None) -> Version:
+    aliases = _aliases(item.name) if aliases is None else aliases
+    mine = tuple(sorted((a for a, number in aliases.items() if str(number) == str(item.version)),
+                        key=lambda a: (ALIASES.index(a) if a in ALIASES else 9, a)))
+    return Version(
+        item.name, str(item.version), mine[0] if mine else None, None, unfold(item.tags), item.run_id or None, mine,
+        item.creation_timestamp,
+    )
+
+
+def _aliases(name: str) -> dict[str, str]:
+    """Alias -> version. A search of versions brings none."""
+    return dict(client().get_registered_model(name).aliases)
+
+
+def _known() -> str:
+    found = names()
+    if not found:
+        return "nothing is registered yet (`ajuste run` registers)"
+    return f"registered are {', '.join(found)}"
+
+
+def _local_folder(version: Version) -> Path:
+    """The version's files: where the store has them, or a copy under the home if the store is remote."""
+    uri = client().get_model_version_download_uri(version.name, version.version)
+    local = local_path(uri) or _download(uri, version)
+    if not local.is_dir():
+        raise UsageError(f"the files of {version.name}/{version.version} are gone ({local}): was the project's folder "
+                         "moved? MLflow stores absolute paths; `ajuste doctor` checks it")
+    description = local / "MLmodel"
+    if not description.exists():
+        return local  # an adapter, in PEFT's own layout
+    logged = yaml.safe_load(description.read_text(encoding="utf-8"))
+    return local / logged["flavors"]["python_function"]["artifacts"]["model"]["path"]
+
+
+def _download(uri: str, version: Version) -> Path:
+    """Download once, into <home>/.assets/models; a folder is there whole or not at all."""
+    import mlflow.artifacts
+
+    digest = version.tags.get("sha256", "")[:16]
+    target = home() / ".assets" / "models" / version.name / f"{version.version}-{digest}"
+    if not target.is_dir():
+        part = target.with_name(f".{target.name}.{os.getpid()}")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        try:
+            got = Path(mlflow.artifacts.download_artifacts(
+                artifact_uri=uri, dst_path=str(part), tracking_uri=tracking_uri()))
+            if not target.is_dir():
+                os.rename(got, target)
+        except OSError as error:
+            raise UsageError(f"cannot download {version.name}/{version.version}: "
+                             f"{without_password(' '.join(str(error).split()))}") from None
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    return target

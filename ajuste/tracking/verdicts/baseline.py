@@ -1,0 +1,162 @@
+"""What the texts of today are compared with: rows of the data that a served version was trained on.
+
+    classifier   text of each validation row, and what the version says of it
+    assistant    first user turn of each validation conversation
+    vocabulary   the words of all training rows
+    features     of the frozen base encoder, mean-pooled, for both kinds: it does not move when the model is trained
+
+Rows are those that the version's stage encoded, found in artifacts/ of the current folder, or of a worktree where a
+deployed run made it; a version of other rows is refused, since nothing could be said about it. Private to
+ajuste/tracking/verdicts/drift.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ajuste.core.errors import UsageError
+from ajuste.core.home import home
+from ajuste.core.params import Compute, read_yaml, typed
+from ajuste.judging.drift import MAX_CHARS, DriftConfig, Sample, vocabulary_of
+from ajuste.rows.clean import clean
+from ajuste.tracking.registry.families import ASSISTANT, CLASSIFIER, SFT, Family, kind_of
+from ajuste.tracking.registry.registry import Version
+from ajuste.tracking.registry.scores import rows_digest
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+MAX_TOKENS = 256  # of a prompt that is embedded; a classifier's texts are cut as its card says
+BATCH_ROWS = 32
+FAMILIES = {"classifier": CLASSIFIER, ASSISTANT: SFT}
+
+
+@dataclass
+class Baseline:
+    """The data of one served version. Properties are read or computed once, when they are first asked for."""
+
+    version: Version
+    config: DriftConfig
+    family: Family
+
+    @cached_property
+    def rows(self) -> list[tuple[str, int]]:
+        """(text, class id) of the reference, the lowest row ids; class id -1 for an assistant."""
+        return [row[1:] for row in sorted(self._rows("validation"))[: self.config.reference_rows]]
+
+    @cached_property
+    def vocabulary(self) -> frozenset[str]:
+        return vocabulary_of(text for _, text, _ in self._rows("train"))
+
+    @cached_property
+    def sample(self) -> Sample:
+        """The reference as the server would log it: its texts, what the version says of them, and their features."""
+        texts = [text for text, _ in self.rows]
+        return Sample(texts, self.predict(texts), self.embed(texts))
+
+    def labelled(self) -> Sample:
+        """The reference with its true labels. Raises UsageError for an assistant."""
+        if self.family.kind != CLASSIFIER.kind:
+            raise UsageError(f"`{self.version.name}` knows no labels: leave the label column out")
+        names = self._model[2]["labels"]
+        return Sample([text for text, _ in self.rows], [names[i] for _, i in self.rows], self.sample.features)
+
+    def predict(self, texts: list[str]) -> list[str] | None:
+        """The label that the version gives each text; None for an assistant."""
+        if self.family.kind != CLASSIFIER.kind:
+            return None
+        from ajuste.models import classifier
+
+        names = self._model[2]["labels"]
+        return [names[i] for i in classifier.predict(*self._model, texts).argmax(dim=-1).tolist()]
+
+    def embed(self, texts: list[str]) -> np.ndarray:
+        """Mean-pooled features of the frozen base [N, d]."""
+        from ajuste.models.classifier import logits_of
+
+        reader, tokenizer = self._encoder
+        most = self._model[2]["max_tokens"] if self.family.kind == CLASSIFIER.kind else MAX_TOKENS
+        ids = tokenizer([clean(text[:MAX_CHARS])[0] for text in texts], truncation=True, max_length=most)["input_ids"]
+        return logits_of(reader, ids, BATCH_ROWS).numpy()
+
+    @cached_property
+    def _model(self) -> tuple:
+        from ajuste.models import classifier
+
+        return classifier.load(self.version.path)
+
+    @cached_property
+    def _encoder(self) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+        import torch
+
+        from ajuste.models.classifier import build
+        from ajuste.models.features import FeatureReader
+        from ajuste.models.folder import load_tokenizer
+
+        compute = typed(Compute, read_yaml(Path("params.yaml")).get("compute") or {}, "compute")
+        torch.set_num_threads(compute.threads)
+        base = _artifacts(self.family) / "base" / "encoder"
+        return FeatureReader(build(base, ["0", "1"], pooling="mean")).eval(), load_tokenizer(base)
+
+    def _rows(self, split: str) -> Iterator[tuple[str, str, int]]:
+        """(row id, text, class id) of the rows of a split that were encoded; validated rows are streamed."""
+        import pyarrow.parquet as pq
+
+        from ajuste.rows.parquet import read_batches
+
+        encoded = self.family.encoded / f"{split}.parquet"
+        chosen = set(pq.read_table(encoded, columns=["row_id"])["row_id"].to_pylist())
+        columns = ["row_id", "text", "label"] if self.family.kind == CLASSIFIER.kind else ["row_id", "messages"]
+        validated = _artifacts(self.family) / "validated" / self.family.encoded.name / f"{split}.parquet"
+        for batch in read_batches(validated, 1024, columns):
+            for row in batch.to_pylist():
+                if row["row_id"] in chosen:
+                    yield row["row_id"], *_text(row)
+
+
+def baseline(version: Version, config: DriftConfig) -> Baseline:
+    """The data that a resolved version was trained beside. Raises UsageError, saying what to do, if it is not here."""
+    family = FAMILIES.get(kind_of(version.name))
+    if family is None or version.name.endswith("-adapter"):
+        raise UsageError(f"`{version.name}` reads no texts of users: drift is of classifiers and of `{ASSISTANT}`")
+    if version.tags.get("method") != family.method:
+        wanted = None  # a PPO version has prompts as its rows; its users ask as those of the SFT version do
+    else:
+        wanted = version.tags.get("validation_rows")
+    whole = False
+    for root in (Path(), *sorted((home() / ".prefect" / "worktrees").glob("*"))):
+        here = replace(family, encoded=root / family.encoded)
+        if all(path.exists() for path in _needed(here)):
+            whole = True
+            if not wanted or rows_digest(here, "validation") == wanted:
+                return Baseline(version, config, here)
+    if not whole:
+        missing = next(path for path in _needed(family) if not path.exists())
+        raise UsageError(f"{missing} is missing: `dvc checkout` brings what dvc.lock names, `ajuste run` makes it")
+    raise UsageError(
+        f"{version.name}/{version.version} was trained beside other rows than {family.encoded} holds: "
+        "check out the revision that it was made from and `dvc checkout`, or serve a newer version"
+    )
+
+
+def _needed(family: Family) -> list[Path]:
+    files = [f"{kind}/{family.encoded.name}/{split}.parquet" for kind in ("encoded", "validated")
+             for split in ("train", "validation")]  # fmt: skip
+    return [_artifacts(family) / file for file in (*files, "base/encoder/model.safetensors")]
+
+
+def _artifacts(family: Family) -> Path:
+    return family.encoded.parents[1]
+
+
+def _text(row: dict) -> tuple[str, int]:
+    if "text" in row:
+        return row["text"], row["label"]
+    return next(turn["content"] for turn in row["messages"] if turn["role"] == "user"), -1

@@ -1,0 +1,44 @@
+"""Stage `classify_full`: full fine-tuning, every weight of the encoder and its head trains.
+
+    L(theta) = -sum_i log p(y_i | x_i; theta)
+
+Run it: `dvc repro classify_full`. Killed or interrupted, it goes on from its last checkpoint to the same bytes.
+"""
+
+from pathlib import Path
+
+from ajuste.core.params import Compute
+from ajuste.core.stage import start
+from ajuste.learning.seeds import seed_everything
+from ajuste.models.classifier import build, set_dropout
+from tasks.classify.training import TrainingConfig, read_inputs, train_classifier, write
+
+
+class FullConfig(TrainingConfig):
+    """Section `classify.full`."""
+
+
+def full(config: FullConfig, compute: Compute, encoded: Path, base: Path, out: Path, checkpoints: Path) -> dict:
+    """Train every weight and write the model folder `out`; returns the card and `tokens` (trained).
+
+    checkpoints: an existing folder; a run that finds whole ones there goes on from them. Raises UsageError, DataError.
+    """
+    seed_everything(compute.seed, compute.threads)
+    inputs = read_inputs(config, encoded, base)
+    model = set_dropout(build(base, inputs.labels, config.task, config.pooling), config.dropout)
+    return write("full", config, inputs, train_classifier(model, config, compute, inputs, checkpoints), base, out)
+
+
+def main() -> None:
+    with start("classify_full", FullConfig) as stage:
+        artifacts = Path("artifacts")
+        with stage.phase("train"):
+            done = full(
+                stage.config, stage.compute, artifacts / "encoded/reviews", artifacts / "base/encoder",
+                artifacts / "merged/classify_full", stage.checkpoints,
+            )  # fmt: skip
+        stage.count(tokens=done["tokens"])
+
+
+if __name__ == "__main__":
+    main()
