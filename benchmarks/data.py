@@ -28,7 +28,7 @@ config = ValidateConfig(set="reviews", sample=1.0, max_chars=20000, near_duplica
 print(json.dumps(validate(config, None, folder / "data/reviews", folder / "validated")["rows"]))
 """
 ENCODE = """
-from tasks._stage import Compute
+from ajuste.core.params import Compute
 from tasks.encode import EncodeConfig, encode
 rows = {{"train": None, "validation": None, "test": None}}
 config = EncodeConfig(max_tokens=256, sources=[], rows=rows, batch_rows=2048)

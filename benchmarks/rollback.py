@@ -26,7 +26,7 @@ NAME = "reviews-classifier"
 TIMES = 7
 SEED = f"""
 from tracking import promotion
-from tracking._store import client
+from ajuste.tracking.runs.store import client
 client().create_registered_model("{NAME}")
 for version in "12":
     client().create_model_version("{NAME}", "s3://nowhere/" + version)

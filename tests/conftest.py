@@ -51,7 +51,7 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a random BERT of about one million parameters and its tokenizer. Read it, do not write in it."""
-    from tests.tiny_models import make_tiny_encoder
+    from tests.made.tiny_models import make_tiny_encoder
 
     return make_tiny_encoder(tmp_path_factory.mktemp("tiny") / "encoder")
 
@@ -59,7 +59,7 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a random Llama of about one million parameters and its tokenizer. Read it, do not write in it."""
-    from tests.tiny_models import make_tiny_decoder
+    from tests.made.tiny_models import make_tiny_decoder
 
     return make_tiny_decoder(tmp_path_factory.mktemp("tiny") / "decoder")
 
@@ -67,7 +67,7 @@ def tiny_decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny decoder as stage `base_decoder` writes it, unless a test has a base of its own. Read it."""
-    from tests.tiny_decoders import tiny_base
+    from tests.made.tiny_decoders import tiny_base
 
     return tiny_base(tmp_path_factory.mktemp("base") / "decoder")
 
@@ -75,6 +75,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def encoded(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Rows for that base as stage `encode_instructions` writes them, unless a test has its own. Read them."""
-    from tests.tuned import judged_set
+    from tests.made.tuned import judged_set
 
     return judged_set(base, tmp_path_factory.mktemp("set"))

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.projects import ajuste, environment, mlflow_runs, tiny_project
+from tests.made.projects import ajuste, environment, mlflow_runs, tiny_project
 
 KILLS = 10
 

@@ -17,8 +17,8 @@ from ajuste.serving.app import make_app
 from ajuste.serving.models import Models
 from tasks.merge.decoder import DecoderConfig, merge_decoder
 from tasks.supervised import loop
+from tests.made.tuned import COMPUTE, files, logits, of, pairs, run
 from tests.serving.conftest import FakeRegistry
-from tests.tuned import COMPUTE, files, logits, of, pairs, run
 
 RATES = {"full": 3e-3, "prefix": 0.1, "prompt": 0.1, "bottleneck": 3e-2}
 MERGE = DecoderConfig(dtype="float32", max_logit_difference=1e-4, min_equal_tokens=1.0, rows=6, prompts=3,

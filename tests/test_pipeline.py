@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.projects import ajuste, mlflow_runs, run, tiny_project
+from tests.made.projects import ajuste, mlflow_runs, run, tiny_project
 
 
 @pytest.fixture(scope="module")

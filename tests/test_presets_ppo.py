@@ -14,8 +14,8 @@ from ajuste.models.one_base import OneBase, Settings
 from tasks.ppo import PpoConfig
 from tasks.rl import loop, recorder
 from tasks.rl.episodes import Episodes
-from tests import tiny_decoders, tiny_rlhf
-from tests.tiny_ppo import CONFIG
+from tests.made import tiny_decoders, tiny_rlhf
+from tests.made.tiny_ppo import CONFIG
 
 ROOT = Path(__file__).parents[1]
 OURS = {"2019": "lm-human-preferences-2019", "2024": "n-plus-2024", "trl": "trl-1.12"}

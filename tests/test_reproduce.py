@@ -8,7 +8,7 @@ import pytest
 
 from ajuste.tracking.again import reproduce
 from ajuste.tracking.project import versions
-from tests.projects import ROOT
+from tests.made.projects import ROOT
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.projects import ajuste, run, tiny_project
+from tests.made.projects import ajuste, run, tiny_project
 
 CHAMPION = "models:/reviews-classifier@champion"
 REGISTER = """

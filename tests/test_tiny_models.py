@@ -18,7 +18,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_the_decoder_is_the_same_in_every_process(tiny_decoder: Path, tmp_path: Path) -> None:
-    code = f"from tests.tiny_models import *; make_tiny_decoder(Path({str(tmp_path / 'a')!r}))"
+    code = f"from tests.made.tiny_models import *; make_tiny_decoder(Path({str(tmp_path / 'a')!r}))"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, env={**os.environ, "PYTHONHASHSEED": "7"})
     assert digests(tmp_path / "a") == digests(tiny_decoder)
 

@@ -8,7 +8,7 @@ import yaml
 
 from ajuste.core.errors import DataError, UsageError
 from tests.cli.commands import ajuste_data, made, project_without_dvc, written
-from tests.instruction_files import ROWS, pairs
+from tests.made.instruction_files import ROWS, pairs
 
 PARAMS = """\
 validate:

@@ -6,7 +6,7 @@ import pytest
 
 from ajuste.core.errors import DataError, UsageError
 from tests.cli.commands import ajuste_data, made, project_without_dvc, written
-from tests.preference_files import ROWS, rated, triples
+from tests.made.preference_files import ROWS, rated, triples
 
 PARAMS = "validate:\n  preferences:\n    set: ratings   # the folder under data/\n"
 

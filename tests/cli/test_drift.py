@@ -15,7 +15,7 @@ from ajuste.core.errors import DataError, UsageError
 from ajuste.core.home import home
 from ajuste.tracking.registry import families, registry, scores
 from ajuste.tracking.verdicts import drift
-from tests.tiny_classifiers import LABELS
+from tests.made.tiny_classifiers import LABELS
 from tests.tracking import projects
 
 NAME = "reviews-classifier"

@@ -13,7 +13,7 @@ from ajuste.core.errors import DataError, UsageError
 from ajuste.models import classifier
 from ajuste.models.folder import sha256_of
 from tests.cli.registered import install, run
-from tests.tiny_classifiers import TEXTS
+from tests.made.tiny_classifiers import TEXTS
 
 PLAIN = """
 import json, sys, torch

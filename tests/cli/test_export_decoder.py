@@ -14,8 +14,8 @@ from ajuste.cli.models import export
 from ajuste.core.errors import UsageError
 from ajuste.learning.text import chat
 from ajuste.models import decoder
-from tests import tiny_decoders
 from tests.cli.registered import install, run
+from tests.made import tiny_decoders
 from tests.serving.conftest import FakeRegistry, speakers  # noqa: F401
 
 torch.set_num_threads(1)

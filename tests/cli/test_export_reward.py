@@ -8,8 +8,8 @@ import torch
 from ajuste.cli.models import export
 from ajuste.learning.text import chat
 from ajuste.models import reward
-from tests import tiny_rlhf
 from tests.cli.registered import install, run
+from tests.made import tiny_rlhf
 from tests.serving.conftest import FakeRegistry, speakers  # noqa: F401
 
 torch.set_num_threads(1)

@@ -12,8 +12,8 @@ from ajuste.core.errors import DataError, UsageError
 from ajuste.learning.text import chat
 from ajuste.models import classifier, reward
 from tests.cli.registered import install, run
-from tests.tiny_classifiers import LABELS, TEXTS
-from tests.tiny_rlhf import ASKED, SNIPPETS
+from tests.made.tiny_classifiers import LABELS, TEXTS
+from tests.made.tiny_rlhf import ASKED, SNIPPETS
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from ajuste.cli.processes import free_port
-from tests.projects import ROOT
+from tests.made.projects import ROOT
 
 
 def test_a_port_in_use_is_replaced() -> None:

@@ -21,7 +21,7 @@ import httpx
 import psutil
 
 from ajuste.cli.processes import free_port
-from tests.projects import ajuste, environment, mlflow_runs, run, tiny_project
+from tests.made.projects import ajuste, environment, mlflow_runs, run, tiny_project
 
 T = TypeVar("T")
 ENDS = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")

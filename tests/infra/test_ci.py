@@ -7,7 +7,7 @@ import sys
 import pytest
 import yaml
 
-from tests.projects import ROOT
+from tests.made.projects import ROOT
 
 FILES = {".github/workflows/ajuste.yml": "vendor.github-workflows", ".gitlab-ci.yml": "vendor.gitlab-ci"}
 

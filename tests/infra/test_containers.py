@@ -13,7 +13,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.projects import ROOT
+from tests.made.projects import ROOT
 
 COMPOSE = ROOT / "infra" / "compose.yaml"
 K8S = ROOT / "infra" / "k8s"

@@ -13,7 +13,7 @@ import pytest
 
 from ajuste.cli.processes import free_port
 from tests.infra.servers import Deployed, start, stop, wait_for
-from tests.projects import run
+from tests.made.projects import run
 
 NAME, WINDOW = "reviews-classifier", 50
 GERMAN = (

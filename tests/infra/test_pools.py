@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.projects import ROOT
+from tests.made.projects import ROOT
 
 WORKERS = {
     "docker": ("prefect_docker.worker", "DockerWorkerJobConfiguration"),

@@ -16,7 +16,7 @@ import pytest
 
 from flows.recover import AGAIN
 from tests.infra.servers import Deployed, wait_for
-from tests.projects import ajuste, environment
+from tests.made.projects import ajuste, environment
 
 pytestmark = pytest.mark.slow
 

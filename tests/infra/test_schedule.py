@@ -16,7 +16,7 @@ import yaml
 from ajuste.cli.processes import free_port
 from ajuste.core.stages import md5_of
 from tests.infra.servers import start, stop
-from tests.projects import ROOT, ajuste, environment, mlflow_runs, run, tiny_project
+from tests.made.projects import ROOT, ajuste, environment, mlflow_runs, run, tiny_project
 
 # what the two presets say beside preset tiny; stages until UNTIL depend on it
 PRESETS = {

@@ -18,7 +18,7 @@ import pytest
 from ajuste.core.errors import UsageError
 from ajuste.core.home import home
 from infra import postgres, stack
-from tests.projects import ROOT, environment
+from tests.made.projects import ROOT, environment
 
 INSTALLED = list(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 needs_postgres = pytest.mark.skipif(

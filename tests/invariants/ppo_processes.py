@@ -15,7 +15,7 @@ import torch
 
 from ajuste.learning.rl import rollout
 from tasks.rl import loop
-from tests.tiny_ppo import STOP, config, count, tiny_one, tiny_prompts
+from tests.made.tiny_ppo import STOP, config, count, tiny_one, tiny_prompts
 
 MODES = ("fixed", "free")
 

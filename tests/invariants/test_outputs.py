@@ -11,7 +11,7 @@ from ajuste.learning.losses.cross_entropy import weighted_cross_entropy
 from ajuste.learning.statistics.metrics import expected_calibration_error
 from ajuste.models import classifier
 from tests.invariants.shapes import ENCODERS, FAMILIES, VOCABULARY, base_model
-from tests.tiny_classifiers import tiny_adapter, tiny_base
+from tests.made.tiny_classifiers import tiny_adapter, tiny_base
 
 torch.set_num_threads(1)
 

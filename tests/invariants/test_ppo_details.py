@@ -10,7 +10,7 @@ from ajuste.learning.rl.rollout import sample
 from ajuste.models.one_base import OneBase, Settings
 from tasks.rl import loop
 from tests.invariants.decoders import decoder
-from tests.tiny_ppo import CONFIG, config, count, tiny_one, tiny_prompts
+from tests.made.tiny_ppo import CONFIG, config, count, tiny_one, tiny_prompts
 
 ROOT = Path(__file__).parents[2]
 ROW = [1, 40, 41, 42, 43, 5]
@@ -61,7 +61,7 @@ def test_custom_ends_are_honoured(tmp_path: Path) -> None:
     for stops, ended in (([], 0.0), (list(range(1, 64)), 1.0)):
         folder = tmp_path / str(ended)
         row = loop.train(tiny_one(), tiny_prompts(), count, asked, 0, folder, stops).history[0]
-        episodes = loop._ppo_recorder.read(folder, 1).episodes
+        episodes = loop.recorder.read(folder, 1).episodes
         assert row["ended"] == ended
         paid = episodes.rewards.sum(1) + row["beta"] * episodes.kl.sum(1)
         assert torch.allclose(paid, episodes.scores if ended else torch.full((8,), -3.0), atol=1e-5)

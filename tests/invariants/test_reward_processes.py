@@ -7,8 +7,8 @@ import torch
 
 from tests.invariants.gloo import run_two
 from tests.invariants.reward_processes import one_step
+from tests.made.tiny_rlhf import whole
 from tests.tasks.test_reward import comparisons
-from tests.tiny_rlhf import whole
 
 
 @pytest.mark.slow

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 from benchmarks.reward import write_pairs
 from benchmarks.sides.reward import check
+from tests.made.tiny_rlhf import whole
 from tests.tasks.test_reward import comparisons
-from tests.tiny_rlhf import whole
 
 TOLERANCE = 1e-6
 # TRL 1.16.0, transformers 5.23.0, peft 0.21.2, torch 2.13.0, one thread: loss, and the norm of each kind's gradients

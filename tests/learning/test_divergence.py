@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ajuste.learning.rl.divergence import distribution_kl
-from tests.tiny_ppo import VOCABULARY, tiny_one, tiny_prompts
+from tests.made.tiny_ppo import VOCABULARY, tiny_one, tiny_prompts
 
 
 @pytest.fixture(scope="module")

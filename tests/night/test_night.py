@@ -21,8 +21,8 @@ import httpx
 import pytest
 import yaml
 
+from tests.made.projects import ajuste, environment, run, tiny_project
 from tests.night.tickets import shuffled, tickets, write
-from tests.projects import ajuste, environment, run, tiny_project
 
 NAME = "tickets-classifier"
 # The classifiers can learn from tickets; RLHF cannot, so the nights end where they are judged.

@@ -15,8 +15,8 @@ from ajuste.models import decoder
 from ajuste.models.folder import sha256_of
 from ajuste.serving.app import make_app
 from ajuste.serving.models import Models
-from tests import tiny_decoders, tiny_rlhf
-from tests.tiny_classifiers import tiny_adapter, tiny_base, tiny_full, tiny_merged
+from tests.made import tiny_decoders, tiny_rlhf
+from tests.made.tiny_classifiers import tiny_adapter, tiny_base, tiny_full, tiny_merged
 
 torch.set_num_threads(1)
 

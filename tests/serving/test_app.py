@@ -12,7 +12,7 @@ from ajuste.models import classifier
 from ajuste.serving import app as serving_app
 from ajuste.serving import batches
 from ajuste.serving.app import make_app
-from tests.tiny_classifiers import LABELS, TEXTS
+from tests.made.tiny_classifiers import LABELS, TEXTS
 
 torch.set_num_threads(1)
 JSON = {"content-type": "application/json"}

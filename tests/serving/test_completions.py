@@ -13,8 +13,8 @@ from ajuste.models import decoder
 from ajuste.serving import app as serving_app
 from ajuste.serving import generation as engine
 from ajuste.serving.app import make_app
+from tests.made.tiny_decoders import ASKED
 from tests.serving.test_generation import right, user
-from tests.tiny_decoders import ASKED
 
 JSON = {"content-type": "application/json"}
 

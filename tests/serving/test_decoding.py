@@ -11,7 +11,7 @@ from transformers.generation import TemperatureLogitsWarper, TopPLogitsWarper
 from ajuste.models import decoder
 from ajuste.serving import decoding
 from ajuste.serving.decoding import Batch, pick
-from tests import tiny_decoders
+from tests.made import tiny_decoders
 
 SMALL = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
          "initializer_range": 0.4}

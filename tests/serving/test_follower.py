@@ -18,8 +18,8 @@ from ajuste.serving.follower import Follower
 from ajuste.serving.generation import Finished, Generation, Job, Started
 from ajuste.serving.models import Models, RefusedModel, UnknownModel
 from ajuste.serving.pool import TensorPool
+from tests.made.tiny_classifiers import TEXTS
 from tests.serving.conftest import FakeRegistry
-from tests.tiny_classifiers import TEXTS
 
 NAME = "reviews-classifier"
 

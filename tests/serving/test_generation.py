@@ -10,9 +10,9 @@ from ajuste.serving import generation as engine
 from ajuste.serving.batches import Busy
 from ajuste.serving.generation import BadRequest, Finished, Generation, Job, Started
 from ajuste.serving.models import Models, RefusedModel, UnknownModel
-from tests import tiny_decoders
+from tests.made import tiny_decoders
+from tests.made.tiny_decoders import ASKED
 from tests.serving.conftest import FakeRegistry
-from tests.tiny_decoders import ASKED
 
 
 class Told(list):

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from ajuste.models import classifier
 from ajuste.serving import models as serving_models
 from ajuste.serving.models import Models, RefusedModel, UnknownModel
+from tests.made.tiny_classifiers import TEXTS, tiny_base
 from tests.serving.conftest import FakeRegistry
-from tests.tiny_classifiers import TEXTS, tiny_base
 
 OWN = re.compile(r"lora_|classifier|head")
 

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from ajuste.serving import request_log
 from ajuste.serving.app import make_app
 from ajuste.serving.request_log import RequestLog
-from tests.tiny_classifiers import TEXTS
+from tests.made.tiny_classifiers import TEXTS
 
 SERVED = SimpleNamespace(name="reviews-classifier", version="3", kind="classifier")
 

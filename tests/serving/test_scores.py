@@ -11,7 +11,7 @@ from ajuste.models import reward
 from ajuste.serving import scores
 from ajuste.serving.app import make_app
 from ajuste.serving.models import Models, RefusedModel
-from tests import tiny_rlhf
+from tests.made import tiny_rlhf
 from tests.serving.conftest import FakeRegistry
 
 JSON = {"content-type": "application/json"}

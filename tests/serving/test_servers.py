@@ -19,8 +19,8 @@ from ajuste.cli.processes import free_port
 from ajuste.core.errors import DataError, UsageError
 from ajuste.core.home import home
 from tests.cli.registered import install, run
+from tests.made.tiny_classifiers import TEXTS
 from tests.serving.conftest import FakeRegistry
-from tests.tiny_classifiers import TEXTS
 from tests.tracking import assistants, projects
 from tests.tracking.conftest import project, recorded  # noqa: F401
 

@@ -12,7 +12,7 @@ import torch
 from ajuste.core.params import Compute
 from tasks.ppo import ppo
 from tasks.rl import loop as rl_loop
-from tests.tiny_ppo import config
+from tests.made.tiny_ppo import config
 
 CONFIG = config(updates=30, micro_rows=4, radar_prompts=3, radar_every=5, keep="gold", record=[1, 10, 20, 30])
 

@@ -11,7 +11,7 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertForMaskedLM, 
 from ajuste.core.errors import UsageError
 from ajuste.core.params import Compute
 from tasks.base.encoder import EncoderConfig, encoder
-from tests.folders import assert_names_nothing_local, contents
+from tests.made.folders import assert_names_nothing_local, contents
 
 COMPUTE = Compute(dtype="float32", device="cpu", threads=1, seed=0)
 TEXTS = ["A warm, funny film.", "dull"]

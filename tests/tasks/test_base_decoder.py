@@ -15,7 +15,7 @@ from ajuste.core.errors import UsageError
 from ajuste.learning.text import chat
 from ajuste.models.gguf import gguf_tokenizer
 from tasks.base.decoder import DecoderConfig, decoder
-from tests.folders import assert_names_nothing_local, contents
+from tests.made.folders import assert_names_nothing_local, contents
 
 TALK = [{"role": "user", "content": "Name a color."}, {"role": "assistant", "content": "Blue."}]
 TEXT = "Steps:\n\n1. In 2024 it was 10%.\n\n\n2. Don't, ünï  ☃ 3."

@@ -20,10 +20,10 @@ from tasks.classify.full import FullConfig
 from tasks.classify.lora import LoraConfig
 from tasks.features.reviews import ReviewsConfig, features
 from tasks.supervised import loop
-from tests.killed import die_thrice, interrupt
-from tests.tiny_classifiers import tiny_base
-from tests.tiny_rows import sentence_set
-from tests.trained import classify
+from tests.made.killed import die_thrice, interrupt
+from tests.made.tiny_classifiers import tiny_base
+from tests.made.tiny_rows import sentence_set
+from tests.made.trained import classify
 
 COMPUTE = Compute(dtype="float32", device="cpu", threads=1, seed=0)
 SHARED = {"task": "sequence", "class_weights": "none"}

@@ -13,7 +13,7 @@ from ajuste.learning.text import chat
 from ajuste.rows.split import SPLITS
 from tasks.encode.preferences import PreferencesConfig, encode_preferences
 from tasks.validate.preferences import KEPT, PROMPTS
-from tests.preference_files import messages
+from tests.made.preference_files import messages
 
 MARGINS = (0.25, 0.5, 1.0, 3.0)
 

@@ -15,8 +15,8 @@ from ajuste.models.classifier import load, logits_of
 from ajuste.models.folder import load_tokenizer
 from ajuste.rows.encoded.labelled import read_rows
 from tasks.evaluate.classify import ClassifyConfig, _length_slice, evaluate_classify
-from tests.tiny_classifiers import tiny_base, tiny_full
-from tests.tiny_rows import sentence_set, sentences, write_set
+from tests.made.tiny_classifiers import tiny_base, tiny_full
+from tests.made.tiny_rows import sentence_set, sentences, write_set
 
 COMPUTE = Compute(dtype="float32", device="cpu", threads=1, seed=0)
 CONFIG = ClassifyConfig(bootstrap=200, batch_rows=8)

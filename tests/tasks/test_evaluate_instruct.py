@@ -20,8 +20,8 @@ from ajuste.learning.text import chat
 from ajuste.models import classifier, decoder
 from ajuste.models.folder import CARD
 from tasks.evaluate.instruct import InstructConfig, Reviews, _references, _rules, evaluate_instruct
-from tests import tiny_classifiers
-from tests.tiny_decoders import ANSWERED, ASKED, card, encoded, tiny_adapter, tiny_base, tiny_full
+from tests.made import tiny_classifiers
+from tests.made.tiny_decoders import ANSWERED, ASKED, card, encoded, tiny_adapter, tiny_base, tiny_full
 
 COMPUTE = Compute(dtype="float32", device="cpu", threads=1, seed=0)
 CONFIG = InstructConfig(

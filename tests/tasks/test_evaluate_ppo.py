@@ -16,7 +16,7 @@ from ajuste.learning.text import chat
 from ajuste.models import classifier, decoder, reward
 from tasks.evaluate.ppo import Folders, Ledger, PpoConfig, evaluate_ppo, read_prompts
 from tasks.forgetting.scores import ForgettingConfig, forgetting
-from tests import tiny_classifiers, tiny_decoders, tiny_rlhf
+from tests.made import tiny_classifiers, tiny_decoders, tiny_rlhf
 from tests.tasks.test_forgetting import BOOLQ, PIQA, TEXTS, write_control
 
 COMPUTE = Compute(dtype="float32", device="cpu", threads=1, seed=0)

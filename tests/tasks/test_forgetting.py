@@ -18,7 +18,7 @@ from ajuste.models import decoder
 from ajuste.models.folder import CARD
 from ajuste.rows.control import Item, read_control
 from tasks.forgetting.scores import ForgettingConfig, _question, choose, forgetting, pick, score, summarise
-from tests.tiny_decoders import card, tiny_adapter, tiny_base, tiny_full
+from tests.made.tiny_decoders import card, tiny_adapter, tiny_base, tiny_full
 
 COMPUTE = Compute(dtype="float32", device="cpu", threads=1, seed=0)
 CONFIG = ForgettingConfig(

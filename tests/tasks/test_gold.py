@@ -16,8 +16,8 @@ from ajuste.learning.statistics.metrics import wilson_interval
 from ajuste.models.classifier import load, logits_of, predict
 from ajuste.models.folder import load_tokenizer
 from tasks.gold import Decontaminated, GoldConfig, gold, sentences
-from tests.tiny_classifiers import tiny_base
-from tests.tiny_rows import BAD, GOOD, PLAIN
+from tests.made.tiny_classifiers import tiny_base
+from tests.made.tiny_rows import BAD, GOOD, PLAIN
 
 COMPUTE = Compute(dtype="float32", device="cpu", threads=1, seed=0)
 CONFIG = GoldConfig(

@@ -21,8 +21,8 @@ from ajuste.learning import lora
 from ajuste.learning.layers import bottleneck, ragged
 from ajuste.models import decoder, methods
 from ajuste.models.folder import sha256_of
-from tests.killed import die_thrice, interrupt
-from tests.tuned import CONFIG, files, history, logits, of, pairs, run
+from tests.made.killed import die_thrice, interrupt
+from tests.made.tuned import CONFIG, files, history, logits, of, pairs, run
 
 # --- methods ---------------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.preference_files import write_set as write_preferences
+from tests.made.preference_files import write_set as write_preferences
 
 ROOT = Path(__file__).parents[2]
 STAGES = """

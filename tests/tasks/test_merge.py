@@ -14,7 +14,7 @@ from ajuste.learning import batching, lora
 from ajuste.models import classifier
 from ajuste.models.folder import sha256_of
 from tasks.merge import classify as stage
-from tests.tiny_classifiers import TEXTS, tiny_adapter, tiny_base, tiny_tokenizer
+from tests.made.tiny_classifiers import TEXTS, tiny_adapter, tiny_base, tiny_tokenizer
 
 COMPUTE = Compute(dtype="float32", device="cpu", threads=1, seed=0)
 CONFIG = stage.ClassifyConfig(dtype="float32", max_logit_difference=1e-4, min_equal_predictions=1.0, batch_rows=2)

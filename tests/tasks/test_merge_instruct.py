@@ -12,7 +12,7 @@ from ajuste.learning import lora
 from ajuste.models import decoder
 from ajuste.models.folder import sha256_of
 from tasks.merge import decoder as stage
-from tests import tiny_decoders as tiny
+from tests.made import tiny_decoders as tiny
 
 torch.set_num_threads(1)
 COMPUTE = Compute(dtype="float32", device="cpu", threads=1, seed=0)

@@ -11,7 +11,7 @@ from ajuste.core.errors import DataError, UsageError
 from ajuste.core.params import Compute
 from ajuste.models.folder import ADAPTER_CONFIG
 from studies.points import losses, select, tune
-from tests.tiny_decoders import ANSWERED, ASKED, tiny_base
+from tests.made.tiny_decoders import ANSWERED, ASKED, tiny_base
 
 COMPUTE = Compute(dtype="float32", device="cpu", threads=1, seed=0)
 VALUES = {

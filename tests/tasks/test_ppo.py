@@ -28,8 +28,8 @@ from ajuste.models.one_base import OneBase, Settings
 from ajuste.rows.encoded.conversations import read_conversations
 from tasks.ppo import _ptx, ppo, read_prompts, said
 from tasks.rl import explain, recorder
-from tests import tiny_classifiers, tiny_decoders, tiny_rlhf
-from tests.tiny_ppo import config, files
+from tests.made import tiny_classifiers, tiny_decoders, tiny_rlhf
+from tests.made.tiny_ppo import config, files
 
 torch.set_num_threads(1)
 COMPUTE = Compute(dtype="float32", device="cpu", threads=1, seed=0)

@@ -13,7 +13,7 @@ from ajuste.learning.rl import ppo as mathematics
 from ajuste.learning.rl import rollout
 from tasks.rl import learn, loop, recorder
 from tasks.rl import state as rl_state
-from tests.tiny_ppo import STOP, config, count, files, same, tiny_one, tiny_prompts, weights
+from tests.made.tiny_ppo import STOP, config, count, files, same, tiny_one, tiny_prompts, weights
 
 torch.set_num_threads(1)
 KEYS = {
@@ -158,7 +158,7 @@ PLACES = [
     (loop.rollout, "sample", 3),
     (loop.advantages, "episode_targets", 1),
     (learn.ppo, "policy_loss", 11),
-    (loop._ppo_recorder, "write", 2),
+    (loop.recorder, "write", 2),
     (rl_state, "write_history", 4),
     (rl_state, "save_file", 3),
     (rl_state, "seal", 2),

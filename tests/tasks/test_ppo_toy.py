@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from ajuste.models.one_base import OneBase, Settings
 from tasks.rl import loop
-from tests.tiny_ppo import config
+from tests.made.tiny_ppo import config
 
 VOCABULARY, WANTED, END = 24, 7, 1
 PROMPTS = [[2 + i % 20, 3 + i % 5] for i in range(20)]

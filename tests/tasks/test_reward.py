@@ -22,9 +22,9 @@ from ajuste.models import decoder, reward
 from ajuste.rows.encoded.comparisons import Comparison, Comparisons, read_comparisons, read_prompts
 from tasks.merge import reward as merge_reward
 from tasks.reward import RewardConfig, said, train_reward_model
-from tests.folders import contents
-from tests.killed import die_thrice
-from tests.tiny_rlhf import whole
+from tests.made.folders import contents
+from tests.made.killed import die_thrice
+from tests.made.tiny_rlhf import whole
 
 COMPUTE = Compute(dtype="float32", device="cpu", threads=1, seed=0)
 CONFIG = RewardConfig(

@@ -10,7 +10,7 @@ import pytest
 
 from ajuste.core.errors import UsageError
 from tasks.summary import Decoder, Rlhf, SummaryConfig, summarise
-from tests import tiny_rlhf
+from tests.made import tiny_rlhf
 from tests.tracking import rlhf
 
 LABELS = ["negative", "positive"]

@@ -18,9 +18,9 @@ from tasks.classify.frozen import FrozenConfig
 from tasks.classify.full import FullConfig
 from tasks.classify.lora import LoraConfig
 from tasks.evaluate.classify import ClassifyConfig, evaluate_classify
-from tests.tiny_classifiers import tiny_base
-from tests.tiny_rows import write_set
-from tests.trained import classify
+from tests.made.tiny_classifiers import tiny_base
+from tests.made.tiny_rows import write_set
+from tests.made.trained import classify
 
 COMPUTE = Compute(dtype="float32", device="cpu", threads=1, seed=0)
 TRAINING = {

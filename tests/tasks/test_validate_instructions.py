@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ajuste.core.errors import DataError
 from ajuste.rows.split import SPLITS, split_of, split_text, text_digest
 from tasks.validate.instructions import InstructionsConfig, validate_instructions
-from tests.instruction_files import ROWS, broken, pairs, sentence, write_set
+from tests.made.instruction_files import ROWS, broken, pairs, sentence, write_set
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,8 +11,8 @@ from ajuste.core.errors import DataError
 from ajuste.learning.statistics.agreement import agreement
 from ajuste.rows.split import SPLITS, split_of, split_text, text_digest
 from tasks.validate.preferences import PreferencesConfig, validate_preferences
-from tests.instruction_files import sentence
-from tests.preference_files import ROWS, broken, rated, transcript, triples, write_set
+from tests.made.instruction_files import sentence
+from tests.made.preference_files import ROWS, broken, rated, transcript, triples, write_set
 
 
 def config(**changes) -> PreferencesConfig:

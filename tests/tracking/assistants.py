@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from ajuste.core.params import Compute
 from tasks.merge import decoder as merging
-from tests import tiny_decoders as tiny
+from tests.made import tiny_decoders as tiny
 from tests.tracking import projects
 
 COMPUTE = Compute(dtype="float32", device="cpu", threads=1, seed=0)

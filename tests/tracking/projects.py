@@ -10,7 +10,7 @@ import yaml
 
 from ajuste.core.stages import key_of, md5_of
 from ajuste.models.folder import sha256_of
-from tests.tiny_classifiers import LABELS, tiny_adapter, tiny_base, tiny_full, tiny_merged
+from tests.made.tiny_classifiers import LABELS, tiny_adapter, tiny_base, tiny_full, tiny_merged
 
 STRATEGIES = ("frozen", "full", "lora")
 VALIDATION = {"frozen": 0.70, "full": 0.82, "lora": 0.82}  # full and LoRA are equal: the smaller one wins

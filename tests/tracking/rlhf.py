@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tests import tiny_rlhf
+from tests.made import tiny_rlhf
 from tests.tracking import assistants, projects
 from tests.tracking.assistants import interval
 

@@ -107,7 +107,7 @@ def test_what_cannot_be_made_again_says_why(project: Path) -> None:
 
 
 def test_other_packages_are_named() -> None:
-    recorded = again_claim._facts.environment().replace("numpy==", "numpy==0.", 1) + "gone==1\n"
+    recorded = again_claim.facts.environment().replace("numpy==", "numpy==0.", 1) + "gone==1\n"
     (line,) = again_claim._packages(recorded)
     assert "numpy 0." in line and "gone 1 -> not here" in line
 

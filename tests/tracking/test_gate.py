@@ -21,7 +21,7 @@ from ajuste.tracking.runs import runs
 from ajuste.tracking.runs.store import client
 from ajuste.tracking.verdicts import evidence as gathering
 from ajuste.tracking.verdicts import gate
-from tests.tiny_classifiers import LABELS
+from tests.made.tiny_classifiers import LABELS
 from tests.tracking import projects
 
 NAME = "reviews-classifier"

@@ -12,7 +12,7 @@ from ajuste.tracking.registry.families import CLASSIFIER, SFT
 from ajuste.tracking.sweeps import grid as grid
 from ajuste.tracking.sweeps import sweep
 from ajuste.tracking.sweeps.sweep import Point
-from tests.projects import ROOT, ajuste, environment, mlflow_runs, run, tiny_project
+from tests.made.projects import ROOT, ajuste, environment, mlflow_runs, run, tiny_project
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def environment(project: Path) -> dict[str, str]:
@@ -35,7 +35,7 @@ def tiny_project(folder: Path) -> Path:
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
     run(folder, "git", "config", "user.email", "test@localhost")
     run(folder, "git", "config", "user.name", "test")
-    run(folder, sys.executable, "-m", "tests.tiny_models")
+    run(folder, sys.executable, "-m", "tests.made.tiny_models")
     ajuste(folder, "preset", "tiny")
     ajuste(folder, "data", "pull")
     run(folder, "git", "commit", "--quiet", "--all", "--message", "Preset tiny")

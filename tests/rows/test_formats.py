@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ajuste.rows.layouts.instructions import LAYOUTS, Record, columns_needed, recognise, to_row
 from ajuste.rows.split import split_of, split_text, text_digest
-from tests.instruction_files import ROWS
+from tests.made.instruction_files import ROWS
 
 TURNS = [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "A test."}]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.instruction_files import sentence
+from tests.made.instruction_files import sentence
 
 Triple = tuple[str, str, str]
 

@@ -13,7 +13,7 @@ from ajuste.rows.quality.cycles import Cycles
 from ajuste.rows.quality.noise import label_noise
 from ajuste.rows.quality.report import Quality, digest, texts_of_sets, words_of
 from tasks.validate.preferences import KEPT
-from tests.instruction_files import WORDS, write_set
+from tests.made.instruction_files import WORDS, write_set
 
 
 def comparison(chosen: str, rejected: str, prompt: str = "ask", n: int = 0, **more) -> dict:

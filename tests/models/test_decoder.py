@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ajuste.models import decoder
-from tests.tiny_decoders import tiny_adapter
+from tests.made.tiny_decoders import tiny_adapter
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ from ajuste.models.classifier import (
     save,
 )
 from ajuste.models.folder import load_tokenizer, sha256_of
-from tests.tiny_classifiers import LABELS, TEXTS, card, tiny_adapter, tiny_base, tiny_full, tiny_tokenizer
+from tests.made.tiny_classifiers import LABELS, TEXTS, card, tiny_adapter, tiny_base, tiny_full, tiny_tokenizer
 
 SMALL = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32, "intermediate_size": 64}
 ARCHITECTURES = {

@@ -1,6 +1,6 @@
 """Models of about one million parameters, made from nothing in a second: what the tests and preset `tiny` fine-tune.
 
-    python -m tests.tiny_models        writes .assets/tiny-encoder and .assets/tiny-decoder
+    python -m tests.made.tiny_models        writes .assets/tiny-encoder and .assets/tiny-decoder
 
 The weights are random and seeded. The encoder's WordPiece vocabulary is a list of frequent words of reviews, every
 printable character, and pieces of two letters, so that any English text is tokenized without a trained tokenizer. The

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from ajuste.learning.layers import ragged
 from ajuste.learning.text.generate import generate
 from ajuste.models import decoder, methods, quantize
-from tests.tiny_decoders import tiny_adapter
-from tests.tuned import logits, of, pairs
+from tests.made.tiny_decoders import tiny_adapter
+from tests.made.tuned import logits, of, pairs
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

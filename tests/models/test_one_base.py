@@ -10,8 +10,8 @@ from ajuste.models import decoder as decoders
 from ajuste.models import reward
 from ajuste.models.one_base import POLICY, OneBase, Settings
 from tests.invariants.decoders import decoder
-from tests.tiny_decoders import tiny_base
-from tests.tiny_rlhf import reward_adapter
+from tests.made.tiny_decoders import tiny_base
+from tests.made.tiny_rlhf import reward_adapter
 
 torch.set_num_threads(1)
 HEAD = [1, 40, 41, 42, 43]

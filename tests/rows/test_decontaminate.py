@@ -10,7 +10,7 @@ import yaml
 from ajuste.core.errors import DataError
 from ajuste.rows.decontaminate import Ngrams, ngrams_of
 from ajuste.rows.split import split_of, split_text, text_digest
-from tests.instruction_files import WORDS, write_set
+from tests.made.instruction_files import WORDS, write_set
 
 
 def words(text: str) -> list[str]:

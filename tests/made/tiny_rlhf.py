@@ -11,7 +11,7 @@ from ajuste.learning import lora
 from ajuste.learning.text import chat
 from ajuste.models import decoder, reward
 from ajuste.models.folder import sha256_of
-from tests import tiny_decoders
+from tests.made import tiny_decoders
 
 ASKED = "Write a one-sentence movie review."
 SNIPPETS = ["the film is a warm and funny story of a family", "a dull movie with a plot that is slow and not very good",

@@ -13,7 +13,7 @@ from ajuste.learning.losses.bradley_terry import comparison_loss
 from ajuste.learning.text import chat
 from ajuste.models import decoder, reward
 from ajuste.models.folder import sha256_of
-from tests.tiny_rlhf import reward_adapter, reward_merged, whole
+from tests.made.tiny_rlhf import reward_adapter, reward_merged, whole
 
 PROMPT = [1, 40, 41, 42, 43]
 ROWS = [PROMPT + row for row in ([50, 51, 2], [60, 2], [50, 52, 53, 54, 55, 56, 2], [61, 62, 2])]

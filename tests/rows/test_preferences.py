@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ajuste.rows.layouts.instructions import Record
 from ajuste.rows.layouts.preferences import FAULTS, LAYOUTS, columns_known, numbers, recognise, to_comparison
-from tests.preference_files import ROWS, messages, transcript
+from tests.made.preference_files import ROWS, messages, transcript
 
 USER = [{"role": "user", "content": "ask"}]
 

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from ajuste.rows.checks.instructions import LOOP_LEAST, LOOP_WORDS, TEMPLATE, clean, measure, pii, repeats
-from tests.instruction_files import WORDS
+from tests.made.instruction_files import WORDS
 
 
 def chat(*turns: str, roles=("user", "assistant")) -> list[dict]:
