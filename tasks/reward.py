@@ -40,7 +40,7 @@ from ajuste.learning.losses.bradley_terry import comparison_loss
 from ajuste.learning.rl import rollout
 from ajuste.learning.seeds import seed_everything
 from ajuste.learning.text import chat
-from ajuste.models import classifier, decoder, reward
+from ajuste.models import decoder, layers, reward
 from ajuste.models.folder import load_tokenizer
 from ajuste.rows.encoded.comparisons import Comparison, Comparisons, read_comparisons, read_prompts
 from ajuste.rows.encoded.labelled import read_encoding
@@ -117,7 +117,7 @@ def train_reward_model(
         "validation": {name: best[f"eval_{name}"] for name in ("accuracy", "loss")},
         "max_tokens": encoding["max_tokens"],
         "dtype": config.dtype,
-        "parameters": classifier.count_parameters(model),
+        "parameters": layers.count_parameters(model),
         "set": encoding["set"],
         "pad_id": model.config.pad_token_id,
     }

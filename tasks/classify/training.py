@@ -18,8 +18,9 @@ from ajuste.core.errors import UsageError
 from ajuste.core.params import Compute, Config
 from ajuste.judging.objectives import objective_of
 from ajuste.learning.losses.cross_entropy import balanced_weights
-from ajuste.models.classifier import count_parameters, save
+from ajuste.models.classifier import save
 from ajuste.models.folder import load_tokenizer, sha256_of
+from ajuste.models.layers import count_parameters
 from ajuste.rows.encoded.labelled import Collate, Rows, read_encoding, read_labels, read_rows
 from tasks.supervised.loop import LoopConfig, best_step, train
 
