@@ -36,9 +36,9 @@ from transformers import PreTrainedTokenizerBase
 from ajuste.core.errors import DataError, UsageError
 from ajuste.core.params import Compute, Config
 from ajuste.core.stage import start
+from ajuste.judging.answers import exact_match
 from ajuste.judging.prompts import Prompt, ReviewPrompt, read_prompts, read_review_prompt
 from ajuste.judging.rules import check
-from ajuste.judging.spans import exact_match
 from ajuste.learning.layers import ragged
 from ajuste.learning.seeds import seed_everything
 from ajuste.learning.statistics import metrics
