@@ -22,7 +22,7 @@ import yaml
 from ajuste.core.errors import DataError, UsageError
 from ajuste.core.home import home, write_atomically
 from ajuste.core.params import lookup, parse_yaml, read_yaml
-from ajuste.core.stages import definition, key_of, md5_of, stage_names
+from ajuste.core.stages import definitions, key_of, md5_of, stage_names
 
 LOCK = Path("dvc.lock")
 DVC = (sys.executable, "-P", "-m", "dvc")  # -P: a file of the project must not shadow one of DVC's own modules
@@ -166,7 +166,7 @@ def _definitions() -> dict[str, dict]:
 
 @lru_cache(maxsize=1)
 def _filled(dvc_yaml: str, params_yaml: str) -> dict[str, dict]:
-    return {name: definition(name) for name in stage_names()}
+    return definitions()
 
 
 def _path_of(out: str | dict) -> str:
