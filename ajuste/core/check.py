@@ -29,4 +29,4 @@ def check_params() -> None:
             if isinstance(value, dict) and (verb, key) not in names:
                 raise UsageError(f"params.yaml: unknown section `{verb}.{key}`: dvc.yaml has no stage `{verb}_{key}`")
         where = f"{verb}.{variant}".rstrip(".")
-        typed(config_type_of(f"{verb}_{variant}".rstrip("_")), section(params, verb, variant), where)
+        typed(config_type_of(f"{verb}_{variant}".rstrip("_")), section(params, verb, variant), where).check()
