@@ -35,7 +35,7 @@ def check_params() -> None:
     doubtful = [name for name, entry in stages.items() if not _was_typed(entry, params, locked.get(name, {}))]
     doubtful.sort(key=lambda name: _keys(sections[name]) <= _known_keys(name, locked.get(name, {})))
     for name in doubtful:
-        typed(config_type_of(name), sections[name], ".".join(filter(None, split_name(name))))
+        typed(config_type_of(name), sections[name], ".".join(filter(None, split_name(name)))).check()
 
 
 def _check_names(params: dict, stages: dict[str, dict]) -> None:

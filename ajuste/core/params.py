@@ -18,6 +18,9 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    def check(self) -> None:
+        """Raise UsageError for what is missing on this machine, as far as that can be known before anything runs."""
+
 
 class Compute(Config):
     """Section `compute`, shared by all stages."""
