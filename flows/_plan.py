@@ -23,7 +23,7 @@ from ajuste.core.params import lookup, read_yaml
 from ajuste.core.stages import split_name, stage_names
 from ajuste.judging.policy import check_policy
 from ajuste.tracking.project import versions
-from ajuste.tracking.registry.families import ASSISTANT, FAMILIES
+from ajuste.tracking.registry.families.all import FAMILIES
 from flows._progress import console
 
 
@@ -56,11 +56,9 @@ def stages_of_names() -> dict[str, set[str]]:
         variant = split_name(family.merge)[1]
         own = {name for name in names if split_name(name)[0] == family.trains or split_name(name)[1] == variant}
         own |= {family.evaluate}
-        if family.kind == ASSISTANT:
-            name = ASSISTANT
+        name = family.registered.format(set=lookup(params, f"validate.{family.encoded.name}.set"))
+        if sum(other.registered == family.registered for other in FAMILIES) > 1:
             found[f"{name}:{family.method}"] = own
-        else:
-            name = f"{lookup(params, f'validate.{family.encoded.name}.set')}-{family.kind}"
         found[name] = found.get(name, set()) | own
     return found
 
