@@ -23,7 +23,7 @@ from flows._patience import outlive_worker, patiently, shown, unless_unreachable
 from flows._progress import Follower, console, say, warn
 
 # the ends at which all that was trained is judged, so that it can be registered
-COMPLETE = ("evaluate_classify", "forgetting_instruct", "evaluate_ppo", "summary")
+COMPLETE = ("evaluate_classify", "forgetting_instruct", "assistant_ppo", "summary")
 
 
 class StageFailed(Exception):

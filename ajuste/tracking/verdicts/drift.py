@@ -27,7 +27,7 @@ from ajuste.tracking.registry import registry
 from ajuste.tracking.registry.families.all import of_users
 from ajuste.tracking.runs import runs
 from ajuste.tracking.runs.store import DRIFT, client, exists, experiment_id, locked
-from ajuste.tracking.verdicts.baseline import FAMILIES, Baseline, baseline
+from ajuste.tracking.verdicts.baseline import Baseline, baseline
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -18,7 +18,6 @@ from ajuste.tracking.registry.families.family import (
     Picture,
     Tags,
     Values,
-    as_tags,
     interval,
     judged,
     number,
