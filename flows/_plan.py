@@ -11,7 +11,6 @@ At its end a run registers and judges the names whose stages it has all reached;
 """
 
 import json
-from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +41,8 @@ class Look:
 
     stale: set[str]  # stages that DVC finds changed, and the one that is run again in any case
     skipped: set[str]
-    names: set[str]  # registered names that the run can judge at its end
+    reached: set[str]  # what the targets need; with --from the stages before it stand as they are
+    names: set[str]  # registered names that the run can judge at its end: it reaches all stages of them
 
 
 def stages_of_names() -> dict[str, set[str]]:
@@ -113,9 +113,8 @@ def look(asked: Asked) -> Look:
             todo.append(name)
     if todo:
         console.print(forecast(todo, len(order) - len(skipped)), soft_wrap=True, highlight=False)
-    # with --from the stages before it stand as they are: what it reaches is as complete as without it
     names = {name.partition(":")[0] for name, own in stages_of_names().items() if own <= reached}
-    return Look(stale, skipped, names)
+    return Look(stale, skipped, reached, names)
 
 
 def forecast(todo: list[str], of: int) -> str:
@@ -164,10 +163,3 @@ def look_ahead(asked: Asked) -> None:
 def looked(asked: Asked) -> Look:
     """The answer that `look_ahead` has begun, else one that is asked now."""
     return _looking.pop(asked).result() if asked in _looking else look(asked)
-
-
-def missing(reached: Iterable[str]) -> tuple[str, list[str]]:
-    """The registered name that a run which registers nothing came nearest to, and the stages that it lacks."""
-    lacks = {name: own - set(reached) for name, own in stages_of_names().items()}
-    name = min(lacks, key=lambda name: (len(lacks[name]), name))
-    return name, [stage for stage in stage_names() if stage in lacks[name]]

@@ -18,7 +18,7 @@ from ajuste.tracking.project import publish, versions
 from ajuste.tracking.registry import registry
 from ajuste.tracking.runs import runs
 from flows._patience import outlive_worker, patiently, shown, unless_unreachable
-from flows._plan import Asked, check, in_words, last_seconds, looked, missing
+from flows._plan import Asked, check, in_words, last_seconds, looked, stages_of_names
 from flows._progress import Follower, begins, console, say, warn
 
 
@@ -39,7 +39,8 @@ class Plan:
     forced: str | None
     parent: str | None  # MLflow's parent run; None when nothing is stale
     actions: dict[str, str] = field(default_factory=dict)
-    names: set[str] = field(default_factory=set)  # registered names that are complete at its end: registered, judged
+    reached: set[str] = field(default_factory=set)  # stages whose models are registered, if some name is complete
+    names: set[str] = field(default_factory=set)  # registered names that are complete: all their stages are reached
     began: float = field(default_factory=time.monotonic)
 
 
@@ -51,7 +52,7 @@ def prepare(asked: Asked) -> Plan:
     wanted = [name for name in stage_names() if name not in found.skipped]
     needed = not found.stale.isdisjoint(wanted) or not all(patiently(_recorded, name) for name in wanted)
     parent = patiently(runs.parent, versions.inputs_digest()) if needed else None
-    return Plan(found.stale, found.skipped, asked.from_stage, parent, names=found.names)
+    return Plan(found.stale, found.skipped, asked.from_stage, parent, reached=found.reached, names=found.names)
 
 
 def stage(name: str, plan: Plan, wait_for: list[State] | None = None) -> State | None:
@@ -137,8 +138,8 @@ def _repro(name: str, force: bool, parent: str) -> str:
     retries=1,
     retry_delay_seconds=2,
 )
-def _register(parent: str | None) -> list:
-    return patiently(registry.register_all, parent)
+def _register(parent: str, stages: list[str]) -> list:
+    return patiently(registry.register_all, parent, stages)
 
 
 @task(
@@ -157,10 +158,14 @@ def _publish() -> None:
 
 
 def register(plan: Plan, wait_for: list[State | None]) -> list:
-    """Register what is new and put the alias `challenger` on the best; nothing when the run stops before its judge."""
+    """Register what is new of the stages that the run reached, and put the alias `challenger` on the best.
+
+    Nothing when the run stops before a judge. What a judged model stands on is registered with it, so that it can name
+    that version; it is judged itself when a run reaches its own judge.
+    """
     if not plan.names or plan.parent is None:
         return []
-    return _register(plan.parent, wait_for=[state for state in wait_for if state is not None])
+    return _register(plan.parent, sorted(plan.reached), wait_for=[state for state in wait_for if state is not None])
 
 
 def finish(plan: Plan, registered: list, gated: Sequence[str] = ()) -> dict:
@@ -189,9 +194,9 @@ def finish(plan: Plan, registered: list, gated: Sequence[str] = ()) -> dict:
     for name, text in answers.items():
         console.print(f"  {name}: {text}")
     if not plan.names and ran:
-        name, lacks = missing(plan.actions)
-        console.print(f"  nothing was registered: `{name}` lacks {', '.join(lacks)}; `ajuste run {name}` goes on to it",
-                      soft_wrap=True)
+        known = ", ".join(name for name in sorted(stages_of_names()) if ":" not in name)
+        said = f"  nothing was registered: `ajuste run NAME` goes on to a judged version of {known}"
+        console.print(said, soft_wrap=True)
     console.print("  next: `ajuste compare NAME`, `ajuste report`, `ajuste ui`, `ajuste serve`")
     made = [f"{version.name}/{version.version}" for version in registered]
     return {"ran": ran, "cached": cached, "registered": made, "gate": list(gated)}

@@ -113,26 +113,41 @@ def test_an_alarm_is_said_below_the_stage_that_it_stopped(dvc: FakeDvc, tmp_path
     (out / "alarms.json").write_text(json.dumps([{"said": said, "rolled_back_to": 0}]))
     go({"second_a"})
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split()[0] for line in lines] == ["first_a", "second_a", "alarm", "third_a"]
-    assert lines[2].endswith(f"alarm  {said}; rolled back to update 0")
+    said_of = [line.split()[:2] for line in lines]
+    assert said_of == [["first_a", "cached"], ["second_a", "begins"], ["second_a", "ran"], ["alarm", "update"],
+                       ["third_a", "begins"], ["third_a", "ran"]]
+    assert lines[3].endswith(f"alarm  {said}; rolled back to update 0")
 
 
-@pytest.mark.parametrize(
-    "until, ran, said",
-    [("instruct", "ran", True), ("summary", "ran", False), ("evaluate_classify", "ran", False),
-     ("instruct", "cached", False)],
-)
-def test_a_run_that_ends_early_says_that_nothing_was_registered(
-    dvc: FakeDvc, monkeypatch: pytest.MonkeyPatch, capsys, until: str, ran: str, said: bool
+@pytest.mark.parametrize("names, ran, said", [((), "ran", True), (("a",), "ran", False), ((), "cached", False)])
+def test_a_run_that_ends_before_a_judge_says_that_nothing_was_registered(
+    dvc: FakeDvc, monkeypatch: pytest.MonkeyPatch, capsys, names: tuple, ran: str, said: bool
 ) -> None:
     from prefect import flow
 
     from flows import _steps
 
     monkeypatch.setattr(_steps.registry, "summary", dict)
-    plan = _steps.Plan(set(), set(), None, None, {"first_a": ran}, until)
+    monkeypatch.setattr(_steps, "stages_of_names", lambda: {"assistant": set(), "assistant:sft": set(), "a": set()})
+    plan = _steps.Plan(set(), set(), None, None, {"first_a": ran}, names=set(names))
     flow(name="test")(lambda: _steps.finish(plan, []))()
-    assert ("nothing was registered" in capsys.readouterr().err) is said
+    words = "nothing was registered: `ajuste run NAME` goes on to a judged version of a, assistant\n"
+    assert (words in capsys.readouterr().err) is said
+
+
+@pytest.mark.parametrize("names, asked", [({"ratings-reward"}, [("parent", ["first_a", "second_a"])]), (set(), [])])
+def test_only_what_a_run_reached_is_registered(
+    dvc: FakeDvc, monkeypatch: pytest.MonkeyPatch, names: set, asked: list
+) -> None:
+    from prefect import flow
+
+    from flows import _steps
+
+    seen = []
+    monkeypatch.setattr(_steps.registry, "register_all", lambda *args: seen.append(args) or [])
+    plan = _steps.Plan(set(), {"third_a"}, None, "parent", reached={"second_a", "first_a"}, names=names)
+    flow(name="test")(lambda: _steps.register(plan, []))()
+    assert seen == asked
 
 
 def test_map_has_every_stage_of_dvc_yaml_in_its_order() -> None:

@@ -16,6 +16,7 @@ weights, in tag `base_version`.
 
 import hashlib
 import math
+from collections.abc import Collection
 from pathlib import Path
 
 from ajuste.core.errors import DataError
@@ -32,10 +33,11 @@ from ajuste.tracking.runs import facts, runs
 from ajuste.tracking.runs.store import client, experiment_id, locked
 
 
-def register_all(parent: str | None) -> list[tuple[str, str]]:
-    """(name, version) of every version that is new. Raises DataError for a refused one, after all others are done."""
+def register_all(parent: str | None, stages: Collection[str] | None = None) -> list[tuple[str, str]]:
+    """(name, version) of every version that is new, of all stages or of some. Raises DataError for a refused one, after
+    all others are done."""
     new, refused, adapters = [], [], {}
-    found = models()
+    found = [model for model in models() if stages is None or model.stage in stages]
     for model in found:
         run_id = runs.record(model.stage, parent)
         scores = scores_of(model, parent)
