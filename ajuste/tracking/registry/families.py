@@ -19,7 +19,7 @@ only raised its own proxy stays behind.
 from dataclasses import dataclass
 from pathlib import Path
 
-from ajuste.tracking.project import versions
+from ajuste.tracking.project import lock
 from ajuste.tracking.runs import facts
 
 EVALUATED = Path("artifacts/evaluated")
@@ -161,14 +161,14 @@ def ppo_scores(result: dict) -> dict[str, dict | float]:
 
 def judged(stage: str, folder: Path, md5: str) -> bool:
     """Whether dvc.lock has that stage's run on these very weights."""
-    return _names(versions.lock().get(stage, {}).get("deps", []), folder, md5)
+    return _names(lock.stages().get(stage, {}).get("deps", []), folder, md5)
 
 
 def _made_of_the_judged(folder: Path, md5: str) -> bool:
     """Whether these weights were merged from the very adapter that dvc.lock's training wrote, and judged, last."""
-    lock = versions.lock()
-    merge = lock.get(REWARD.merge, {})
-    trained = next((out for out in lock.get(REWARD.trains, {}).get("outs", [])), None)
+    recorded = lock.stages()
+    merge = recorded.get(REWARD.merge, {})
+    trained = next((out for out in recorded.get(REWARD.trains, {}).get("outs", [])), None)
     if trained is None or not _names(merge.get("outs", []), folder, md5):
         return False
     return _names(merge.get("deps", []), Path(trained["path"]), trained["md5"])
