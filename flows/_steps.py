@@ -11,19 +11,15 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import deployment
 
-from ajuste.core.check import check_params
 from ajuste.core.errors import UsageError
 from ajuste.core.home import home
 from ajuste.core.stages import stage_key, stage_names
-from ajuste.judging.policy import check_policy
-from ajuste.tracking.project import dvc, lock, publish, raw_data
+from ajuste.tracking.project import dvc, lock, publish
 from ajuste.tracking.registry import registry
 from ajuste.tracking.runs import runs
 from flows._patience import outlive_worker, patiently, shown, unless_unreachable
-from flows._progress import Follower, console, say, warn
-
-# the ends at which all that was trained is judged, so that it can be registered
-COMPLETE = ("evaluate_classify", "forgetting_instruct", "evaluate_ppo", "summary")
+from flows._plan import Asked, check, in_words, last_seconds, looked, missing
+from flows._progress import Follower, begins, console, say, warn
 
 
 class StageFailed(Exception):
@@ -39,40 +35,23 @@ class Plan:
     """What this run will do, and what it did so far."""
 
     stale: set[str]
-    skipped: set[str]  # outside of from_stage and until
+    skipped: set[str]  # what the targets do not need, and what stands outside of --from and --until
     forced: str | None
     parent: str | None  # MLflow's parent run; None when nothing is stale
     actions: dict[str, str] = field(default_factory=dict)
-    until: str = "summary"
+    names: set[str] = field(default_factory=set)  # registered names that are complete at its end: registered, judged
     began: float = field(default_factory=time.monotonic)
 
-    @property
-    def registers(self) -> bool:
-        """Whether the run goes far enough for its models to be registered."""
-        return self.until in COMPLETE
 
-
-def prepare(from_stage: str | None, until: str | None) -> Plan:
+def prepare(asked: Asked) -> Plan:
     """Check params and data, ask DVC once what is stale."""
     outlive_worker()
-    names = stage_names()
-    for name in (from_stage, until):
-        if name is not None and name not in names:
-            raise UsageError(f"dvc.yaml has no stage `{name}`: stages are {', '.join(names)}")
-    dvc.heal()
-    raw_data.check()
-    stale = {name for name in dvc.status() if name in names}
-    if from_stage:
-        stale.add(from_stage)
-    skipped = set(names[: names.index(from_stage)] if from_stage else [])
-    skipped |= set(names[names.index(until) + 1 :] if until else [])
-    if stale - skipped:
-        check_params()
-        check_policy()
-    wanted = set(names) - skipped
-    needed = not stale.isdisjoint(wanted) or not all(patiently(_recorded, name) for name in wanted)
+    check(asked)
+    found = looked(asked)
+    wanted = [name for name in stage_names() if name not in found.skipped]
+    needed = not found.stale.isdisjoint(wanted) or not all(patiently(_recorded, name) for name in wanted)
     parent = patiently(runs.parent, lock.inputs_digest()) if needed else None
-    return Plan(stale, skipped, from_stage, parent, until=until or names[-1])
+    return Plan(found.stale, found.skipped, asked.from_stage, parent, names=found.names)
 
 
 def stage(name: str, plan: Plan, wait_for: list[State] | None = None) -> State | None:
@@ -125,6 +104,8 @@ def _repro(name: str, force: bool, parent: str) -> str:
     before = state_file.stat().st_mtime_ns if state_file.exists() else 0
     key = stage_key(name)
     run_id = patiently(runs.begin, name, key, parent)
+    took = last_seconds(name)
+    begins(name, f"{in_words(took)} last time" if took else "")
     history = home() / ".checkpoints" / key / "history.jsonl"
     seen = 0
 
@@ -177,7 +158,7 @@ def _publish() -> None:
 
 def register(plan: Plan, wait_for: list[State | None]) -> list:
     """Register what is new and put the alias `challenger` on the best; nothing when the run stops before its judge."""
-    if not plan.registers or plan.parent is None:
+    if not plan.names or plan.parent is None:
         return []
     return _register(plan.parent, wait_for=[state for state in wait_for if state is not None])
 
@@ -207,9 +188,10 @@ def finish(plan: Plan, registered: list, gated: Sequence[str] = ()) -> dict:
         console.print(f"[bold]Nothing to do[/]: all {len(cached)} stages are up to date ({seconds:.0f} s)")
     for name, text in answers.items():
         console.print(f"  {name}: {text}")
-    if not plan.registers and ran:
-        after = " or ".join(f"`{name}`" for name in COMPLETE)
-        console.print(f"  nothing was registered: that follows after stage {after}, `ajuste run` goes on to it")
+    if not plan.names and ran:
+        name, lacks = missing(plan.actions)
+        console.print(f"  nothing was registered: `{name}` lacks {', '.join(lacks)}; `ajuste run {name}` goes on to it",
+                      soft_wrap=True)
     console.print("  next: `ajuste compare NAME`, `ajuste report`, `ajuste ui`, `ajuste serve`")
     made = [f"{version.name}/{version.version}" for version in registered]
     return {"ran": ran, "cached": cached, "registered": made, "gate": list(gated)}

@@ -100,7 +100,7 @@ def test_registered_versions_answer_from_plain_text(project: Path) -> None:
     ("old", "new", "named"),
     [
         ("    r: 4", "    rr: 4", "classify.lora.rr"),
-        ("path:.assets/tiny-encoder", "path:nowhere", "nowhere"),
+        ("made:tiny-encoder", "path:nowhere", "nowhere"),
         pytest.param("compute:", "clasify: {}\ncompute:", "clasify", marks=pytest.mark.slow),
         pytest.param("threads:", "threads: [", "params.yaml", marks=pytest.mark.slow),
     ],

@@ -44,10 +44,10 @@ def _rebuild() -> str:
     import os
     import shutil
 
+    from ajuste.cli.data.kinds import read_any
     from ajuste.cli.data.sets import DATA, scratch
     from ajuste.core.errors import DataError
     from ajuste.core.stages import md5_of
-    from ajuste.rows.sets import read_set
     from ajuste.rows.sources import find
     from ajuste.tracking.project import raw_data
 
@@ -59,7 +59,7 @@ def _rebuild() -> str:
         for path in sources:
             target = made / path.parent.name
             target.mkdir(parents=True)
-            for file in read_set(path.parent).files:
+            for file in read_any(path.parent).files:
                 beside = path.parent / file.path
                 found = beside if file.source.startswith("path:") else find(file.source, "dataset").path
                 if not found.is_file():
@@ -132,7 +132,7 @@ def add(
     from ajuste.cli.data import use as use_in_params
     from ajuste.cli.work.ui_address import working
     from ajuste.core.errors import UsageError
-    from ajuste.rows.sets import Columns, SourceFile
+    from ajuste.rows.sets.classification import Columns, SourceFile
     from ajuste.rows.sources import find
     from ajuste.tracking.project import raw_data
 
@@ -269,16 +269,16 @@ def list_sets() -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from ajuste.cli.data.kinds import read_any
     from ajuste.cli.data.sets import DATA
     from ajuste.core.errors import DataError
-    from ajuste.rows.sets import read_set
 
     folders = sorted(path.parent for path in DATA.glob("*/set.yaml"))
     if not folders:
         raise DataError("data/ has no sets: `ajuste data pull` brings what data.dvc names")
     table = Table("set", "kind", "classes, layouts", "files", "MB")
     for folder in folders:
-        found = read_set(folder)
+        found = read_any(folder)
         size = sum((folder / file.path).stat().st_size for file in found.files if (folder / file.path).exists())
         what = found.labels if found.kind == "classification" else dict.fromkeys(file.layout for file in found.files)
         table.add_row(folder.name, found.kind, ", ".join(what), str(len(found.files)), f"{size / 1e6:.1f}")
@@ -293,12 +293,12 @@ def show(name: Annotated[str, typer.Argument(help="A set of data/.")]) -> None:
     ajuste data show reviews
     ajuste data show instructions
     """
+    from ajuste.cli.data.kinds import read_any
     from ajuste.cli.data.sets import DATA
     from ajuste.cli.data.show_sets import show_control, show_instructions, show_preferences, show_texts
-    from ajuste.rows.sets import read_set
 
     folder = DATA / name
-    found = read_set(folder)
+    found = read_any(folder)
     classes = f", classes {', '.join(found.labels)}" if found.kind == "classification" else ""
     classes += f", prompt `{found.prompt}`" if found.kind == "preferences" and found.prompt else ""
     typer.echo(f"{name}: {found.kind}{classes}\nlicence: {found.licence}")

@@ -23,6 +23,7 @@ from ajuste.tracking.pages import report_trust as trust
 from ajuste.tracking.pages import svg as svg
 from ajuste.tracking.project import dvc, git, lock, raw_data
 from ajuste.tracking.registry import registry
+from ajuste.tracking.registry.families import all as families
 from ajuste.tracking.verdicts import gate
 
 METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1", "mcc": "MCC", "auc": "AUC", "ece": "calibration error"}
@@ -65,7 +66,7 @@ def page() -> dict:
         "verdict": best,
         "findings": trust.findings(best, validation, encoding, quarantine, proof, provenance)
         + instruct.findings(assistant)
-        + rlhf.findings(preferred),
+        + _findings(),
         "assistant": assistant,
         "rlhf": preferred,
         "intervals": _intervals(rows, best),
@@ -76,8 +77,7 @@ def page() -> dict:
         "quarantine": quarantine,
         "curves": [(row["name"], *_curves(row)) for row in rows if row["history"]],
         "reliability": _reliability(rows, predictions),
-        "proofs": {name: found for name, found in (("classifier", proof), ("assistant", assistant.get("proof")))
-                   if found} | rlhf.proofs(),
+        "proofs": _proofs(),
         "registered": registered,
         "registry_problem": registry_problem,
         "gates": _gates(registered),
@@ -85,6 +85,21 @@ def page() -> dict:
         "lineage": _lineage(registered),
         "study": _study(rows, encoding),
     }
+
+
+def _findings() -> list[dict]:
+    """What a careful reader asks of the models of this run, family by family."""
+    return [{"state": state, "what": what, "detail": detail}
+            for family in families.FAMILIES for state, what, detail in family.findings()]
+
+
+def _proofs() -> dict[str, dict]:
+    """The proofs of the merges that there are, by what was merged."""
+    found = {}
+    for family in families.FAMILIES:
+        for path in sorted(data.ARTIFACTS.glob(f"{family.folders.replace('*', 'merged', 1)}/proof.json")):
+            found[family.title] = data.read_json(path)
+    return {title: proof for title, proof in found.items() if proof}
 
 
 def _provenance() -> dict:

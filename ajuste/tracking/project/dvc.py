@@ -37,9 +37,7 @@ class Outcome:
 def environment() -> dict[str, str]:
     """The environment of a DVC process: its stages must find this Python as `python`."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    # threads that wait spin only briefly: for long (the default), a step is several times slower beside other work;
-    # not at all (OMP_WAIT_POLICY=PASSIVE), a quarter slower on quiet cores, because they sleep between small products
-    quiet = {"DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1", "GOMP_SPINCOUNT": "2000"}
+    quiet = {"DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1"}
     return {**os.environ, "PATH": path, **quiet}
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ajuste.core.errors import UsageError
 from ajuste.core.params import lookup, parse_yaml, read_yaml
-from ajuste.core.stages import definition, key_of, md5_of, stage_names
+from ajuste.core.stages import definitions, key_of, md5_of
 
 LOCK = Path("dvc.lock")
 
@@ -92,7 +92,7 @@ def _definitions() -> dict[str, dict]:
 
 @lru_cache(maxsize=1)
 def _filled(dvc_yaml: str, params_yaml: str) -> dict[str, dict]:
-    return {name: definition(name) for name in stage_names()}
+    return definitions()
 
 
 def _path_of(out: str | dict) -> str:

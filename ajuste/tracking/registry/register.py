@@ -1,6 +1,6 @@
 """From model folders to registered versions: find-or-create by stage key, the merge's proof, the challenger.
 
-For every model folder that dvc.lock names (ajuste/tracking/registry/families.py says which; first those that others are
+For every model folder that dvc.lock names (ajuste/tracking/registry/families/ says which; first those that others are
 made from), in this order:
 
     find      a version with this stage key: nothing is copied, only its test metrics are brought up to date
@@ -10,7 +10,7 @@ made from), in this order:
     create    the version with all its tags, in one transaction, so a kill leaves a whole version or none
     rank      `challenger` goes to the best on validation (ajuste/tracking/registry/rank.py)
 
-What was trained on a merged assistant (a reward model, a PPO) names that assistant's version by the sha256 of its
+What was trained on a merged assistant (as a reward model is) names that assistant's version by the sha256 of its
 weights, in tag `base_version`.
 """
 
@@ -22,7 +22,8 @@ from ajuste.core.errors import DataError
 from ajuste.core.stages import md5_of
 from ajuste.tracking.project import lock, raw_data
 from ajuste.tracking.registry.describe import describe_name, describe_version
-from ajuste.tracking.registry.families import ASSISTANT, FAMILIES, of_folder
+from ajuste.tracking.registry.families import all as families
+from ajuste.tracking.registry.families.assistants import NAME as ASSISTANT
 from ajuste.tracking.registry.logged import Model, logged_model, weights_of
 from ajuste.tracking.registry.rank import rank
 from ajuste.tracking.registry.scores import log_scores, rows_digest, scores_of, stage_of, text
@@ -61,7 +62,7 @@ def models() -> list[Model]:
     for stage, entry in lock.stages().items():
         for out in entry.get("outs", []):
             folder = Path(out["path"])
-            family = of_folder(folder)
+            family = families.of_folder(folder)
             card = facts.read_json(folder / "ajuste.json") if family else {}
             if not card:
                 continue
@@ -71,7 +72,7 @@ def models() -> list[Model]:
             model = Model(family, stage, folder, out["md5"], lock.stage_key(stage), card, trained)
             if not (model.is_adapter and model.is_whole):  # of full fine-tuning: its copy is what is served
                 found.append(model)
-    return sorted(found, key=lambda model: (FAMILIES.index(model.family), not model.is_adapter, model.stage))
+    return sorted(found, key=lambda model: (families.FAMILIES.index(model.family), not model.is_adapter, model.stage))
 
 
 # --- one version ------------------------------------------------------------------------------------------------------
@@ -158,19 +159,9 @@ def _copied(model: Model, proof: dict, again: str) -> dict:
 def _tags(model: Model, adapters: dict[Path, str]) -> dict[str, str]:
     """What a version says of itself. All values are text; numbers as JSON writes them."""
     card, base = model.card, model.card["base"]
-    own = {}
-    if model.family.kind == "classifier":
-        own = {"task": card["task"], "pooling": card["pooling"], "labels": card["labels"]}
-    else:
-        own = {"tokenizer_sha256": base["tokenizer_sha256"], "template_sha256": base["template_sha256"],
-               "quantisation": card.get("quantisation") or "none"}
-    if model.family.kind == "assistant":
-        own["served_as"] = "whole" if model.is_whole else "adapter"
-    if model.family.kind == "reward":
-        own |= {"bias": card["bias"], **{f"normalisation.{key}": value for key, value in card["normalisation"].items()}}
     tags = {
         "stage_key": model.key, "stage": model.stage, "strategy": model.strategy, "method": model.family.method,
-        **own, "max_tokens": card["max_tokens"],
+        **model.family.own_tags(card, model.is_whole), "max_tokens": card["max_tokens"],
         "sha256": sha256_of(model.weights), "weights": model.weights.name,
         "base_id": base["id"], "base_sha256": base["sha256"],
         "size_bytes": sum(file.stat().st_size for file in model.folder.rglob("*") if file.is_file()),

@@ -24,7 +24,7 @@ import yaml
 
 from ajuste.core.errors import UsageError
 from ajuste.core.home import home
-from ajuste.tracking.registry.families import headline
+from ajuste.tracking.registry.families.all import headline
 from ajuste.tracking.registry.register import register_all as _register_all
 from ajuste.tracking.registry.tags import unfold
 from ajuste.tracking.runs.store import client, exists, local_path, tracking_uri, without_password

@@ -9,8 +9,7 @@ import json
 from pathlib import Path
 
 from ajuste.tracking.project import lock
-from ajuste.tracking.registry import families
-from ajuste.tracking.registry.families import Family
+from ajuste.tracking.registry.families.family import Family
 from ajuste.tracking.registry.logged import Model
 from ajuste.tracking.registry.tags import unfold
 from ajuste.tracking.runs import facts, runs
@@ -19,13 +18,14 @@ from ajuste.tracking.runs.store import client
 
 def scores_of(model: Model, parent: str | None) -> dict[str, str]:
     """The test figures of a served model as tags; {} if dvc.lock has no evaluation of these very weights."""
-    figures, judges = families.scores(model.family, model.folder, model.md5, model.strategy)
+    figures, judges = model.family.scores(model.folder, model.md5, model.strategy)
     if not figures:
         return {}
     recorded = {stage: runs.record(stage, parent) for stage in judges}
     run = recorded.get(model.family.evaluate) or next(iter(recorded.values()))
     return {key: text(value) for key, value in figures.items()} | _judges(model.family.evaluate) | {
-        "test_rows": rows_digest(model.family, "test"), "evaluate_run": run}
+        "test_rows": rows_digest(model.family, "test"), "evaluate_run": run,
+        **{f"run.{stage}": of for stage, of in recorded.items() if of != run}}
 
 
 def _judges(stage: str) -> dict[str, str]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ajuste.tracking.project import lock
+from ajuste.tracking.registry.families import all as families
 from ajuste.tracking.runs import facts
 from ajuste.tracking.runs.store import client, exists, experiment_id, locked, tracking_uri
 
@@ -113,7 +114,7 @@ def finish(parent: str) -> None:
         metrics = child.data.metrics
         scores = {k: v for k, v in metrics.items() if k.startswith(SUMMED)}
         numbers |= scores
-        first = next((key for key in facts.FIRST if key in metrics), None)
+        first = next((key for key in families.first_figures() if key in metrics), None)
         shown = {k: v for k, v in metrics.items() if k == first} | facts.results(scores)
         result = ", ".join(f"{k} {v:.3f}" for k, v in shown.items())
         lines.append(f"| {child.info.run_name} | {result} | {metrics.get('cost/seconds', 0):.1f} |")
@@ -155,7 +156,7 @@ def _record(stage: str, parent: str | None) -> str:
     if RECORDED in run.data.tags:
         return run_id
     measured = facts.state(stage, key)
-    numbers = facts.metrics(entry, measured)
+    numbers = facts.metrics(entry, measured, families.run_figures)
     # the run's own start as the time of a final number: the same point again is no second point
     log(run_id, facts.params(stage, entry), [Metric(k, v, run.info.start_time, 0) for k, v in numbers.items()])
     if history := facts.history(entry):
@@ -168,7 +169,7 @@ def _record(stage: str, parent: str | None) -> str:
         "mlflow.user": getpass.getuser(),
         "mlflow.source.name": entry["cmd"],
         "mlflow.source.type": "PROJECT",
-        "mlflow.note.content": facts.describe(stage, entry, measured, numbers),
+        "mlflow.note.content": facts.describe(stage, entry, measured, numbers, families.first_figures()),
     }
     log(run_id, tags=found)
     log(run_id, tags={RECORDED: "true"})
@@ -248,6 +249,6 @@ def _log_files(run_id: str, entry: dict, measured: dict) -> None:
 
 def _is_result(file: Path) -> bool:
     """Small files that say how it went; never rows of the data, never weights."""
-    return file.name in (*facts.JSON_FILES, *facts.RESULTS) or file.parent.name == "metrics" or (
+    return file.name in (*facts.JSON_FILES, *families.result_files()) or file.parent.name == "metrics" or (
         file.suffix == ".json" and "confusion" in facts.read_json(file)
     )

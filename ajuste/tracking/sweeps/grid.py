@@ -15,7 +15,8 @@ from ajuste.core.errors import UsageError
 from ajuste.core.params import Compute, lookup, parse_yaml, read_yaml, section, typed
 from ajuste.core.stages import definition, split_name, stage_names
 from ajuste.tracking.project import lock
-from ajuste.tracking.registry.families import Family, of_stage
+from ajuste.tracking.registry.families.all import of_stage
+from ajuste.tracking.registry.families.family import Family
 
 MOST = 256  # points; more is a typing error
 

@@ -31,7 +31,9 @@ from ajuste.core.home import home
 from ajuste.core.params import lookup, read_yaml
 from ajuste.tracking.project import dvc, git, lock, raw_data
 from ajuste.tracking.registry import registry
-from ajuste.tracking.registry.families import CLASSIFIER, REWARD, Family
+from ajuste.tracking.registry.families.classifier import CLASSIFIER
+from ajuste.tracking.registry.families.family import Family
+from ajuste.tracking.registry.families.reward import REWARD
 from ajuste.tracking.runs import facts, runs
 from ajuste.tracking.runs.store import client, experiment_id
 from ajuste.tracking.sweeps import grid as sweeps_grid
@@ -178,8 +180,8 @@ def _state(stage: str) -> dict:
 def _interval(point: Point, family: Family, folder: Path, card: dict) -> tuple[float | None, float | None]:
     """A 95 % interval of the figure on validation rows, which the run keeps; (None, None) where there is none.
 
-    Of classifiers the bootstrap of macro-F1, of reward models Wilson's interval of pair accuracy, of PPO the lower
-    bound that its own evaluation has.
+    Of classifiers the bootstrap of macro-F1, of reward models Wilson's interval of pair accuracy, of others the
+    lower bound that their own validation has.
     """
     from mlflow.entities import Metric
 
