@@ -93,8 +93,8 @@ def assistant_ppo(
         "rules": {name: assistant.rules_report(asked, some) for name, some in kept.items()},
     }
     out.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({"row_id": table["row_id"], "tokens": table["tokens"],
-                             **{name: rounded(found[:, 0].tolist()) for name, found in losses.items()}}), out / "rows.parquet")  # fmt: skip
+    sums = {name: rounded(found[:, 0].tolist()) for name, found in losses.items()}
+    pq.write_table(pa.table({"row_id": table["row_id"], "tokens": table["tokens"], **sums}), out / "rows.parquet")
     write_lines(out / "answers.jsonl", _answers(asked, texts, kept))
     write_lines(out / "references.jsonl", [
         {"row_id": row["row_id"], "reference": row["reference"],
