@@ -37,6 +37,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ajuste.core.errors import DataError, UsageError
+from ajuste.core.figures import write_json, write_lines
 from ajuste.core.params import Compute, Config
 from ajuste.core.stage import start
 from ajuste.learning.head import fit_head
@@ -126,8 +127,8 @@ def gold(
     }
     card["accuracy_on_ratings"] = report["ratings"]["test"]
     save(model.cpu(), tokenizer, out, card)
-    (out / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in head.history), encoding="utf-8")
-    (out / "evaluation.json").write_text(json.dumps(report, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    write_lines(out / "history.jsonl", head.history)
+    write_json(out / "evaluation.json", report, sort_keys=True)
     return report
 
 

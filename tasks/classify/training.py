@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ajuste.core.errors import UsageError
+from ajuste.core.figures import write_lines
 from ajuste.core.params import Compute, Config
 from ajuste.judging.objectives import Task
 from ajuste.learning.losses.cross_entropy import balanced_weights
@@ -88,7 +89,7 @@ def write(strategy: str, task: Task, inputs: Inputs, done: Done, base: Path, out
         "validation": {name.removeprefix("eval_"): value for name, value in best.items() if name.startswith("eval_")},
     }
     save(done.model, load_tokenizer(base), out, card)
-    (out / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in done.history), encoding="utf-8")
+    write_lines(out / "history.jsonl", done.history)
     return {**card, "tokens": done.tokens}
 
 

@@ -21,6 +21,7 @@ from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
 from ajuste.core.errors import DataError, UsageError
+from ajuste.core.figures import write_json
 from ajuste.core.params import Config
 from ajuste.models.folder import load_tokenizer
 from ajuste.rows.encoded.encoding import emptied, inputs_of, percentiles, write_encoding
@@ -58,7 +59,7 @@ def encode_spans(config: SpansConfig, encode: Encode, validated: Path, base: Pat
             table = table.add_column(0, name, rows[name])
         pq.write_table(table, out / path.name)
         splits[split] = _report(table["length"].to_numpy(), config.max_tokens)
-    (out / "labels.json").write_text(json.dumps(labels), encoding="utf-8")
+    write_json(out / "labels.json", labels, indent=2, ensure_ascii=False)
     return write_encoding(out, validated, config.max_tokens, splits)
 
 

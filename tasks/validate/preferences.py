@@ -31,6 +31,7 @@ import pandas as pd
 import pyarrow as pa
 from pydantic import Field
 
+from ajuste.core.figures import write_json
 from ajuste.core.params import Compute
 from ajuste.core.stage import start
 from ajuste.rows.checks.preferences import (
@@ -50,7 +51,6 @@ from ajuste.rows.checks.validation import (
     most_common,
     report_of,
     validating,
-    write_json,
     write_rows,
 )
 from ajuste.rows.layouts.preferences import FAULTS, Comparison
@@ -106,7 +106,8 @@ def validate_preferences(config: PreferencesConfig, compute: Compute, data: Path
                   "near": counts["reason:near_duplicate"]}  # fmt: skip
     shared = quality.shared(texts_of_sets(data.parent, [name for name in config.shared_with if name != config.set]))
     noise = label_noise(out / "train.parquet")
-    write_json(out / "quality.json", {"set": config.set} | quality.report(duplicates, noise, shared))
+    found = {"set": config.set} | quality.report(duplicates, noise, shared)
+    write_json(out / "quality.json", found, indent=2, ensure_ascii=False)
     return finish(work, report)
 
 

@@ -21,9 +21,10 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
+from ajuste.core.figures import write_json
 from ajuste.core.params import Compute
 from ajuste.rows.checks.spans import columns_of, row_checks
-from ajuste.rows.checks.validation import SetConfig, Work, finish, report_of, validating, write_json, write_rows
+from ajuste.rows.checks.validation import SetConfig, Work, finish, report_of, validating, write_rows
 from ajuste.rows.clean import damage
 from ajuste.rows.parquet import ParquetRows, read_batches
 from ajuste.rows.read.files import columns_of as columns_in

@@ -24,10 +24,11 @@ import pandas as pd
 import pyarrow as pa
 from pydantic import Field
 
+from ajuste.core.figures import write_json
 from ajuste.core.params import Compute
 from ajuste.core.stage import start
 from ajuste.rows.checks.reviews import COLUMNS, row_checks, validation_report
-from ajuste.rows.checks.validation import SetConfig, Work, finish, validating, write_json, write_rows
+from ajuste.rows.checks.validation import SetConfig, Work, finish, validating, write_rows
 from ajuste.rows.clean import clean, damage
 from ajuste.rows.parquet import ParquetRows
 from ajuste.rows.read.files import columns_of, printable
@@ -62,7 +63,7 @@ def validate_reviews(config: ReviewsConfig, compute: Compute, data: Path, out: P
         _read_all(work, data, data_set)
         write_rows(work, KEPT, lambda rows, k: [(what, rows[what][k]) for what in ("label", "source")],
                    lambda rows, k: rows["text"][k])  # fmt: skip
-    write_json(out / "labels.json", data_set.labels)
+    write_json(out / "labels.json", data_set.labels, indent=2, ensure_ascii=False)
     return finish(work, validation_report(work, data_set.labels, _rules(config)))
 
 

@@ -21,9 +21,10 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
+from ajuste.core.figures import write_json
 from ajuste.core.params import Compute
 from ajuste.rows.checks.spans import columns_of, row_checks
-from ajuste.rows.checks.validation import SetConfig, Work, finish, report_of, validating, write_json, write_rows
+from ajuste.rows.checks.validation import SetConfig, Work, finish, report_of, validating, write_rows
 from ajuste.rows.clean import damage
 from ajuste.rows.parquet import ParquetRows
 from ajuste.rows.read.files import printable
@@ -53,7 +54,7 @@ def validate_words(config: WordsConfig, compute: Compute, data: Path, out: Path)
     with validating(config, out) as work:
         _read_all(work, data, data_set)
         write_rows(work, KEPT, lambda rows, k: [("tag", tag) for tag in rows["tags"][k]], _text)
-    write_json(out / "labels.json", data_set.labels)
+    write_json(out / "labels.json", data_set.labels, indent=2, ensure_ascii=False)
     report = report_of(work, _rules(config), ())
     report["splits"] = {split: _split(split, data_set.labels, work.counts) for split in SPLITS}
     return finish(work, report)

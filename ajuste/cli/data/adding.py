@@ -17,7 +17,7 @@ from ajuste.cli.work.ui_address import working
 from ajuste.core.errors import UsageError
 from ajuste.rows.layouts import instructions
 from ajuste.rows.sources import find
-from ajuste.tracking.project import versions
+from ajuste.tracking.project import raw_data
 
 KINDS = {
     "classification": label_sets,
@@ -37,8 +37,8 @@ LAYOUTS = {  # what --layout may name
 def add(asked: Asked) -> None:
     """Add a file to a set of data/, or make the set; nothing changes if anything is wrong."""
     old = sets.existing(asked.name, asked.replace)
-    if versions.data_status() != "untracked":
-        versions.check_data()
+    if raw_data.status() != "untracked":
+        raw_data.check()
     path, source = _located(asked)
     form = "parquet" if path.is_dir() else sets.format_of(path)
     kind = kind_of(asked, path, form, old)
@@ -57,7 +57,7 @@ def add(asked: Asked) -> None:
         copy = workspace / own
         shutil.copyfile(path, copy)
         with sets.published(folder, added.set, copy, workspace):
-            versions.add_data()
+            raw_data.add()
     _tell(asked, own, added)
 
 

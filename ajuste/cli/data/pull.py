@@ -9,9 +9,9 @@ def run() -> None:
     """Bring data/ and say where it came from. Raises DataError if it is not what data.dvc names."""
     from ajuste.cli.work.ui_address import working
     from ajuste.core.errors import DataError
-    from ajuste.tracking.project import versions
+    from ajuste.tracking.project import dvc, raw_data
 
-    state = versions.data_status()
+    state = raw_data.status()
     if state == "same":
         typer.echo("data/ is what data.dvc names: nothing to do")
         return
@@ -21,23 +21,24 @@ def run() -> None:
             "`dvc checkout data.dvc` undoes it"
         )
     with working("Bringing data/"):
-        if state == "missing" and versions.has_remote():
-            versions.pull_data()
+        if state == "missing" and dvc.has_remote():
+            raw_data.pull()
             done = "fetched from the DVC remote"
         else:
-            done = _rebuild(versions)
-    if versions.data_status() != "same":
+            done = _rebuild()
+    if raw_data.status() != "same":
         raise DataError("data/ was brought, but it is not what data.dvc names: `dvc diff` shows what differs")
-    typer.echo(f"data/ {done}; it is byte for byte what data.dvc names ({versions.data_digest()})")
+    typer.echo(f"data/ {done}; it is byte for byte what data.dvc names ({raw_data.digest()})")
 
 
-def _rebuild(versions) -> str:
+def _rebuild() -> str:
     """Make data/ from sources/*/set.yaml, or take it from DVC's local cache if it holds more than that."""
     import os
 
     from ajuste.cli.data.sets import DATA, scratch
     from ajuste.core.errors import DataError
     from ajuste.core.stages import md5_of
+    from ajuste.tracking.project import raw_data
 
     sources = sorted(Path("sources").glob("*/set.yaml"))
     if not sources:
@@ -46,9 +47,9 @@ def _rebuild(versions) -> str:
         made = folder / "data"
         for path in sources:
             _copy_set(path, made / path.parent.name)
-        expected = versions.data_digest()
+        expected = raw_data.digest()
         if expected and md5_of(made) != expected:
-            if versions.checkout_data():
+            if raw_data.checkout():
                 return "restored from DVC's local cache"
             raise DataError(
                 f"data/ rebuilt from sources/ is {md5_of(made)}, but data.dvc names {expected}, and neither a remote "
@@ -57,7 +58,7 @@ def _rebuild(versions) -> str:
         if DATA.exists():
             raise DataError("data/ exists, but there is no data.dvc: move it away, or `dvc add data`")
         os.rename(made, DATA)
-    versions.add_data()
+    raw_data.add()
     return f"rebuilt from {', '.join(str(path) for path in sources)}"
 
 

@@ -12,7 +12,6 @@ The rows of `staged` are all rows in order of reading, with at least the columns
 name, (split, "source", name) and what else the kind counts of a split, and ("first", check) -> file:line.
 """
 
-import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -27,6 +26,7 @@ from great_expectations.expectations import Expectation
 from pydantic import Field
 
 from ajuste.core.errors import DataError
+from ajuste.core.figures import write_json
 from ajuste.core.params import Config
 from ajuste.rows.checks.expectations import (
     RELATION_COLUMNS,
@@ -177,7 +177,7 @@ def _relate(rows: dict, first: int, relations: list[np.ndarray], places: dict, j
 def finish(work: Work, report: dict) -> dict:
     """Write validation.json and return it. Raises DataError, and moves `out` to <out>.failed, if no row is left or too
     many are in quarantine."""
-    write_json(work.out / "validation.json", report)
+    write_json(work.out / "validation.json", report, indent=2, ensure_ascii=False)
     if not report["rows"]["kept"] or not report["checks"][-1]["passed"]:  # the last one: quarantine_share
         work.out.rename(work.failed)
         raise DataError(_stop_message(work))
@@ -248,8 +248,3 @@ def most_common(counts: Counter, split: str, what: str) -> dict[str, int]:
     if len(found) > SOURCES_SHOWN:
         shown["(others)"] = sum(n for n, _ in found[SOURCES_SHOWN:])
     return shown
-
-
-def write_json(path: Path, value: object) -> None:
-    """JSON that people can read, always the same bytes for the same value."""
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

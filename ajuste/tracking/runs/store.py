@@ -34,9 +34,10 @@ NOTES = {
     EXPERIMENT: (
         "One parent run a set of inputs, one child a stage. To choose a strategy: open a parent, select "
         "`classify_frozen`, `classify_full` and `classify_lora`, and press *Compare*: they share the names of their "
-        "parameters and metrics (`test/...` with its interval, `validation/...`, `cost/...`, `curve/...`). Runs "
-        "`instruct`, `reward` and `ppo` compare in the same way; `forgetting/...` is what a fine-tuning cost on "
-        "control sets. Of `ppo`, `curve/score`, `curve/kl` and others go by update; `evaluate_ppo` has proxy and gold."
+        "parameters and metrics (`test/...` with its interval, `validation/...`, `cost/...`, `curve/...`). All other "
+        "trainings compare in the same way; `forgetting/...` is what a fine-tuning cost on control sets. Of a "
+        "training against a reward, `curve/score`, `curve/kl` and others go by update; its evaluation has proxy and "
+        "gold."
     ),
     PROMOTIONS: "One run a move of alias `champion`: from, to, who, why and when. `ajuste history NAME` reads them.",
     DRIFT: (

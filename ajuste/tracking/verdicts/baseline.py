@@ -25,7 +25,8 @@ from ajuste.core.home import home
 from ajuste.core.params import Compute, read_yaml, typed
 from ajuste.judging.drift import MAX_CHARS, DriftConfig, Sample, vocabulary_of
 from ajuste.rows.clean import clean
-from ajuste.tracking.registry.families import ASSISTANT, CLASSIFIER, SFT, Family, kind_of
+from ajuste.tracking.registry.families import all as families
+from ajuste.tracking.registry.families.family import Family
 from ajuste.tracking.registry.registry import Version
 from ajuste.tracking.registry.scores import rows_digest
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 MAX_TOKENS = 256  # of a prompt that is embedded; a classifier's texts are cut as its card says
 BATCH_ROWS = 32
-FAMILIES = {"classifier": CLASSIFIER, ASSISTANT: SFT}
+LABELS = "classifier"  # the kind whose versions say a label
 
 
 @dataclass
@@ -63,14 +64,14 @@ class Baseline:
 
     def labelled(self) -> Sample:
         """The reference with its true labels. Raises UsageError for an assistant."""
-        if self.family.kind != CLASSIFIER.kind:
+        if self.family.kind != LABELS:
             raise UsageError(f"`{self.version.name}` knows no labels: leave the label column out")
         names = self._model[2]["labels"]
         return Sample([text for text, _ in self.rows], [names[i] for _, i in self.rows], self.sample.features)
 
     def predict(self, texts: list[str]) -> list[str] | None:
         """The label that the version gives each text; None for an assistant."""
-        if self.family.kind != CLASSIFIER.kind:
+        if self.family.kind != LABELS:
             return None
         from ajuste.models import classifier
 
@@ -82,7 +83,7 @@ class Baseline:
         from ajuste.models.classifier import logits_of
 
         reader, tokenizer = self._encoder
-        most = self._model[2]["max_tokens"] if self.family.kind == CLASSIFIER.kind else MAX_TOKENS
+        most = self._model[2]["max_tokens"] if self.family.kind == LABELS else MAX_TOKENS
         ids = tokenizer([clean(text[:MAX_CHARS])[0] for text in texts], truncation=True, max_length=most)["input_ids"]
         return logits_of(reader, ids, BATCH_ROWS).numpy()
 
@@ -113,7 +114,7 @@ class Baseline:
 
         encoded = self.family.encoded / f"{split}.parquet"
         chosen = set(pq.read_table(encoded, columns=["row_id"])["row_id"].to_pylist())
-        columns = ["row_id", "text", "label"] if self.family.kind == CLASSIFIER.kind else ["row_id", "messages"]
+        columns = ["row_id", "text", "label"] if self.family.kind == LABELS else ["row_id", "messages"]
         validated = _artifacts(self.family) / "validated" / self.family.encoded.name / f"{split}.parquet"
         for batch in read_batches(validated, 1024, columns):
             for row in batch.to_pylist():
@@ -123,11 +124,11 @@ class Baseline:
 
 def baseline(version: Version, config: DriftConfig) -> Baseline:
     """The data that a resolved version was trained beside. Raises UsageError, saying what to do, if it is not here."""
-    family = FAMILIES.get(kind_of(version.name))
+    family = families.of_users(version.name)
     if family is None or version.name.endswith("-adapter"):
-        raise UsageError(f"`{version.name}` reads no texts of users: drift is of classifiers and of `{ASSISTANT}`")
+        raise UsageError(f"`{version.name}` reads no texts of users: drift is of classifiers and of `assistant`")
     if version.tags.get("method") != family.method:
-        wanted = None  # a PPO version has prompts as its rows; its users ask as those of the SFT version do
+        wanted = None  # of another method, trained on prompts: its users ask as those of the first method do
     else:
         wanted = version.tags.get("validation_rows")
     whole = False
