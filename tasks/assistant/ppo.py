@@ -70,7 +70,7 @@ def assistant_ppo(
     if rows.table["row_id"].to_pylist() != table["row_id"].to_pylist():
         raise DataError(f"{before}/rows.parquet is of other rows than {encoded}: run stage `evaluate_instruct` again")
     if [row["id"] for row in said] != [prompt.id for prompt in asked]:
-        raise DataError(f"{before}/answers.jsonl is of other prompts than {prompts}: run stage `evaluate_instruct` again")
+        raise DataError(f"{before}/answers.jsonl is of other prompts than {prompts}: run `evaluate_instruct` again")
     try:
         net, tokenizer, _ = decoder.load(model, dtype=getattr(torch, measure.dtype))
     except ValueError as error:
@@ -92,12 +92,12 @@ def assistant_ppo(
         "rules": {name: assistant.rules_report(asked, some) for name, some in kept.items()},
     }
     out.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({"row_id": table["row_id"], "tokens": table["tokens"],
-                             **{name: found[:, 0] for name, found in losses.items()}}), out / "rows.parquet")  # fmt: skip
+    sums = {name: found[:, 0] for name, found in losses.items()}
+    pq.write_table(pa.table({"row_id": table["row_id"], "tokens": table["tokens"], **sums}), out / "rows.parquet")
     assistant.write_lines(out / "answers.jsonl", _answers(asked, texts, kept))
     assistant.write_lines(out / "references.jsonl", [
-        {"row_id": row["row_id"], "reference": row["reference"],
-         **{name: replies[name][i] for name in replies}, **{f"rougeL_{name}": scores[name]["rougeL"][i] for name in scores}}
+        {"row_id": row["row_id"], "reference": row["reference"], **{name: some[i] for name, some in replies.items()},
+         **{f"rougeL_{name}": some["rougeL"][i] for name, some in scores.items()}}
         for i, row in enumerate(answered)
     ])  # fmt: skip
     (out / "assistant.json").write_text(json.dumps(report, indent=1, sort_keys=True) + "\n", encoding="utf-8")
