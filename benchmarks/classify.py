@@ -25,8 +25,9 @@ from transformers.trainer_callback import PrinterCallback
 from ajuste.core.params import Compute, read_yaml, section, typed
 from ajuste.judging.objectives import objective_of, scores
 from ajuste.learning.seeds import seed_everything
-from ajuste.models.classifier import build, logits_of, set_dropout
+from ajuste.models.classifier import build, logits_of
 from ajuste.models.folder import load_tokenizer, quiet
+from ajuste.models.layers import set_dropout
 from ajuste.rows.encoded.labelled import Collate, Rows, read_labels, read_rows
 from tasks.classify import training
 from tasks.supervised import loop

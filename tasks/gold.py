@@ -37,16 +37,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ajuste.core.errors import DataError, UsageError
+from ajuste.core.figures import write_json, write_lines
 from ajuste.core.params import Compute, Config
 from ajuste.core.stage import start
 from ajuste.learning.head import fit_head
 from ajuste.learning.seeds import seed_everything
 from ajuste.learning.statistics.metrics import wilson_interval
-from ajuste.models.classifier import MeanPoolingClassifier, build, count_parameters, logits_of, predict, save
+from ajuste.models.classifier import MeanPoolingClassifier, build, logits_of, predict, save
 from ajuste.models.features import FeatureReader
 from ajuste.models.folder import load_tokenizer, sha256_of
-from ajuste.rows.decontaminate import Ngrams
+from ajuste.models.layers import count_parameters
 from ajuste.rows.duplicates import Duplicates
+from ajuste.rows.ngrams import Ngrams
 from ajuste.rows.split import split_text, text_digest
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
@@ -125,8 +127,8 @@ def gold(
     }
     card["accuracy_on_ratings"] = report["ratings"]["test"]
     save(model.cpu(), tokenizer, out, card)
-    (out / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in head.history), encoding="utf-8")
-    (out / "evaluation.json").write_text(json.dumps(report, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    write_lines(out / "history.jsonl", head.history)
+    write_json(out / "evaluation.json", report, sort_keys=True)
     return report
 
 

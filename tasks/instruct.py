@@ -18,7 +18,6 @@ Run it: `dvc repro instruct`. Killed or interrupted, it goes on from its last ch
 Differs from the paper (Dettmers et al., 2023): adapters train in float32 beside a bfloat16 or 4-bit base.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable
@@ -32,6 +31,7 @@ from torch import Tensor, nn
 
 from ajuste.core import allocator
 from ajuste.core.errors import UsageError
+from ajuste.core.figures import write_lines
 from ajuste.core.params import Compute
 from ajuste.core.stage import start
 from ajuste.learning.layers import fused, ragged
@@ -125,7 +125,7 @@ def instruct(config: InstructConfig, compute: Compute, encoded: Path, base: Path
     }
     save = decoder.save_whole if config.method == "full" else decoder.save_adapter
     save(model, tokenizer, out, card)
-    (out / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history), encoding="utf-8")
+    write_lines(out / "history.jsonl", history)
     trained = sum(int((labels[1:] != IGNORED).sum()) for labels in rows.labels)
     passes = min(history[-1]["step"] * config.batch_rows / len(rows), config.epochs)
     return {**card, "tokens": round(trained * passes), "train_seconds": seconds}

@@ -18,7 +18,6 @@ Run it: `dvc repro ppo`. Killed or interrupted, it goes on from its last checkpo
 Differs from the papers: LoRA in place of all weights; the value function is a head on the policy's trunk by default.
 """
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +30,7 @@ from torch import Tensor
 
 from ajuste.core import allocator
 from ajuste.core.errors import DataError, UsageError
-from ajuste.core.home import write_atomically
+from ajuste.core.figures import write_json, write_lines
 from ajuste.core.params import Compute
 from ajuste.core.stage import start
 from ajuste.learning.layers import ragged
@@ -98,11 +97,10 @@ def ppo(config: PpoConfig, compute: Compute, artifacts: Path, out: Path, checkpo
     one.save_policy(tokenizer, out, card)
     value = {name: x for name, x in one.trainable_state().items() if not name.startswith(f"{POLICY}.")}
     save_file(value, out / "value.safetensors")
-    write_atomically(out / "radar.json", json.dumps(published(done.radar, done.kept), indent=1) + "\n")
-    lines = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in done.samples)
-    write_atomically(out / "samples.jsonl", lines)
-    for name in ("history.jsonl", "alarms.json"):
-        shutil.copyfile(checkpoints / name, out / name)
+    write_json(out / "radar.json", published(done.radar, done.kept))
+    write_json(out / "alarms.json", done.alarms)
+    write_lines(out / "samples.jsonl", done.samples)
+    write_lines(out / "history.jsonl", done.history)
     if (checkpoints / "flight").is_dir():
         shutil.copytree(checkpoints / "flight", out / "flight", dirs_exist_ok=True)
     return {**card, "tokens": done.tokens, "seconds": done.seconds, "alarms": done.alarms, "history": done.history}

@@ -20,7 +20,6 @@ Run it: `dvc repro reward`. Killed or interrupted, it goes on from its last chec
 Differs from the papers: LoRA instead of all weights; one epoch as in Stiennon et al. (2020), more overfits.
 """
 
-import json
 import time
 from pathlib import Path
 from typing import Literal
@@ -31,7 +30,7 @@ from torch import Tensor, nn
 
 from ajuste.core import allocator
 from ajuste.core.errors import DataError, UsageError
-from ajuste.core.home import write_atomically
+from ajuste.core.figures import rounded, write_json, write_lines
 from ajuste.core.params import Compute
 from ajuste.core.stage import start
 from ajuste.judging import pair_accuracy
@@ -40,7 +39,7 @@ from ajuste.learning.losses.bradley_terry import comparison_loss
 from ajuste.learning.rl import rollout
 from ajuste.learning.seeds import seed_everything
 from ajuste.learning.text import chat
-from ajuste.models import classifier, decoder, reward
+from ajuste.models import decoder, layers, reward
 from ajuste.models.folder import load_tokenizer
 from ajuste.rows.encoded.comparisons import Comparison, Comparisons, read_comparisons, read_prompts
 from ajuste.rows.encoded.labelled import read_encoding
@@ -117,14 +116,14 @@ def train_reward_model(
         "validation": {name: best[f"eval_{name}"] for name in ("accuracy", "loss")},
         "max_tokens": encoding["max_tokens"],
         "dtype": config.dtype,
-        "parameters": classifier.count_parameters(model),
+        "parameters": layers.count_parameters(model),
         "set": encoding["set"],
         "pad_id": model.config.pad_token_id,
     }
     reward.save(model, tokenizer, out, card)
-    (out / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history), encoding="utf-8")
+    write_lines(out / "history.jsonl", history)
     pair_accuracy.write_pairs(out / "pairs.parquet", scores, splits["test"])
-    write_atomically(out / "evaluation.json", json.dumps({"test": test}, indent=1) + "\n")
+    write_json(out / "evaluation.json", {"test": test})
     passes = min(history[-1]["step"] * config.batch_rows / len(rows), config.epochs)
     seconds = {"train": trained - began, "normalise": normalised - trained, "evaluate": time.monotonic() - normalised}
     return {**card, "test": test, "tokens": round(sum(rows.tokens()) * passes), "seconds": seconds}
@@ -192,8 +191,8 @@ def _normalise(
         "new_tokens": config.new_tokens,
         "raw_mean": mean,
         "raw_std": deviation,
-        "held_out_mean": gain * others.mean().item() + shift,
-        "held_out_std": gain * others.std(unbiased=False).item(),
+        "held_out_mean": rounded(gain * others.mean().item() + shift),
+        "held_out_std": rounded(gain * others.std(unbiased=False).item()),
     }
 
 

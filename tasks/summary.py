@@ -30,10 +30,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from ajuste.core.errors import UsageError
+from ajuste.core.figures import rounded, write_json
 from ajuste.core.params import Config
 from ajuste.core.stage import start
 
-DIGITS = 6  # significant ones: more than any interval is wide, few enough to read in a diff
 CURVES = {"loss": "train_loss", "eval_loss": "validation_loss", "eval_accuracy": "validation_accuracy"}
 PPO_CURVES = {name: name for name in ("score", "rlhf_reward", "kl", "beta", "entropy", "length")}  # a step an update
 
@@ -199,7 +199,7 @@ def _write_curves(path: Path, histories: dict[str, Path]) -> None:
             if points:
                 columns.append(column)
             for step, value in points:
-                cells.setdefault(step, {})[column] = _rounded(value)
+                cells.setdefault(step, {})[column] = rounded(value)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ["step", *columns], restval="nan", lineterminator="\n")
         writer.writeheader()
@@ -241,17 +241,8 @@ def _read(path: Path):
         raise UsageError(f"{path} line {error.lineno} is not JSON: delete it and run `dvc repro`") from None
 
 
-def _rounded(value):
-    """The same tree with floats at a fixed number of significant digits, so that 2.9e-07 does not become 0."""
-    if isinstance(value, float):
-        return float(f"{value:.{DIGITS}g}")
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    return [_rounded(item) for item in value] if isinstance(value, list) else value
-
-
 def _write(path: Path, value: dict) -> None:
-    path.write_text(json.dumps(_rounded(value), indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(path, value, indent=2, sort_keys=True, ensure_ascii=False)
 
 
 def main() -> None:

@@ -5,10 +5,10 @@ Stage `verb_variant` reads the plain keys of section `verb`, shared by its varia
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ajuste.core.errors import UsageError
 
@@ -18,6 +18,9 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    def check(self) -> None:
+        """Raise UsageError for what is missing on this machine, as far as that can be known before anything runs."""
+
 
 class Compute(Config):
     """Section `compute`, shared by all stages."""
@@ -26,6 +29,13 @@ class Compute(Config):
     device: Literal["auto", "cpu", "cuda"] = Field(description="`auto` takes a GPU when there is one.")
     threads: int = Field(ge=1, description="CPU threads. Equal bytes are promised for one count.")
     seed: int = Field(ge=0, description="The one seed of every stage.")
+    portable: bool = Field(default=False, description="The same bytes on every x86-64 processor, and slower.")
+
+    @model_validator(mode="after")
+    def _one_kernel(self) -> Self:
+        if self.portable and (self.dtype, self.device, self.threads) != ("float32", "cpu", 1):
+            raise ValueError("portable needs dtype float32, device cpu and threads 1: `ajuste preset portable`")
+        return self
 
     def torch_device(self) -> str:
         import torch
@@ -33,7 +43,7 @@ class Compute(Config):
         return ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
 
 
-class _Yaml(yaml.SafeLoader):
+class _Yaml(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # libyaml's is eight times faster; some builds lack it
     """YAML 1.2's floats, so that 5e-5 is a number here as it is in DVC."""
 
 

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ajuste.core import arithmetic
 from ajuste.core.errors import DataError, UsageError
 from ajuste.core.home import home, write_atomically
 from ajuste.core.params import Compute, Config, read_yaml, section, typed
@@ -99,6 +100,8 @@ def start(name: str, config_type: type[Config]) -> Iterator[Stage]:
             params = read_yaml(Path("params.yaml"))
             config = typed(config_type, section(params, verb, variant), f"{verb}.{variant}".rstrip("."))
             compute = typed(Compute, params.get("compute") or {}, "compute")
+            if compute.portable:
+                arithmetic.exact_roots()
             if "torch" in sys.modules:
                 sys.modules["torch"].set_num_threads(compute.threads)
             key = stage_key(name)

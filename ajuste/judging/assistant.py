@@ -9,11 +9,9 @@ Two models are measured on the same rows and prompts, so their difference is pai
 bootstrap intervals over rows, drawn whole, the same draws for both; of the rules, which are few, Wilson's.
 """
 
-import json
 import math
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -143,8 +141,3 @@ def rules_report(asked: list[Prompt], kept: list[list[bool] | None]) -> dict:
     low, high = metrics.wilson_interval(sum(passed), len(passed))
     value = sum(passed) / len(passed) if passed else math.nan
     return {"passed": {"value": value, "low": low, "high": high}, "prompts": len(passed), "kinds": kinds}
-
-
-def write_lines(path: Path, rows: list[dict]) -> None:
-    """JSON Lines."""
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

@@ -15,20 +15,25 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from ajuste.core.figures import rounded
+
 # PEFT and Trainer import it, and it would say on stderr that it misses a package that is never used here
 getLogger("bitsandbytes").setLevel(ERROR)
 
 CARD, ADAPTER_CONFIG = "ajuste.json", "adapter_config.json"
+EXACT = ("bias", "normalisation")  # of a card: a reward model computes with them, so they are written as they are
 
 
 def save_rest(tokenizer: PreTrainedTokenizerBase, out: Path, card: dict) -> None:
-    """Write tokenizer and card beside the weights."""
+    """Write tokenizer and card beside the weights; the card's figures are rounded."""
     if backend := getattr(tokenizer, "backend_tokenizer", None):
         backend.no_truncation()  # the last call's settings would be saved too
         backend.no_padding()
     with quiet():
         tokenizer.save_pretrained(out)
-    (out / CARD).write_text(json.dumps(card, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    exact = {name: card[name] for name in EXACT if name in card}
+    text = json.dumps({**rounded(card), **exact}, indent=1, sort_keys=True, ensure_ascii=False)
+    (out / CARD).write_text(text + "\n", encoding="utf-8")
 
 
 def read_card(folder: Path) -> dict:

@@ -28,6 +28,7 @@ import torch
 from pydantic import Field
 
 from ajuste.core.errors import DataError, UsageError
+from ajuste.core.figures import rounded, write_json, write_lines
 from ajuste.core.params import Compute, Config, read_yaml, section, typed
 from ajuste.core.stage import start
 from ajuste.judging import assistant
@@ -92,15 +93,15 @@ def assistant_ppo(
         "rules": {name: assistant.rules_report(asked, some) for name, some in kept.items()},
     }
     out.mkdir(parents=True, exist_ok=True)
-    sums = {name: found[:, 0] for name, found in losses.items()}
+    sums = {name: rounded(found[:, 0].tolist()) for name, found in losses.items()}
     pq.write_table(pa.table({"row_id": table["row_id"], "tokens": table["tokens"], **sums}), out / "rows.parquet")
-    assistant.write_lines(out / "answers.jsonl", _answers(asked, texts, kept))
-    assistant.write_lines(out / "references.jsonl", [
+    write_lines(out / "answers.jsonl", _answers(asked, texts, kept))
+    write_lines(out / "references.jsonl", [
         {"row_id": row["row_id"], "reference": row["reference"], **{name: some[i] for name, some in replies.items()},
          **{f"rougeL_{name}": some["rougeL"][i] for name, some in scores.items()}}
         for i, row in enumerate(answered)
     ])  # fmt: skip
-    (out / "assistant.json").write_text(json.dumps(report, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    write_json(out / "assistant.json", report, sort_keys=True)
     return {**report, "tokens": sum(rows.lengths())}
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from ajuste.core.params import Compute
 from ajuste.core.stage import start
 from ajuste.learning.seeds import seed_everything
-from ajuste.models.classifier import build, set_dropout
+from ajuste.models.classifier import build
+from ajuste.models.layers import set_dropout
 from tasks.classify.training import TrainingConfig, read_inputs, train_classifier, write
 
 

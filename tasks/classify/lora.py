@@ -15,8 +15,9 @@ from ajuste.core.errors import UsageError
 from ajuste.core.params import Compute
 from ajuste.core.stage import start
 from ajuste.learning.seeds import seed_everything
-from ajuste.models.classifier import build, head_modules, linear_modules, set_dropout
+from ajuste.models.classifier import build, head_modules
 from ajuste.models.folder import quiet
+from ajuste.models.layers import linear_modules, set_dropout
 from tasks.classify.training import TrainingConfig, read_inputs, train_classifier, write
 
 PEFT_TASKS = {"sequence": "SEQ_CLS", "token": "TOKEN_CLS", "span": "QUESTION_ANS"}

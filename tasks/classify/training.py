@@ -15,11 +15,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ajuste.core.errors import UsageError
+from ajuste.core.figures import write_lines
 from ajuste.core.params import Compute, Config
 from ajuste.judging.objectives import objective_of
 from ajuste.learning.losses.cross_entropy import balanced_weights
-from ajuste.models.classifier import count_parameters, save
+from ajuste.models.classifier import save
 from ajuste.models.folder import load_tokenizer, sha256_of
+from ajuste.models.layers import count_parameters
 from ajuste.rows.encoded.labelled import Collate, Rows, read_encoding, read_labels, read_rows
 from tasks.supervised.loop import LoopConfig, best_step, train
 
@@ -87,7 +89,7 @@ def write(strategy: str, config: SharedConfig, inputs: Inputs, done: Done, base:
         "validation": {name.removeprefix("eval_"): value for name, value in best.items() if name.startswith("eval_")},
     }
     save(done.model, load_tokenizer(base), out, card)
-    (out / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in done.history), encoding="utf-8")
+    write_lines(out / "history.jsonl", done.history)
     return {**card, "tokens": done.tokens}
 
 

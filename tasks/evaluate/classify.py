@@ -14,7 +14,6 @@ before and after PPO: tasks/evaluate/ppo.py.
 Run it: `dvc repro evaluate_classify`.
 """
 
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +27,7 @@ from sklearn import metrics as sk
 from torch import nn
 
 from ajuste.core.errors import UsageError
+from ajuste.core.figures import rounded, write_json
 from ajuste.core.params import Compute, Config
 from ajuste.core.stage import start
 from ajuste.judging import spans
@@ -84,9 +84,7 @@ def evaluate_classify(
         with autocast(compute):
             measured = MEASURES[card["task"]](model, rows, labels, config.batch_rows, counts)
         reports[strategy] = _report(measured, rows, labels)
-        (out / f"{strategy}.json").write_text(
-            json.dumps(reports[strategy], indent=1, sort_keys=True) + "\n", encoding="utf-8"
-        )
+        write_json(out / f"{strategy}.json", reports[strategy], sort_keys=True)
         columns = {"row_id": rows.table["row_id"]} if "row_id" in rows.table.column_names else {}
         columns["strategy"] = pa.array([strategy] * len(rows))
         tables.append(pa.table({**columns, **measured.columns}))
@@ -109,7 +107,7 @@ def measure_sequence(model: nn.Module, rows: Rows, labels: list[str], batch_rows
     columns = {
         "label": pa.array(true, pa.int32()),
         "prediction": pa.array(predicted, pa.int32()),
-        "probabilities": pa.array(list(probabilities.astype(np.float32)), pa.list_(pa.float32())),
+        "probabilities": pa.array(rounded(probabilities.tolist()), pa.list_(pa.float32())),
     }
     confusion = sk.confusion_matrix(true, predicted, labels=every).tolist()
     resampled = metrics.all_metrics(probabilities, true, counts)

@@ -15,7 +15,6 @@ Writes instruct.json, rows.parquet (row_id, tokens, sums of -log p), answers.jso
 references.jsonl. Nothing is chosen by these numbers. Run it: `dvc repro evaluate_instruct`.
 """
 
-import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from ajuste.core.errors import DataError, UsageError
+from ajuste.core.figures import rounded, write_json, write_lines
 from ajuste.core.params import Compute
 from ajuste.core.stage import start
 from ajuste.judging import assistant
@@ -89,21 +89,21 @@ def evaluate_instruct(
         "reviews": judged,
     }
     out.mkdir(parents=True, exist_ok=True)
-    losses = {name: s.losses[:, 0] for name, s in seen.items()}
+    losses = {name: pa.array(rounded(s.losses[:, 0].tolist()), pa.float64()) for name, s in seen.items()}
     pq.write_table(
         pa.table({"row_id": rows.table["row_id"], "tokens": seen["base"].losses[:, 1].astype(np.int32), **losses}),
         out / "rows.parquet",
     )
     said = zip(asked, *(s.prompts for s in seen.values()), strict=True)
-    assistant.write_lines(out / "answers.jsonl", [
+    write_lines(out / "answers.jsonl", [
         {"id": p.id, "prompt": p.prompt, "base": before, "instruct": after} for p, before, after in said
     ])  # fmt: skip
     ids = rows.table["row_id"].to_pylist()[: config.references]
     said = zip(ids, references, *(s.references for s in seen.values()), strict=True)
-    assistant.write_lines(out / "references.jsonl", [
+    write_lines(out / "references.jsonl", [
         {"row_id": i, "reference": wanted, "base": before, "instruct": after} for i, wanted, before, after in said
     ])  # fmt: skip
-    (out / "instruct.json").write_text(json.dumps(report, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    write_json(out / "instruct.json", report, sort_keys=True)
     return {**report, "tokens": 2 * sum(rows.lengths())}
 
 

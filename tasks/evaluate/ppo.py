@@ -17,7 +17,6 @@ Writes  artifacts/evaluated/ppo: ppo.json, answers.jsonl (a line a prompt), scor
 Run it: `dvc repro evaluate_ppo`.
 """
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -33,6 +32,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from ajuste.core.errors import DataError, UsageError
+from ajuste.core.figures import write_json, write_lines
 from ajuste.core.params import Compute, Config, read_yaml, section, typed
 from ajuste.core.stage import start
 from ajuste.learning.rl import divergence
@@ -137,7 +137,7 @@ def evaluate_ppo(
     report = summarise(prompts, said, kl, config, compute.seed)
     report["gold"]["accuracy_on_ratings"] = accuracy_on_ratings(folders.gold)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "ppo.json").write_text(json.dumps(report, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    write_json(out / "ppo.json", report, sort_keys=True)
     _write_answers(out / "answers.jsonl", prompts, said, kl)
     with phase("forgetting"):
         found = forgetting(ledger.config, compute, folders.ppo, ledger.base, ledger.control, out, ledger.before)
@@ -276,8 +276,8 @@ def _write_answers(path: Path, prompts: Prompts, said: dict[str, Said], kl: np.n
         for name, s in said.items():
             line |= {name: s.texts[i], f"proxy_{name}": float(s.proxy[i]), f"gold_{name}": float(s.gold[i]),
                      f"tokens_{name}": len(s.responses[i])}  # fmt: skip
-        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
-    path.write_text("".join(lines), encoding="utf-8")
+        lines.append(line)
+    write_lines(path, lines)
 
 
 def main() -> None:

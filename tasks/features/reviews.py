@@ -9,13 +9,13 @@ row order of the encoded Parquet: features.safetensors (float32 [N, d] under tra
 Run it: `dvc repro features_reviews`.
 """
 
-import json
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 from safetensors.torch import save_file
 
+from ajuste.core.figures import write_json
 from ajuste.core.params import Compute, Config
 from ajuste.core.stage import start
 from ajuste.learning.seeds import seed_everything
@@ -48,7 +48,7 @@ def features(config: ReviewsConfig, compute: Compute, encoded: Path, base: Path,
     }
     out.mkdir(parents=True, exist_ok=True)
     save_file(tensors, out / "features.safetensors")
-    (out / "features.json").write_text(json.dumps(report, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    write_json(out / "features.json", report, sort_keys=True)
     return {**report, "tokens": sum(sum(rows[split].lengths()) for split in SPLITS)}
 
 

@@ -14,7 +14,6 @@ numbers compare roughly. F follows Chaudhry et al. 2018 for two stages: the best
 Writes scores.json and rows.parquet (set, row_id, score, weight). Run it: `dvc repro forgetting_base`.
 """
 
-import json
 import math
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +28,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from ajuste.core.errors import DataError, UsageError
+from ajuste.core.figures import write_json
 from ajuste.core.params import Compute, Config
 from ajuste.learning.layers import ragged
 from ajuste.learning.seeds import seed_everything
@@ -74,9 +74,9 @@ def forgetting(
         raise UsageError(str(error)) from None
     table, tokens = score(net.to(compute.torch_device()), tokenizer, chosen, config)
     out.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, out / "rows.parquet")
+    pq.write_table(table, out / "rows.parquet")  # log-probabilities that F is computed from: not rounded
     report = summarise(table, config.bootstrap, compute.seed, earlier)
-    (out / "scores.json").write_text(json.dumps(report, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    write_json(out / "scores.json", report, sort_keys=True)
     return {**report, "tokens": tokens}
 
 

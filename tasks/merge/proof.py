@@ -1,12 +1,12 @@
-"""How every merge ends: with a proof beside the merged weights, or without merged weights. Private to the tasks."""
+"""How every merge ends: with a proof beside the merged weights, or without merged weights."""
 
-import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from ajuste.core.errors import DataError
-from ajuste.core.home import write_atomically
+from ajuste.core.figures import bound, rounded, write_json
 
 
 def proved(out: Path, prove: Callable[[], dict]) -> dict:
@@ -23,8 +23,11 @@ def proved(out: Path, prove: Callable[[], dict]) -> dict:
 
 
 def written(out: Path, proof: dict) -> dict:
-    """The proof, written to proof.json."""
-    write_atomically(out / "proof.json", json.dumps(proof, indent=2) + "\n")
+    """The proof as it is written to proof.json: what is mere rounding noise in it is an upper bound of one digit."""
+    limits = {"max_logit_difference": proof.get("tolerance"), "max_weight_difference": math.inf}
+    bounds = {name: bound(proof[name], limit) for name, limit in limits.items() if name in proof}
+    proof = rounded({**proof, **bounds})
+    write_json(out / "proof.json", proof, indent=2)
     return proof
 
 

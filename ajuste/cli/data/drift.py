@@ -69,7 +69,7 @@ def texts_of(file: Path, mapping: list[str]) -> tuple[list[str], list[str] | Non
     from ajuste.cli.data.sets import BATCH_ROWS, columns_from, format_of, mapping_from
     from ajuste.core.errors import DataError, UsageError
     from ajuste.rows.read.texts import read_rows
-    from ajuste.rows.sets import Columns
+    from ajuste.rows.sets.classification import Columns
 
     given = mapping_from(mapping)
     columns = columns_from(given)

@@ -17,9 +17,12 @@ from ajuste.rows.layouts.instructions import (
     template_fields,
     to_row,
 )
+from ajuste.rows.read.files import columns_of, printable
 from ajuste.rows.read.records import TAG_BEGIN, check_needed, read_records, record_columns
-from ajuste.rows.read.texts import check_columns, columns_of, printable
-from ajuste.rows.sets import Columns, InstructionFile, InstructionSet, check_set
+from ajuste.rows.read.texts import check_columns
+from ajuste.rows.sets.base import check_set
+from ajuste.rows.sets.classification import Columns
+from ajuste.rows.sets.instructions import InstructionFile, InstructionSet
 
 TEMPLATES = Path("sources/templates")
 SAMPLE_ROWS = 100
@@ -124,7 +127,8 @@ def _read_templates(name: str) -> tuple[str | None, list[dict]]:
 def extend(old: InstructionSet | None, file: InstructionFile, licence: str) -> InstructionSet:
     """The set with one more file."""
     files = [part.model_dump(exclude_none=True) for part in [*(old.files if old else []), file]]
-    return check_set({"kind": "instructions", "licence": old.licence if old else licence, "files": files}, "set.yaml")
+    values = {"kind": "instructions", "licence": old.licence if old else licence, "files": files}
+    return check_set(values, "set.yaml", InstructionSet)
 
 
 def look(path: Path, file: InstructionFile) -> Seen:

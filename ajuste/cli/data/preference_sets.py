@@ -6,9 +6,10 @@ from ajuste.cli.data.sets import BATCH_ROWS, Seen
 from ajuste.core.errors import DataError, UsageError
 from ajuste.rows.layouts.preferences import LAYOUTS, Comparison, columns_known, needs_of_layouts, recognise
 from ajuste.rows.read.comparisons import read_comparisons
+from ajuste.rows.read.files import printable
 from ajuste.rows.read.records import check_needed, read_records, record_columns
-from ajuste.rows.read.texts import printable
-from ajuste.rows.sets import PreferenceFile, PreferenceSet, check_set
+from ajuste.rows.sets.base import check_set
+from ajuste.rows.sets.preferences import PreferenceFile, PreferenceSet
 
 OFFERED = [layout for layout in LAYOUTS if layout != "raters"]
 SAMPLE_ROWS = 100
@@ -61,7 +62,7 @@ def extend(old: PreferenceSet | None, file: PreferenceFile, licence: str, prompt
         "kind": "preferences", "prompt": asked, "licence": old.licence if old else licence,
         "files": [part.model_dump(exclude_none=True) for part in [*(old.files if old else []), file]],
     }  # fmt: skip
-    return check_set(values, "set.yaml")
+    return check_set(values, "set.yaml", PreferenceSet)
 
 
 def look(path: Path, data_set: PreferenceSet, file: PreferenceFile) -> Seen:

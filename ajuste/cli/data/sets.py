@@ -13,9 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ajuste.cli.data.kinds import DataSet, read_any
 from ajuste.core.errors import DataError, UsageError
-from ajuste.rows.read.texts import printable, read_rows
-from ajuste.rows.sets import ClassificationSet, Columns, DataSet, SourceFile, check_set, dump_set, read_set
+from ajuste.rows.read.files import printable
+from ajuste.rows.read.texts import read_rows
+from ajuste.rows.sets.base import check_set, dump_set
+from ajuste.rows.sets.classification import ClassificationSet, Columns, SourceFile
 
 DATA = Path("data")
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl",
@@ -179,13 +182,9 @@ def same_bytes(one: Path, other: Path) -> bool:
 
 def extend(old: ClassificationSet | None, file: SourceFile, labels: list[str], licence: str) -> ClassificationSet:
     """The set with one more file."""
-    values = {
-        "kind": "classification",
-        "labels": labels,
-        "licence": old.licence if old else licence,
-        "files": [*(old.files if old else []), file],
-    }
-    return check_set({**values, "files": [part.model_dump(exclude_none=True) for part in values["files"]]}, "set.yaml")
+    files = [part.model_dump(exclude_none=True) for part in [*(old.files if old else []), file]]
+    values = {"kind": "classification", "labels": labels, "licence": old.licence if old else licence, "files": files}
+    return check_set(values, "set.yaml", ClassificationSet)
 
 
 @contextmanager
@@ -210,7 +209,7 @@ def published(folder: Path, new: DataSet, file: Path, workspace: Path) -> Iterat
     prepared = workspace / "set.yaml"
     prepared.write_text(dump_set(new), encoding="utf-8")
     try:
-        before = {part.path for part in read_set(folder).files}
+        before = {part.path for part in read_any(folder).files}
     except DataError:  # no set yet, or one whose set.yaml is broken and replaced
         before = set()
     leaving = before - {part.path for part in new.files} | {"set.yaml", file.name}
@@ -237,7 +236,7 @@ def existing(name: str, replace: bool) -> DataSet | None:
     """The set that is extended, or None for a new one. Raises UsageError for a bad name."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,63}", name):
         raise UsageError(f"`{name}` is no name for a set: use small letters, digits, - and _")
-    old = read_set(DATA / name) if (DATA / name / "set.yaml").exists() and not replace else None
+    old = read_any(DATA / name) if (DATA / name / "set.yaml").exists() and not replace else None
     if old and old.kind == "control":
         raise UsageError(f"data/{name} judges models and no stage trains on it: choose another set name for your rows")
     return old

@@ -10,9 +10,10 @@ import typer
 from ajuste.cli.data import instruction_sets, preference_sets, sets
 from ajuste.cli.data.sets import BATCH_ROWS
 from ajuste.cli.work.ui_address import working
+from ajuste.rows.read.files import printable
 from ajuste.rows.read.records import read_records
-from ajuste.rows.read.texts import printable, read_rows
-from ajuste.rows.sets import read_set
+from ajuste.rows.read.texts import read_rows
+from ajuste.rows.sets.preferences import read_set
 
 
 def show_texts(path: Path, file) -> None:

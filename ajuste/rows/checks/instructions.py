@@ -8,7 +8,7 @@
                          some and see some that are none; counts leave this file, texts do not
 
 Cleaning keeps what a web page would leave in a review, for code and markup may be what an instruction is about: only
-line ends, blanks around, and Windows-1252 read as Latin-1 are put right. Private to tasks/validate/instructions.py.
+line ends, blanks around, and Windows-1252 read as Latin-1 are put right.
 """
 
 import re

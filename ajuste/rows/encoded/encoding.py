@@ -1,4 +1,4 @@
-"""What encoding any kind of set shares: its inputs, the choice of rows, encoding.json. Private to the tasks."""
+"""What encoding any kind of set shares: its inputs, the choice of rows, encoding.json."""
 
 import json
 import shutil
@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from ajuste.core.errors import UsageError
+from ajuste.core.figures import write_json
 from ajuste.core.params import Config
 from ajuste.rows.parquet import GROUP_ROWS, read_batches
 from ajuste.rows.split import SPLITS
@@ -54,7 +55,7 @@ def write_encoding(out: Path, validated: Path, max_tokens: int, splits: dict[str
     """Write encoding.json, with the set's name beside what each split came to, and return its content."""
     name = json.loads((validated / "validation.json").read_text(encoding="utf-8"))["set"]
     report = {"set": name, "max_tokens": max_tokens, "splits": splits}
-    (out / "encoding.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(out / "encoding.json", report, indent=2, ensure_ascii=False)
     return report
 
 

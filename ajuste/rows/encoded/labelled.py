@@ -2,7 +2,7 @@
 
 A classification split is <encoded>/<split>.parquet with row_id, input_ids (list of int32), label (int32), source,
 length (tokens before truncation) and location. Token and span splits have other label columns (ajuste/judging/words.py,
-ajuste/judging/spans.py). Private to the tasks.
+ajuste/judging/spans.py).
 """
 
 import json
