@@ -94,8 +94,7 @@ def test_forgetting_proof_and_unknown_methods() -> None:
 def test_what_a_ppo_version_must_keep_beside_the_one_before_and_the_champion(monkeypatch: pytest.MonkeyPatch) -> None:
     losses = [{"row_id": f"te{i}", "tokens": 10, "sft": 20.0, "ppo": 20.5} for i in range(3)]
     found = {
-        "answers.jsonl": [{"id": "a", "kept_sft": True, "kept_ppo": False},
-                          {"id": "b", "kept_sft": None, "kept_ppo": None}],
+        "answers.jsonl": [{"id": "a", "kept_sft": True, "kept_ppo": False}],
         "references.jsonl": [{"row_id": "te0", "rougeL_sft": 0.4, "rougeL_ppo": 0.3}],
     }
     monkeypatch.setattr(ppo, "table", lambda run, name: losses if run else [])
