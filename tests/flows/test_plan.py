@@ -44,7 +44,7 @@ def test_a_name_needs_what_trains_merges_and_judges_it(project: Path) -> None:
 
 def test_preferences_alone_train_no_classifier(project: Path) -> None:
     reached = reach(Asked(("ratings-reward",)))
-    assert {"base_decoder", "validate_preferences", "encode_preferences", "instruct", "reward", "merge_reward"} <= reached
+    assert {"base_decoder", "encode_preferences", "instruct", "merge_instruct", "reward", "merge_reward"} <= reached
     assert reached.isdisjoint({"summary", "gold", "ppo", "evaluate_instruct"} | CLASSIFIERS)
     assert look(Asked(("ratings-reward",))).names == {"ratings-reward"}
 
@@ -54,7 +54,7 @@ def test_a_name_follows_the_set_of_params(project: Path) -> None:
     params.write_text(params.read_text().replace("set: ratings ", "set: hh "))
     assert {"hh-reward", "reviews-classifier"} <= stages_of_names().keys()
     assert reach(Asked(("hh-reward",))) == reach(Asked(("hh-reward-adapter",)))
-    with pytest.raises(UsageError, match="`ratings-reward` is neither a registered name nor a stage: names are .*hh-rew"):
+    with pytest.raises(UsageError, match="`ratings-reward` is neither a registered name nor a stage: names are .*hh-"):
         reach(Asked(("ratings-reward",)))
 
 
@@ -88,7 +88,7 @@ def test_from_and_until_cut_what_the_targets_need(project: Path) -> None:
 
 def test_it_says_what_will_run_and_how_long_it_took(project: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     (project / ".state").mkdir()
-    states = {"classify_lora": {"seconds": 95.2, "error": None}, "merge_classify": {"seconds": 7, "error": {"kind": "x"}}}
+    states = {"classify_lora": {"seconds": 95.2}, "merge_classify": {"seconds": 7, "error": {"kind": "data"}}}
     for name, state in states.items():
         (project / ".state" / f"{name}.json").write_text(json.dumps(state))
     monkeypatch.setattr(versions, "status", lambda: {"classify_lora": [], "ppo": [], "studies/x/dvc.yaml:y": []})
@@ -111,7 +111,7 @@ def test_what_is_begun_before_prefect_is_taken_once(project: Path, monkeypatch: 
     assert _plan.looked(asked).stale == set()  # asked anew
 
 
-# --- a mistake is said before Prefect is there --------------------------------------------------------------------------
+# --- a mistake is said before Prefect is there ------------------------------------------------------------------------
 
 HEAVY = ("prefect", "mlflow", "torch", "transformers", "great_expectations", "scipy")
 PROGRAM = f"""
@@ -142,29 +142,27 @@ def recorded(project: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("file", "old", "new", "said", "imported"),
+    ("file", "old", "new", "said"),
     [
-        ("params.yaml", "compute:", "clasify: {}\ncompute:", "params.yaml: unknown section `clasify`: known", []),
-        ("params.yaml", "  lora:\n", "  lorra: {}\n  lora:\n", "params.yaml: unknown section `classify.lorra`", []),
-        ("params.yaml", "classify:\n", "classify:\n  tsk: x\n", "params.yaml: unknown key `classify.tsk`: known", []),
-        ("params.yaml", "dtype: float32 ", "dtype: f32 ", "params.yaml: `compute.dtype`: Input should be", []),
-        ("params.yaml", "compute:", "compute: [", "params.yaml is no valid YAML", []),
-        ("params.yaml", "batch_rows: 2048", "batch_rowz: 2048", "unknown key `encode.reviews.batch_rowz`", []),
-        ("params.yaml", "batch_rows: 2048", "batch_rows: many", "`encode.reviews.batch_rows`: Input should be", []),
-        ("policy.yaml", "drift:\n", "drift:\n  wndow: 1\n", "policy.yaml: unknown key `drift.wndow`: known keys", []),
-        ("policy.yaml", "drift:\n", "drfit: {}\ndrift:\n", "policy.yaml: unknown section `drfit`: known sections", []),
+        ("params.yaml", "compute:", "clasify: {}\ncompute:", "params.yaml: unknown section `clasify`: known"),
+        ("params.yaml", "  lora:\n", "  lorra: {}\n  lora:\n", "params.yaml: unknown section `classify.lorra`"),
+        ("params.yaml", "classify:\n", "classify:\n  tsk: x\n", "params.yaml: unknown key `classify.tsk`: known"),
+        ("params.yaml", "dtype: float32 ", "dtype: f32 ", "params.yaml: `compute.dtype`: Input should be"),
+        ("params.yaml", "compute:", "compute: [", "params.yaml is no valid YAML"),
+        ("params.yaml", "batch_rows: 2048", "batch_rowz: 2048", "unknown key `encode.reviews.batch_rowz`"),
+        ("params.yaml", "batch_rows: 2048", "batch_rows: many", "`encode.reviews.batch_rows`: Input should be"),
+        ("policy.yaml", "  window:", "  wndow: 1\n  window:", "policy.yaml: unknown key `drift.wndow`: known keys"),
+        ("policy.yaml", "\ndrift:", "\ndrfit: {}\ndrift:", "policy.yaml: unknown section `drfit`: known sections"),
     ],
 )
-def test_a_mistake_is_one_line_without_heavy_imports(
-    recorded: Path, file: str, old: str, new: str, said: str, imported: list[str]
-) -> None:
+def test_a_mistake_is_one_line_without_heavy_imports(recorded: Path, file: str, old: str, new: str, said: str) -> None:
     """DVC and the state of the stages are not even asked, so it is the same when nothing is stale."""
     path = recorded / file
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new, 1))
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", PROGRAM, "run"], capture_output=True, text=True, env=env)
-    assert done.stdout == f"{imported}\n", done.stderr
+    assert done.stdout == "[]\n", done.stderr
     first, error = done.stderr.splitlines()
     assert first == "ajuste run: all stages; what is stale is being looked up"
     assert error.startswith("error: ") and said in error and done.returncode == 2
