@@ -21,7 +21,7 @@ from ajuste.core.home import home
 from ajuste.core.params import lookup, read_yaml
 from ajuste.core.stages import split_name, stage_names
 from ajuste.judging.policy import check_policy
-from ajuste.tracking.project import versions
+from ajuste.tracking.project import dvc, lock, raw_data
 from ajuste.tracking.registry.families.all import FAMILIES
 from flows._progress import console
 
@@ -79,7 +79,7 @@ def reach(asked: Asked) -> set[str]:
         found |= own
     todo = list(found)
     while todo:
-        new = versions.parents_of(todo.pop()) - found
+        new = lock.parents_of(todo.pop()) - found
         found |= new
         todo += new
     if asked.until:
@@ -94,22 +94,22 @@ def check(asked: Asked) -> set[str]:
     check_params()
     check_policy()
     reached = reach(asked)
-    versions.heal()
-    versions.check_data()
+    dvc.heal()
+    raw_data.check()
     return reached
 
 
 def look(asked: Asked) -> Look:
     """Ask DVC once what is stale, and say what will run and how long it took last time."""
     order, reached = stage_names(), reach(asked)
-    stale = versions.status().keys() & set(order)
+    stale = dvc.status().keys() & set(order)
     skipped = set(order) - reached
     if asked.from_stage:
         stale |= {asked.from_stage}
         skipped |= set(order[: order.index(asked.from_stage)])
     todo: list[str] = []
     for name in order:  # a stage follows those that it reads
-        if name not in skipped and (name in stale or not versions.parents_of(name).isdisjoint(todo)):
+        if name not in skipped and (name in stale or not lock.parents_of(name).isdisjoint(todo)):
             todo.append(name)
     if todo:
         console.print(forecast(todo, len(order) - len(skipped)), soft_wrap=True, highlight=False)

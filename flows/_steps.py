@@ -14,7 +14,7 @@ from prefect.runtime import deployment
 from ajuste.core.errors import UsageError
 from ajuste.core.home import home
 from ajuste.core.stages import stage_key, stage_names
-from ajuste.tracking.project import publish, versions
+from ajuste.tracking.project import dvc, lock, publish
 from ajuste.tracking.registry import registry
 from ajuste.tracking.runs import runs
 from flows._patience import outlive_worker, patiently, shown, unless_unreachable
@@ -51,7 +51,7 @@ def prepare(asked: Asked) -> Plan:
     found = looked(asked)
     wanted = [name for name in stage_names() if name not in found.skipped]
     needed = not found.stale.isdisjoint(wanted) or not all(patiently(_recorded, name) for name in wanted)
-    parent = patiently(runs.parent, versions.inputs_digest()) if needed else None
+    parent = patiently(runs.parent, lock.inputs_digest()) if needed else None
     return Plan(found.stale, found.skipped, asked.from_stage, parent, reached=found.reached, names=found.names)
 
 
@@ -61,7 +61,7 @@ def stage(name: str, plan: Plan, wait_for: list[State] | None = None) -> State |
         return None
     # a stage is up to date when DVC said so at the start and nothing that it reads was made anew since
     made = {done for done, action in plan.actions.items() if action in ("ran", "restored")}
-    stale = name in plan.stale or not made.isdisjoint(versions.parents_of(name))
+    stale = name in plan.stale or not made.isdisjoint(lock.parents_of(name))
     state = run_stage.with_options(name=name, task_run_name=name)(
         name,
         stale,
@@ -118,13 +118,13 @@ def _repro(name: str, force: bool, parent: str) -> str:
             seen = unless_unreachable(seen, runs.follow, run_id, history, seen)  # `record` makes up for what is missing
 
         log = home() / ".state" / f"{name}.log"
-        outcome = versions.repro(name, log, force=force, poll=poll)
+        outcome = dvc.repro(name, log, force=force, poll=poll)
     if outcome.code != 0:
         written = state_file.exists() and state_file.stat().st_mtime_ns != before
         error = (_state(name).get("error") or {}) if written else {}
         # DVC hides the exit code; a stage that wrote no error was killed, or DVC itself failed
         kind = error.get("kind", "infra")
-        message = error.get("message") or f"{versions.last_error(outcome.output)} (all of it: {_shown(log)})"
+        message = error.get("message") or f"{dvc.last_error(outcome.output)} (all of it: {_shown(log)})"
         unless_unreachable(None, runs.fail, run_id, message)
         raise StageFailed(name, kind, message)
     return {"unchanged": "cached"}.get(outcome.action, outcome.action)
@@ -204,7 +204,7 @@ def finish(plan: Plan, registered: list, gated: Sequence[str] = ()) -> dict:
 
 def _recorded(name: str) -> bool:
     try:
-        return runs.is_recorded(versions.stage_key(name))
+        return runs.is_recorded(lock.stage_key(name))
     except UsageError:
         return False
 
@@ -226,7 +226,7 @@ def _note(state: dict) -> str:
 def _alarms(name: str) -> list[str]:
     """What stopped a training before its end and took it back, in words: alarms.json in the outs of the stage."""
     found = []
-    for out in versions.lock().get(name, {}).get("outs", []):
+    for out in lock.stages().get(name, {}).get("outs", []):
         try:
             alarms = json.loads((Path(out["path"]) / "alarms.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):

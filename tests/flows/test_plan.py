@@ -11,8 +11,9 @@ import pytest
 from ajuste.core.errors import UsageError
 from ajuste.core.home import home
 from ajuste.core.imports import ROOT
-from ajuste.core.stages import stage_names
-from ajuste.tracking.project import versions
+from ajuste.core.params import lookup, read_yaml
+from ajuste.core.stages import md5_of, stage_names
+from ajuste.tracking.project import dvc
 from flows import _plan
 from flows._plan import Asked, look, reach, stages_of_names
 
@@ -27,7 +28,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AJUSTE_HOME", str(tmp_path))
     home.cache_clear()
-    monkeypatch.setattr(versions, "status", dict)
+    monkeypatch.setattr(dvc, "status", dict)
     yield tmp_path
     home.cache_clear()
 
@@ -91,7 +92,7 @@ def test_it_says_what_will_run_and_how_long_it_took(project: Path, monkeypatch: 
     states = {"classify_lora": {"seconds": 95.2}, "merge_classify": {"seconds": 7, "error": {"kind": "data"}}}
     for name, state in states.items():
         (project / ".state" / f"{name}.json").write_text(json.dumps(state))
-    monkeypatch.setattr(versions, "status", lambda: {"classify_lora": [], "ppo": [], "studies/x/dvc.yaml:y": []})
+    monkeypatch.setattr(dvc, "status", lambda: {"classify_lora": [], "ppo": [], "studies/x/dvc.yaml:y": []})
     look(Asked(("evaluate_classify",)))
     assert capsys.readouterr().err.splitlines() == [
         "to run: 3 of 9 stages, about 1 min 35 s by their last runs here, 2 of them not known yet",
@@ -105,7 +106,7 @@ def test_it_says_what_will_run_and_how_long_it_took(project: Path, monkeypatch: 
 
 def test_what_is_begun_before_prefect_is_taken_once(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked, answers = Asked(("base_encoder",)), iter([{"base_encoder": []}, {}])
-    monkeypatch.setattr(versions, "status", lambda: next(answers))
+    monkeypatch.setattr(dvc, "status", lambda: next(answers))
     _plan.look_ahead(asked)
     assert _plan.looked(asked).stale == {"base_encoder"}
     assert _plan.looked(asked).stale == set()  # asked anew
@@ -127,15 +128,15 @@ finally:
 @pytest.fixture
 def recorded(project: Path) -> Path:
     """The project with the code of the stages and a dvc.lock that records all of its params with this code."""
-    stages, params = {}, _plan.read_yaml(project / "params.yaml")
+    stages, params = {}, read_yaml(project / "params.yaml")
     for name in ("ajuste", "flows", "tasks"):
         (project / name).symlink_to(ROOT / name)
-    for name, entry in _plan.read_yaml(project / "dvc.yaml")["stages"].items():
+    for name, entry in read_yaml(project / "dvc.yaml")["stages"].items():
         code = [dep for dep in entry["deps"] if dep.startswith("tasks/")]
         stages[name] = {
             "cmd": entry["cmd"],
-            "deps": [{"path": dep, "md5": versions.md5_of(ROOT / dep)} for dep in code],
-            "params": {"params.yaml": {key: versions.lookup(params, key) for key in entry["params"]}},
+            "deps": [{"path": dep, "md5": md5_of(ROOT / dep)} for dep in code],
+            "params": {"params.yaml": {key: lookup(params, key) for key in entry["params"]}},
         }
     (project / "dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": stages}))
     return project

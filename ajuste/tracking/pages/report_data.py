@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from ajuste.core.home import home
-from ajuste.tracking.project import versions
+from ajuste.tracking.project import lock
 
 ARTIFACTS = Path("artifacts")
 FEATURES_STAGE = "features_reviews"
@@ -38,8 +38,8 @@ def read_json(path: Path) -> dict:
 def state_of(stage: str) -> dict:
     """What this machine measured of the run that dvc.lock records; {} if it measured another run or none."""
     state = read_json(home() / ".state" / f"{stage}.json")
-    entry = versions.lock().get(stage)
-    if not state or state.get("error") or entry is None or state.get("key") != versions.stage_key(stage):
+    entry = lock.stages().get(stage)
+    if not state or state.get("error") or entry is None or state.get("key") != lock.stage_key(stage):
         return {}
     return state
 
@@ -104,13 +104,13 @@ def averaged(points: list[tuple[float, float]], about: int = 30) -> list[tuple[f
 def stages() -> list[dict]:
     """Every stage of dvc.lock: the short hash of what it made, and its time where this machine measured it."""
     rows = []
-    for name, entry in versions.lock().items():
+    for name, entry in lock.stages().items():
         state = state_of(name)
         rows.append(
             {
                 "name": name,
                 "outs": [(out["path"], out.get("md5", "")[:8]) for out in entry.get("outs", [])],
-                "key": versions.stage_key(name)[:12],
+                "key": lock.stage_key(name)[:12],
                 "seconds": state.get("seconds"),
                 "peak_memory_mb": state.get("peak_memory_mb"),
                 "phases": state.get("phases", {}),
@@ -189,15 +189,15 @@ def mcnemar(first: list[dict], second: list[dict]) -> tuple[int, int, float]:
 
 def lineage() -> tuple[list[tuple[str, str, str]], list[tuple[str, str]]]:
     """((id, name, detail), ...) of data and stages and the edges between them, from dvc.lock alone."""
-    lock = versions.lock()
-    made = {out["path"]: name for name, entry in lock.items() for out in entry.get("outs", [])}
+    recorded = lock.stages()
+    made = {out["path"]: name for name, entry in recorded.items() for out in entry.get("outs", [])}
     nodes, edges = [], []
     for kind in ("encoder", "decoder"):
         base = read_json(ARTIFACTS / f"base/{kind}/base.json")
-        if base and f"base_{kind}" in lock:
+        if base and f"base_{kind}" in recorded:
             nodes.append((base["source"], base["source"].rpartition("/")[2] or base["source"], base["sha256"][:10]))
             edges.append((base["source"], f"base_{kind}"))
-    for name, entry in lock.items():
+    for name, entry in recorded.items():
         hashes = [out.get("md5", "")[:10] for out in entry.get("outs", [])]
         nodes.append((name, name, hashes[0] if len(hashes) == 1 else f"{len(hashes)} files"))
         for dep in entry.get("deps", []):

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from ajuste.core.errors import DataError
 from ajuste.core.stages import md5_of
-from ajuste.tracking.project import versions
+from ajuste.tracking.project import lock, raw_data
 from ajuste.tracking.registry.describe import describe_name, describe_version
 from ajuste.tracking.registry.families import all as families
 from ajuste.tracking.registry.families.assistants import NAME as ASSISTANT
@@ -61,7 +61,7 @@ def register_all(parent: str | None, stages: Collection[str] | None = None) -> l
 def models() -> list[Model]:
     """The model folders that dvc.lock names and that are there, by family, adapters first."""
     found = []
-    for stage, entry in versions.lock().items():
+    for stage, entry in lock.stages().items():
         for out in entry.get("outs", []):
             folder = Path(out["path"])
             family = families.of_folder(folder)
@@ -71,7 +71,7 @@ def models() -> list[Model]:
             deps = [Path(dep["path"]) for dep in entry.get("deps", [])]
             trained = folder.parents[1] / "adapters" / folder.name  # of a served one: what it was merged from
             trained = trained if trained != folder and trained in deps else None
-            model = Model(family, stage, folder, out["md5"], versions.stage_key(stage), card, trained)
+            model = Model(family, stage, folder, out["md5"], lock.stage_key(stage), card, trained)
             if not (model.is_adapter and model.is_whole):  # of full fine-tuning: its copy is what is served
                 found.append(model)
     return sorted(found, key=lambda model: (families.FAMILIES.index(model.family), not model.is_adapter, model.stage))
@@ -109,12 +109,12 @@ def find_or_create(model: Model, run_id: str, scores: dict[str, str], adapters: 
 
 def params_of(model: Model) -> dict[str, str]:
     """The params of the training; for a merged model those of its adapter, and those of the merge behind `merge.`."""
-    own = facts.params(model.stage, versions.stage_lock(model.stage))
+    own = facts.params(model.stage, lock.entry(model.stage))
     if not model.trained:
         return own
     trained = stage_of(model.trained)
     merge = {key if key.startswith("compute.") else f"merge.{key}": value for key, value in own.items()}
-    return {**facts.params(trained, versions.stage_lock(trained)), **merge}
+    return {**facts.params(trained, lock.entry(trained)), **merge}
 
 
 def passing_proof(model: Model) -> dict:
@@ -170,7 +170,7 @@ def _tags(model: Model, adapters: dict[Path, str]) -> dict[str, str]:
         **{f"parameters.{key}": value for key, value in card["parameters"].items()},
         **{f"validation.{key}": value for key, value in card["validation"].items()},
         "validation_rows": rows_digest(model.family, "validation"),
-        "data": versions.data_digest(), "dvc": model.md5,
+        "data": raw_data.digest(), "dvc": model.md5,
         "git_commit": facts.commit()["ajuste.git_commit"], "dirty": facts.commit()["ajuste.dirty"],
     }
     if made_from := _assistant_with(base["sha256"]):

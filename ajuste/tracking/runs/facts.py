@@ -27,7 +27,7 @@ from typing import Any
 from ajuste.core.home import home
 from ajuste.core.stages import split_name
 from ajuste.tracking.again.hardware import hardware
-from ajuste.tracking.project import versions
+from ajuste.tracking.project import git, lock, raw_data
 
 JSON_FILES = (
     "ajuste.json", "base.json", "encoding.json", "features.json", "proof.json", "quality.json", "validation.json",
@@ -39,7 +39,7 @@ MEGABYTE = 1e6  # decimal, as disks count
 def params(stage: str, entry: dict) -> dict[str, str]:
     """The params that dvc.lock names, flat. The stage's own section loses its name, so that strategies share keys."""
     verb, variant = split_name(stage)
-    flat = _flat(versions.lock_params(entry), ".")
+    flat = _flat(lock.params_of(entry), ".")
     own = re.compile(rf"^{re.escape(verb)}\.({re.escape(variant)}\.)?")
     return {own.sub("", key): value if isinstance(value, str) else json.dumps(value) for key, value in flat.items()}
 
@@ -144,20 +144,20 @@ def history(entry: dict) -> Path | None:
 
 def tags(stage: str, entry: dict) -> dict[str, str]:
     """Where the result came from, to search by."""
-    found = {"ajuste.stage": stage, "ajuste.cmd": entry["cmd"], "ajuste.data": versions.data_digest(), **commit()}
+    found = {"ajuste.stage": stage, "ajuste.cmd": entry["cmd"], "ajuste.data": raw_data.digest(), **commit()}
     for kind in ("dep", "out"):
         found |= {f"dvc.{kind}.{item['path']}": item.get("md5", "") for item in entry.get(f"{kind}s", [])}
-    if measured := state(stage, versions.stage_key(stage)):  # equal bytes are promised for one kind of processor
+    if measured := state(stage, lock.stage_key(stage)):  # equal bytes are promised for one kind of processor
         found["ajuste.hardware"] = hardware(measured["device"])
     return found
 
 
 def commit() -> dict[str, str]:
     """The git commit and whether the checkout differs from it."""
-    revision = versions.git_commit()
+    revision = git.head()
     if not revision:
         return {"ajuste.git_commit": "", "ajuste.dirty": "unknown"}
-    return {"ajuste.git_commit": revision, "ajuste.dirty": str(versions.dirty()).lower(),
+    return {"ajuste.git_commit": revision, "ajuste.dirty": str(git.dirty()).lower(),
             "mlflow.source.git.commit": revision}
 
 

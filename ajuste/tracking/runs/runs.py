@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ajuste.tracking.project import versions
+from ajuste.tracking.project import lock
 from ajuste.tracking.registry.families import all as families
 from ajuste.tracking.runs import facts
 from ajuste.tracking.runs.store import client, exists, experiment_id, locked, tracking_uri
@@ -41,7 +41,7 @@ _logged: dict[str, set[tuple[str, int]]] = {}  # curve points that a run has, by
 
 
 def parent(inputs_digest: str) -> str:
-    """The run that stands for one set of inputs (versions.inputs_digest()), RUNNING until `finish`."""
+    """The run that stands for one set of inputs (lock.inputs_digest()), RUNNING until `finish`."""
     name = f"adapt {inputs_digest[:8]}"
     note = f"One set of inputs (`{inputs_digest[:16]}`). {facts.code()}."
     return _find_or_create(INPUTS, inputs_digest, name, {"mlflow.note.content": note, **facts.commit()}).info.run_id
@@ -149,7 +149,7 @@ def log(run_id: str, params: dict[str, str] | None = None, metrics: list | None 
 def _record(stage: str, parent: str | None) -> str:
     from mlflow.entities import Metric
 
-    entry, key = versions.stage_lock(stage), versions.stage_key(stage)
+    entry, key = lock.entry(stage), lock.stage_key(stage)
     hang = {"mlflow.parentRunId": parent} if parent else {}
     run = _find_or_create(KEY, key, stage, {"ajuste.stage": stage, **hang})
     run_id = run.info.run_id
@@ -165,7 +165,7 @@ def _record(stage: str, parent: str | None) -> str:
     _log_files(run_id, entry, measured)
     found = {
         **facts.tags(stage, entry),
-        "dvc.lock.sha256": hashlib.sha256(versions.LOCK.read_bytes()).hexdigest(),
+        "dvc.lock.sha256": hashlib.sha256(lock.LOCK.read_bytes()).hexdigest(),
         "mlflow.user": getpass.getuser(),
         "mlflow.source.name": entry["cmd"],
         "mlflow.source.type": "PROJECT",
@@ -231,7 +231,7 @@ def _log_files(run_id: str, entry: dict, measured: dict) -> None:
     """dvc.lock, params.yaml, the environment, .state, and the small results of the stage, in one transfer."""
     with tempfile.TemporaryDirectory() as folder:
         staged = Path(folder)
-        for path in (versions.LOCK, Path("params.yaml")):
+        for path in (lock.LOCK, Path("params.yaml")):
             if path.exists():
                 (staged / path.name).write_bytes(path.read_bytes())
         (staged / "environment.txt").write_text(facts.environment(), encoding="utf-8")

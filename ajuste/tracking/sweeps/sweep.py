@@ -29,7 +29,7 @@ from pathlib import Path
 from ajuste.core.errors import DataError, UsageError
 from ajuste.core.home import home
 from ajuste.core.params import lookup, read_yaml
-from ajuste.tracking.project import versions
+from ajuste.tracking.project import dvc, git, lock, raw_data
 from ajuste.tracking.registry import registry
 from ajuste.tracking.registry.families.classifier import CLASSIFIER
 from ajuste.tracking.registry.families.family import Family
@@ -83,10 +83,10 @@ def sweep(target: str, words: list[str], say: Callable[[str], None] = lambda lin
     family = sweeps_grid.swept_family(target)
     grid = sweeps_grid.parse(words)
     wanted = sweeps_grid.points(target, grid)
-    if changed := versions.changed_files():
+    if changed := git.changed_files():
         raise UsageError(f"an experiment begins at a commit: commit {', '.join(changed[:5])} first")
-    versions.check_data()
-    commit = versions.git_commit()
+    raw_data.check()
+    commit = git.head()
     digest = _digest([commit, target, wanted])
     here, place = Path.cwd(), home() / ".sweeps" / target
     with _only_one(place):
@@ -130,7 +130,7 @@ def _run(point: Point, target: str, family: Family, commit: str, parent: str, di
     if point.error:
         return
     point.run_id = runs.record(target, parent)
-    folder = Path(versions.stage_lock(target)["outs"][0]["path"])
+    folder = Path(lock.entry(target)["outs"][0]["path"])
     card = facts.read_json(folder / "ajuste.json")
     point.figure = card["validation"].get(family.best)
     point.trainable = card["parameters"]["trainable"]
@@ -148,29 +148,29 @@ def _run(point: Point, target: str, family: Family, commit: str, parent: str, di
 def _experiment(point: Point, name: str, targets: list[str], commit: str, place: Path, here: Path) -> None:
     """`dvc exp run` on the baseline; then the tree stands at the experiment's commit, which the user's clone gets."""
     _reset(here)
-    outcome = versions.experiment(Path.cwd(), place, name, point.params, targets, place / f"{name}.log")
+    outcome = dvc.experiment(Path.cwd(), place, name, point.params, targets, place / f"{name}.log")
     if outcome.code != 0:
         stage = next((s for s in targets if _state(s).get("error")), targets[0])
-        reason = (_state(stage).get("error") or {}).get("message") or versions.last_error(outcome.output)
+        reason = (_state(stage).get("error") or {}).get("message") or dvc.last_error(outcome.output)
         point.error = f"{reason} (all of it: {place / f'{name}.log'})"
         return
     params = read_yaml(Path("params.yaml"))
     for key, value in point.params.items():
         if lookup(params, key) != value:
             raise DataError(f"dvc exp run set `{key}` to {lookup(params, key)!r}, not to {value!r}: write it otherwise")
-    reference = versions.experiment_ref(commit, name)
+    reference = dvc.experiment_ref(commit, name)
     # a checkout of what stands there: code and params are those of a commit, so the run is not "dirty"
-    versions.git("checkout", "--quiet", "--force", "--detach", reference)
-    point.commit, point.action = versions.git_commit(), point.action or outcome.action
-    versions.git("-C", str(here), "fetch", "--quiet", "--no-write-fetch-head", "--no-tags", str(Path.cwd()),
+    git.run("checkout", "--quiet", "--force", "--detach", reference)
+    point.commit, point.action = git.head(), point.action or outcome.action
+    git.run("-C", str(here), "fetch", "--quiet", "--no-write-fetch-head", "--no-tags", str(Path.cwd()),
                  f"+{reference}:{reference}")
 
 
 def _reset(here: Path) -> None:
     """Back to the baseline, with the lock of the user's last run: what is up to date there is so here."""
-    versions.git("checkout", "--quiet", "--force", "sweep")
-    if (here / versions.LOCK).exists():
-        shutil.copyfile(here / versions.LOCK, versions.LOCK)
+    git.run("checkout", "--quiet", "--force", "sweep")
+    if (here / lock.LOCK).exists():
+        shutil.copyfile(here / lock.LOCK, lock.LOCK)
 
 
 def _state(stage: str) -> dict:
@@ -242,7 +242,7 @@ def _register(done: Sweep, commit: str, place: Path, here: Path, say: Callable[[
         for stage in after:
             runs.record(stage, done.parent)
     done.new = [f"{version.name}/{version.version}" for version in registry.register_all(done.parent)]
-    keys = {versions.stage_key(stage) for stage in (done.target, *after)}
+    keys = {lock.stage_key(stage) for stage in (done.target, *after)}
     mine = [version for name in registry.names() if not name.endswith("-adapter")
             for version in registry.versions(name) if version.tags.get("stage_key") in keys]
     if not mine:
@@ -329,13 +329,13 @@ def _only_one(place: Path) -> Iterator[None]:
 
 def _clone(place: Path, commit: str) -> Path:
     """A fresh clone at the commit, with the user's data by digest, the shared cache and assets."""
-    tree, root = place / "tree", versions.git("rev-parse", "--show-toplevel").strip()
+    tree, root = place / "tree", git.run("rev-parse", "--show-toplevel").strip()
     shutil.rmtree(tree, ignore_errors=True)  # of a sweep that was killed: its points are in the cache
-    cache = Path(versions.dvc("cache", "dir").stdout.strip()).resolve()
-    versions.git("clone", "--quiet", "--no-checkout", root, str(tree))
-    versions.git("-C", str(tree), "checkout", "--quiet", "-b", "sweep", commit)
+    cache = Path(dvc.run("cache", "dir").stdout.strip()).resolve()
+    git.run("clone", "--quiet", "--no-checkout", root, str(tree))
+    git.run("-C", str(tree), "checkout", "--quiet", "-b", "sweep", commit)
     for key, value in (("user.name", "Ajuste"), ("user.email", "ajuste@localhost")):
-        versions.git("-C", str(tree), "config", key, value)
+        git.run("-C", str(tree), "config", key, value)
     (place / ".state").mkdir(exist_ok=True)
     (tree / ".state").symlink_to(place / ".state")
     if (home() / ".assets").exists():
@@ -343,10 +343,10 @@ def _clone(place: Path, commit: str) -> Path:
     with (tree / ".git" / "info" / "exclude").open("a") as file:
         file.write(".state\n.assets\n")
     for args in (["cache", "dir", "--quiet", "--local", str(cache)], ["checkout", "--quiet", "--force", "data.dvc"]):
-        done = versions.dvc("--cd", str(tree), *args)
+        done = dvc.run("--cd", str(tree), *args)
         if done.returncode != 0:
             raise DataError(f"the data of {commit[:8]} is not in the DVC cache: `ajuste data pull` brings it "
-                            f"({versions.last_error(done.stderr)})")
+                            f"({dvc.last_error(done.stderr)})")
     return tree
 
 

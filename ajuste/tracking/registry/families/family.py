@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ajuste.tracking.project import versions
+from ajuste.tracking.project import lock
 from ajuste.tracking.runs import facts
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ class Family:
 
 def judged(stage: str, folder: Path, md5: str) -> bool:
     """Whether dvc.lock has that stage's run on these very weights."""
-    return names(versions.lock().get(stage, {}).get("deps", []), folder, md5)
+    return names(lock.stages().get(stage, {}).get("deps", []), folder, md5)
 
 
 def names(entries: list[dict], folder: Path, md5: str) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ajuste.tracking.project import versions
+from ajuste.tracking.project import lock
 from ajuste.tracking.registry.families.family import (
     Family,
     Metric,
@@ -47,9 +47,9 @@ class Reward(Family):
         return found | ({"test.rows": result["pairs"]} if result.get("pairs") else {}), [self.evaluate]
 
     def _made_of_the_judged(self, folder: Path, md5: str) -> bool:
-        lock = versions.lock()
-        merge = lock.get(self.merge, {})
-        trained = next((out for out in lock.get(self.trains, {}).get("outs", [])), None)
+        recorded = lock.stages()
+        merge = recorded.get(self.merge, {})
+        trained = next((out for out in recorded.get(self.trains, {}).get("outs", [])), None)
         if trained is None or not names(merge.get("outs", []), folder, md5):
             return False
         return names(merge.get("deps", []), Path(trained["path"]), trained["md5"])
