@@ -9,7 +9,7 @@ Prefect drives the order and the retries, MLflow remembers what came out.
     instructions -> validate -> encode -> LoRA -> merge -> evaluate, forgetting
                                                     | the base of what follows
     preferences  -> validate -> encode -> reward model -> merge
-                                      \\-> PPO -> merge -> evaluate, forgetting
+                                      \\-> PPO -> merge -> evaluate, forgetting, still an assistant?
     reviews      -> gold, which judges PPO and trains nothing
                                                                      everything -> summary -> register -> gate
 
@@ -61,8 +61,9 @@ def adapt(targets: list[str] | None = None, from_stage: str | None = None, until
     policy = stage("ppo", plan, wait_for=[reward, gold, masked])
     aligned = stage("merge_ppo", plan, wait_for=[policy])
     gain = stage("evaluate_ppo", plan, wait_for=[aligned, judge, gold, before])
+    kept = stage("assistant_ppo", plan, wait_for=[aligned, answers])
 
-    summary = stage("summary", plan, wait_for=[scores, answers, after, gain])
+    summary = stage("summary", plan, wait_for=[scores, answers, after, gain, kept])
 
     versions = register(plan, wait_for=[summary])
     return finish(plan, versions, gate(plan))

@@ -130,3 +130,10 @@ def test_edited_raw_data_is_refused(project: Path) -> None:
     done = ajuste(project, "run", check=False)
     file.write_bytes(content)
     assert done.returncode == 1 and "data.dvc" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_no_figure_has_more_digits_than_six(project: Path) -> None:
+    """Of every out of every stage, but for what a later stage computes with (tests/made/digits.py lists it)."""
+    from tests.made.digits import unrounded
+
+    assert unrounded(project / "artifacts") == [] and unrounded(project / "metrics") == []

@@ -170,7 +170,8 @@ def _gain(name: str, metric: str, pair: Paired, least: float) -> tuple[paired.Ga
         return None, Rule(name, False, None, least, f"cannot be compared with {pair.other}: {said}")
     keys = sorted(pair.own, key=str)
     if any(pair.own[key][1] != pair.others[key][1] for key in keys):
-        return None, Rule(name, False, None, least, f"cannot be compared with {pair.other}: rows have other tokens there")
+        said = "rows have other tokens there"
+        return None, Rule(name, False, None, least, f"cannot be compared with {pair.other}: {said}")
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
     own, other = (np.array([side[key][0] for key in keys]) for side in (pair.own, pair.others))
     weights = np.array([pair.own[key][1] for key in keys])

@@ -1,4 +1,4 @@
-"""Keys of PPO: each of them changes what a run of three updates learns, or what it writes about it."""
+"""Keys of PPO: each of them changes what a run of two updates learns, or what it writes about it."""
 
 import shutil
 from pathlib import Path
@@ -19,19 +19,21 @@ SECTIONS = {
 FAR = {"lr": 0.3, "epochs": 4}  # steps so large that ratios, values and gradients leave their bounds
 CASES = {
     "ppo": {
-        "dtype": "bfloat16", "r": 2, "alpha": 16, "targets": ["q_proj"], "value": "adapter", "value_start": "reward",
+        "dtype": "bfloat16", "r": 2, "alpha": 16, "targets": ["q_proj"],
+        "value": "adapter", "value_start": To("reward", under={"value": "adapter"}), "vf_coef": 5.0,
         "updates": 1, "batch_rows": 2, "minibatches": 2, "epochs": 1, "max_new_tokens": 3, "temperature": 0.3,
         "gamma": 0.5, "lam": 0.5, "terminal": "after_end", "missing_end": "subtract",
         "missing_end_penalty": To(9.0, under={"missing_end": "subtract"}),
         "whiten_rewards": True, "whiten_advantages": False, "unbiased": True,
         "clip": To(0.01, under=FAR), "dual_clip": To(1.1, under=FAR), "value_clip": To(0.001, under=FAR),
-        "vf_coef": 5.0, "kl_estimator": "k3", "kl_control": "fixed", "beta": 5.0, "kl_target": 0.01,
-        "kl_horizon": To(10, under={"kl_control": "ziegler"}), "lr": 0.1, "lr_schedule": "cosine", "adam_eps": 0.1,
-        "adam_eps_mode": To("tf", under={"adam_eps": 0.1}), "max_grad_norm": 0.001, "ptx": 5.0,
-        "ptx_rows": To(1, under={"ptx": 5.0}),
+        "kl_estimator": "k3", "kl_control": "fixed", "beta": 5.0, "kl_target": To(0.01, under={"updates": 3}),
+        "kl_horizon": To(10, under={"kl_control": "ziegler"}),
+        "lr": 0.1, "lr_schedule": To("cosine", under={"updates": 3}), "max_grad_norm": 0.001,
+        "adam_eps": 0.1, "adam_eps_mode": To("tf", under={"adam_eps": 0.1}),
+        "ptx": 5.0, "ptx_rows": To(1, under={"ptx": 5.0}),
         "alarm_kl": 1e-6, "alarm_ratio": To(1.0001, under=FAR), "alarm_entropy": 100.0, "alarm_value_loss": 1e-9,
         "alarm_repeats": To(0.001, under={"max_new_tokens": 24, "temperature": 0.05}),
-        "record": [2], "radar_every": 2, "radar_prompts": 2, "keep": "gold",
+        "record": [2], "radar_every": 2, "radar_prompts": 2, "keep": To("gold", under={**FAR, "updates": 3}),
     },
 }  # fmt: skip
 SILENT = {

@@ -55,7 +55,7 @@ CASES = {
         **CHANGED_LOOP, **CHANGED_LORA, "targets": ["q_proj"], "lr": 1e-4, "method": "rslora", "dtype": "bfloat16",
         "virtual_tokens": To(2, under={"method": "prompt"}),
         "bottleneck_width": To(4, under={"method": "bottleneck"}),
-        "l2_to_w0": To(10.0, under={"method": "full"}), "patience": To(1, under=OFTEN),
+        "l2_to_w0": To(10.0, under={"method": "full", "epochs": 2}), "patience": To(1, under={**OFTEN, "lr": 1.0}),
     },
     "reward": {
         **CHANGED_LOOP, **CHANGED_LORA, "targets": ["q_proj"], "lr": 1e-4, "dtype": "bfloat16", "margin": 1.0,

@@ -37,6 +37,15 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tiny_base(folder / "base")
     tiny_full(base, folder / "full")
     encoded(base, folder / "encoded")
+    write_prompts(folder)
+    encoder = tiny_classifiers.tiny_base(folder / "encoder")
+    tiny_classifiers.tiny_full(encoder, folder / "classifier")
+    write_reviews(folder)
+    return folder
+
+
+def write_prompts(folder: Path) -> None:
+    """The prompts that every answer is asked by, in `folder`/prompts."""
     (folder / "prompts").mkdir()
     (folder / "prompts/open.yaml").write_text('- {id: hello, prompt: "Say hello."}\n')
     (folder / "prompts/verifiable.yaml").write_text(
@@ -44,15 +53,16 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         '- {id: any, prompt: "Anything.", rules: [{rule: words, max: 1000}, {rule: exclude, words: [zebra]}]}\n'
     )
     (folder / "prompts/reviews.yaml").write_text('template: "Is it {labels}? {text}"\n')
-    encoder = tiny_classifiers.tiny_base(folder / "encoder")
-    tiny_classifiers.tiny_full(encoder, folder / "classifier")
+
+
+def write_reviews(folder: Path) -> None:
+    """What the comparison with a classifier reads, in `folder`/validated and `folder`/reviews."""
     for name, rows in (("validated", REVIEWS), ("reviews", REVIEWS[:4])):
         (folder / name).mkdir()
         ids = [f"{9 - i:016x}" for i in range(len(rows))]
         columns = {"row_id": ids, "text": [text for text, _ in rows], "label": [label for _, label in rows]}
         pq.write_table(pa.table(columns), folder / name / "test.parquet")
     (folder / "reviews/labels.json").write_text(json.dumps(tiny_classifiers.LABELS))
-    return folder
 
 
 def run(files: Path, out: Path, model: str = "full", **changes) -> dict:

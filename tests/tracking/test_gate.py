@@ -15,7 +15,7 @@ from ajuste.core.imports import ROOT
 from ajuste.core.params import read_yaml
 from ajuste.tracking.project import lock
 from ajuste.tracking.registry import promotion, registry
-from ajuste.tracking.registry.families import CLASSIFIER
+from ajuste.tracking.registry.families.classifier import CLASSIFIER
 from ajuste.tracking.registry.tags import unfold
 from ajuste.tracking.runs import runs
 from ajuste.tracking.runs.store import client

@@ -8,7 +8,8 @@ import pytest
 
 from ajuste.core.errors import UsageError
 from ajuste.core.params import parse_yaml
-from ajuste.tracking.registry.families import CLASSIFIER, SFT
+from ajuste.tracking.registry.families.classifier import CLASSIFIER
+from ajuste.tracking.registry.families.sft import SFT
 from ajuste.tracking.sweeps import grid as grid
 from ajuste.tracking.sweeps import sweep
 from ajuste.tracking.sweeps.sweep import Point

@@ -77,7 +77,8 @@ def _choose(name: str, everything: list[Version], wanted: list[str]) -> list[Ver
 def _row(version: Version) -> dict:
     """Everything of one version; a number that nobody recorded is None."""
     tags, led = version.tags, chain(version.run_id)
-    test: dict = {figure: _interval(tags, f"test.{figure}") for figure in families.figures_of(version.name) if f"test.{figure}" in tags}
+    figures = [figure for figure in families.figures_of(version.name) if f"test.{figure}" in tags]
+    test: dict = {figure: _interval(tags, f"test.{figure}") for figure in figures}
     if test:
         test |= {"rows": _int(tags.get("test.rows")), "rows_digest": tags.get("test_rows")}
     control = [key for key in sorted(tags) if key.startswith("forgetting.") and not key.endswith((".low", ".high"))]

@@ -99,7 +99,7 @@ class Family:
     # --- rank ---
 
     def takes_over(self, tags: Tags) -> str:
-        """Where `from_another`: why the version may be challenger in place of the one it was made from, as the
+        """Where `from_another`: why the version may be challenger in place of the one that it was made from, as the
         beginning of a sentence ("its ... is ... above"); "" if it may not."""
         return ""
 

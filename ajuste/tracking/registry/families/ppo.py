@@ -163,8 +163,8 @@ class Ppo(Assistant):
         if not all(own.values()):
             return []
         made_from = challenger.tags.get("base_version", "")
-        found = [Kept(figure, Paired(f"{made_from or 'the version'} that it was made from", own[figure], before[figure]))
-                 for figure in own]
+        other = f"{made_from or 'the version'} that it was made from"
+        found = [Kept(figure, Paired(other, own[figure], before[figure])) for figure in own]
         if champion is not None and f"{champion.name}/{champion.version}" != made_from:
             found += [Kept(figure, Paired(f"champion {champion.version}", own[figure], others[figure]), "champion ")
                       for figure in own if others.get(figure, {}).keys() == own[figure].keys()]
