@@ -6,7 +6,7 @@ from ajuste.core.params import Compute
 from tasks.classify.frozen import FrozenConfig, frozen
 from tasks.classify.full import full
 from tasks.classify.lora import LoraConfig, lora
-from tasks.classify.training import SharedConfig
+from tasks.classify.common import SharedConfig
 
 COMPUTE = Compute(dtype="float32", device="cpu", threads=1, seed=0)
 
