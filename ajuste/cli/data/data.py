@@ -188,7 +188,7 @@ def add(
     if kind == "classification":
         _tell(name, own, seen, new, mapped or {})
         stem, by_file = Path(own).stem, columns.source is None
-        alone = use_in_params.lacks_gold(stem, by_file)
+        alone = f"{name}-classifier" if use_in_params.lacks_gold(stem, by_file) else ""
         use_in_params.use(use_in_params.classification_changes(name, stem, by_file), use, alone)
         return
     recognised = "" if named else ", recognised"
