@@ -16,30 +16,26 @@ goes on from its checkpoint, and MLflow finds what it has by stage key.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ajuste.core.errors import DataError, UsageError
 from ajuste.core.home import home
+from ajuste.core.locks import held
 from ajuste.core.params import lookup, read_yaml
 from ajuste.tracking.project import dvc, git, lock, raw_data
 from ajuste.tracking.registry import registry
-from ajuste.tracking.registry.families.classifier import CLASSIFIER
 from ajuste.tracking.registry.families.family import Family
-from ajuste.tracking.registry.families.reward import REWARD
 from ajuste.tracking.runs import facts, runs
 from ajuste.tracking.runs.store import client, experiment_id
 from ajuste.tracking.sweeps import grid as sweeps_grid
 
 TAG, MEMBER = "ajuste.sweep", "ajuste.in_sweep"
-RESAMPLES = 1000
 SHORT = 10  # characters of a digest in a name
 
 
@@ -89,7 +85,7 @@ def sweep(target: str, words: list[str], say: Callable[[str], None] = lambda lin
     commit = git.head()
     digest = _digest([commit, target, wanted])
     here, place = Path.cwd(), home() / ".sweeps" / target
-    with _only_one(place):
+    with held(place / "lock", f"a sweep of `{target}` is already running"):
         tree = _clone(place, commit)
         try:
             os.chdir(tree)
@@ -178,11 +174,7 @@ def _state(stage: str) -> dict:
 
 
 def _interval(point: Point, family: Family, folder: Path, card: dict) -> tuple[float | None, float | None]:
-    """A 95 % interval of the figure on validation rows, which the run keeps; (None, None) where there is none.
-
-    Of classifiers the bootstrap of macro-F1, of reward models Wilson's interval of pair accuracy, of others the
-    lower bound that their own validation has.
-    """
+    """A 95 % interval of the figure on validation rows, which the run keeps; (None, None) where there is none."""
     from mlflow.entities import Metric
 
     run = client().get_run(point.run_id)
@@ -190,41 +182,11 @@ def _interval(point: Point, family: Family, folder: Path, card: dict) -> tuple[f
     if all(name in run.data.metrics for name in names):
         low, high = (run.data.metrics[name] for name in names)
         return low, high
-    if family is CLASSIFIER and card.get("task") == "sequence":
-        low, high = _bootstrap(folder)
-    elif family is REWARD:
-        import pyarrow.parquet as pq
-
-        from ajuste.learning.statistics import metrics
-
-        pairs = pq.ParquetFile(family.encoded / "validation.parquet").metadata.num_rows
-        low, high = metrics.wilson_interval(round(point.figure * pairs), pairs)
-    else:
-        return card["validation"].get(f"{family.best}_low"), None
-    bounds = zip(names, (low, high), strict=True)
-    runs.log(point.run_id, metrics=[Metric(name, value, run.info.start_time, 0) for name, value in bounds])
+    low, high = family.validation_interval(folder, card)
+    if high is not None:
+        bounds = zip(names, (low, high), strict=True)
+        runs.log(point.run_id, metrics=[Metric(name, value, run.info.start_time, 0) for name, value in bounds])
     return low, high
-
-
-def _bootstrap(folder: Path) -> tuple[float, float]:
-    """The percentile interval of a classifier's macro-F1 over resampled validation rows."""
-    import pyarrow.parquet as pq
-    import torch
-
-    from ajuste.learning.statistics import metrics
-    from ajuste.models import classifier
-    from ajuste.models.folder import quiet
-
-    rows = pq.read_table(CLASSIFIER.encoded / "validation.parquet", columns=["input_ids", "label"])
-    labels = rows["label"].to_numpy()
-    with quiet(), torch.inference_mode():
-        whole = (folder / "model.safetensors").is_file()
-        model, _, card = classifier.load(folder) if whole else classifier.load_adapter(
-            Path("artifacts/base/encoder"), folder)
-        predictions = classifier.logits_of(model.eval(), rows["input_ids"].to_pylist()).argmax(dim=-1).numpy()
-    counts = metrics.resamples(len(labels), RESAMPLES, seed=0)
-    return metrics.percentile_interval(
-        metrics.macro_f1(metrics.confusion(labels, predictions, len(card["labels"]), counts)))
 
 
 # --- the best ---------------------------------------------------------------------------------------------------------
@@ -314,17 +276,6 @@ def _told(point: Point, family: Family) -> str:
 
 
 # --- the place --------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _only_one(place: Path) -> Iterator[None]:
-    place.mkdir(parents=True, exist_ok=True)
-    with (place / "lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(f"a sweep of `{place.name}` is under way: wait for it or end it") from None
-        yield
 
 
 def _clone(place: Path, commit: str) -> Path:
