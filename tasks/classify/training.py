@@ -2,7 +2,8 @@
 
     L(theta) = -sum_i log p(y_i | x_i; theta)          on the same rows, split and seed
 
-`task: token` (named entities) and `task: span` (extractive question answering) train the same way, `full` and `lora`.
+Named entities (task `token`) and extractive question answering (`span`) train the same way, `full` and `lora`: the
+studies `ner` and `qa` call these functions with their own task.
 What is saved: a whole model (frozen, full) or an adapter in PEFT's layout (lora), with history.jsonl and ajuste.json.
 With pooling `cls` plain transformers loads it; with `mean` ajuste.models.classifier.load does.
 """
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from ajuste.core.errors import UsageError
 from ajuste.core.figures import write_lines
 from ajuste.core.params import Compute, Config
-from ajuste.judging.objectives import objective_of
+from ajuste.judging.objectives import Task
 from ajuste.learning.losses.cross_entropy import balanced_weights
 from ajuste.models.classifier import save
 from ajuste.models.folder import load_tokenizer, sha256_of
@@ -31,7 +32,6 @@ EVALUATION_ROWS = 32  # rows of one batch on validation
 class SharedConfig(Config):
     """Plain keys of section `classify`."""
 
-    task: Literal["sequence", "token", "span"] = Field(description="What is labelled: texts, word pieces or answers.")
     class_weights: Literal["none", "balanced"] = Field(description="`balanced`: rare classes count more in the loss.")
 
 
@@ -63,22 +63,22 @@ class Done(NamedTuple):
     tokens: int
 
 
-def read_inputs(config: SharedConfig, encoded: Path, base: Path) -> Inputs:
+def read_inputs(config: SharedConfig, encoded: Path, base: Path, task: Task) -> Inputs:
     """Raises UsageError for a missing input, DataError for a split without rows."""
     labels = read_labels(encoded)
-    rows, validation = (read_rows(encoded, split, config.task) for split in ("train", "validation"))
+    rows, validation = (read_rows(encoded, split, task.name) for split in ("train", "validation"))
     weights = None
     if config.class_weights == "balanced":
         weights = balanced_weights(rows.flat_labels(), len(labels))
     return Inputs(labels, read_encoding(encoded), _base_id(base), rows, validation, weights)
 
 
-def write(strategy: str, config: SharedConfig, inputs: Inputs, done: Done, base: Path, out: Path) -> dict:
+def write(strategy: str, task: Task, inputs: Inputs, done: Done, base: Path, out: Path) -> dict:
     """Write the model folder `out`: weights or adapter, tokenizer, card and history. Returns the card and the
     tokens."""
     best = next(row for row in done.history if row["step"] == done.best_step and "eval_loss" in row)
     card = {
-        "task": config.task,
+        "task": task.name,
         "strategy": strategy,
         "pooling": done.pooling,
         "labels": inputs.labels,
@@ -94,16 +94,16 @@ def write(strategy: str, config: SharedConfig, inputs: Inputs, done: Done, base:
 
 
 def train_classifier(
-    model: nn.Module, config: TrainingConfig, compute: Compute, inputs: Inputs, checkpoints: Path
+    model: nn.Module, task: Task, config: TrainingConfig, compute: Compute, inputs: Inputs, checkpoints: Path
 ) -> Done:
     """Train what of `model` is trainable, with checkpoints in an existing folder; a run that finds whole ones there
     goes on from them."""
-    rows, objective = inputs.rows, objective_of(config.task, inputs.labels, inputs.weights)
+    rows, objective = inputs.rows, task.objective(inputs.labels, inputs.weights)
     history = train(
         model.to(compute.torch_device()),
         rows,
         rows.lengths(),
-        Collate(config.task, model.config.pad_token_id),
+        Collate(task.name, model.config.pad_token_id),
         lambda current, batch, items: objective.loss(
             current(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]), batch["labels"], items
         ),

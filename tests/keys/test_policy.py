@@ -18,7 +18,7 @@ from ajuste.tracking.verdicts import gate as judging
 from ajuste.tracking.verdicts.baseline import Baseline
 from flows import _gate
 from tests.judging.test_drift import VOCABULARY, made
-from tests.judging.test_gate import pair
+from tests.judging.test_gate import kept, pair
 from tests.keys.cases import Compared, To, cases
 
 USUAL = read_yaml(ROOT / "policy.yaml")
@@ -30,7 +30,7 @@ METRICS = ("accuracy", "pair_accuracy", "loss", "gold")
 SIZES = ("min_length", "min_vocabulary", "min_classes", "min_embeddings")
 CASES = {
     "gate": {
-        "mode": "dry-run", "forgetting_margin": 0.01, "latency_ms": 1.0, "memory_mb": 1.0, "approval": True,
+        "mode": "dry-run", "forgetting_margin": 0.01, "loss_margin": 0.01, "rules_margin": 0.01, "rouge_margin": 0.01, "latency_ms": 1.0, "memory_mb": 1.0, "approval": True,
         "approval_hours": To(1.0, under={"approval": True}),
         **{f"{metric}.{key}": 0.5 for metric in METRICS for key in ("over_base", "over_champion")},
         **{f"{metric}.limit": -0.9 if metric == "loss" else 0.9 for metric in METRICS},
@@ -48,11 +48,12 @@ def gate(section: dict, out: Path) -> dict:
     """The rules on a challenger of each family, and what the flow says and asks of one that passes."""
     config = GateConfig(**section)
     found = {}
+    lost = tuple(kept(0.03, figure) for figure in ("loss", "rules", "rouge"))
     for metric in METRICS:
         better = pair(0.2)
         if metric == "loss":  # a lower one is better
             better = type(better)(better.other, better.others, better.own)
-        evidence = Evidence(metric, better, better, {"c4": 0.05}, None, {"empty_text": True}, 5.0, 500.0)
+        evidence = Evidence(metric, better, better, {"c4": 0.05}, None, {"empty_text": True}, 5.0, 500.0, kept=lost)
         found[metric] = [(rule.name, rule.passed) for rule in rules(config, evidence)]
     verdict = judging.Verdict("m", "2", None, rules(config, evidence), "today")
     asked = []
