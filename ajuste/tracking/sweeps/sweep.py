@@ -3,8 +3,9 @@
     sweep("classify_lora", ["classify.lora.r=4,8", "classify.lora.lr=1e-4,3e-4"])
 
 Each point (sweeps/points.py) is `dvc exp run` of the stage in a clone of its own, <home>/.sweeps/<stage>/tree
-(sweeps/tree.py): the user's tree, index and data are never touched. What comes back are the experiments' commits (refs/exps, which `dvc exp show` lists and `git gc` keeps),
-so that `ajuste reproduce` finds the parameters of a registered point, and MLflow runs below one parent a sweep.
+(sweeps/tree.py): the user's tree, index and data are never touched. What comes back are the experiments' commits
+(refs/exps, which `dvc exp show` lists and `git gc` keeps), so that `ajuste reproduce` finds the parameters of a
+registered point, and MLflow runs below one parent a sweep.
 
 Only validation ranks: test rows are looked at for the best point alone, after it was chosen. It runs on through merge
 and evaluation and is registered; ajuste/tracking/registry/rank.py decides whether it is `challenger`.
