@@ -130,7 +130,7 @@ def test_on_another_kind_of_processor_it_says_which_of_three_holds(
     (project / ".gitignore").write_text("/data\n/out.csv\n/out.json\n")
     with (project / "params.yaml").open("a") as file:
         file.write(f"compute: {{portable: {str(portable).lower()}}}\n")
-    assert versions.dvc("repro", "-q").returncode == 0
+    assert dvc.run("repro", "-q").returncode == 0
     commit("noisy")
     monkeypatch.setenv("TOY_NOISE", noise)
     verdict = reproduce.reproduce()

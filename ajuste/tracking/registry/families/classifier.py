@@ -42,6 +42,14 @@ class Classifier(Family):
             return {}, []
         return found | ({"test.rows": result["rows"]} if result.get("rows") else {}), [self.evaluate]
 
+    def validation_interval(self, folder: Path, card: dict) -> tuple[float | None, float | None]:
+        """The bootstrap of macro-F1 over the rows."""
+        if card.get("task") != "sequence":
+            return super().validation_interval(folder, card)
+        from ajuste.judging.intervals import macro_f1_interval
+
+        return macro_f1_interval(folder, Path("artifacts/base/encoder"), self.encoded / "validation.parquet")
+
     def own_tags(self, card: dict, whole: bool) -> dict[str, object]:
         return {"task": card["task"], "pooling": card["pooling"], "labels": card["labels"]}
 
