@@ -4,8 +4,8 @@
     losses     once a micro-batch of an optimiser step: what the policy says now -> terms to minimise, and figures
 
 Both are functions of tensors on the CPU and know neither models nor folders: the loop samples, scores, runs the policy,
-adds the gradients up over micro-batches and processes, and steps. tasks/rl/ppo.py is one; tests/tasks/test_rl_second.py
-has another, REINFORCE with the mean of a prompt's responses as baseline, in twenty lines.
+adds the gradients up over micro-batches and processes, and steps. tasks/rl/ppo.py is one; tests/made/reinforce.py is
+another in twenty lines, REINFORCE with the mean of a prompt's responses as baseline.
 """
 
 from typing import NamedTuple, Protocol
