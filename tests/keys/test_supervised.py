@@ -23,7 +23,7 @@ COMPUTE = {"dtype": "float32", "device": "cpu", "threads": 1, "seed": 0}
 LOOP = {"warmup": 0.2, "epochs": 1, "batch_rows": 16, "accumulation": 1, "weight_decay": 0.1, "max_grad_norm": 1.0,
         "evaluations": 1, "patience": 5}  # fmt: skip
 LORA = {"r": 4, "alpha": 8, "lora_dropout": 0.0, "targets": ["all-linear"]}
-SHARED = {"task": "sequence", "class_weights": "none"}
+SHARED = {"class_weights": "none"}
 SECTIONS = {
     "compute": COMPUTE,
     "features.reviews": {"pooling": "mean", "batch_rows": 32},
@@ -42,7 +42,7 @@ CHANGED_LORA = {"r": 2, "alpha": 16, "lora_dropout": 0.5}
 CASES = {
     "compute": {"dtype": "bfloat16", "seed": 1},
     "features.reviews": {"pooling": "cls"},
-    "classify": {"task": "token", "class_weights": "balanced"},
+    "classify": {"class_weights": "balanced"},
     "classify.frozen": {"l2": 10.0, "steps": 2, "patience": To(1, under={"l2": 0.0})},
     "classify.full": {
         **CHANGED_LOOP, "pooling": "mean", "lr": 1e-4, "dropout": 0.5, "patience": To(1, under=OFTEN),
