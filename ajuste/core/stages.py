@@ -52,11 +52,11 @@ class Remembered:
     """md5 of a file; a large one is read again only when its inode, size or time of change is another.
 
     DVC remembers in the same way. The deps of the default run's stages are 10 GB together, mostly the same few models,
-    and the flow and the stage both ask for them. Remembered in .state/md5.json; only the stage key is made of it.
+    and the flow and the stage both ask for them. Remembered in .state/hashes; only the stage key is made of it.
     """
 
     def __init__(self) -> None:
-        self.file, self.new = home() / ".state" / "md5.json", False
+        self.file, self.new = home() / ".state" / "hashes", False
         try:
             self.known = dict(json.loads(self.file.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):

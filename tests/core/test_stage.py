@@ -131,7 +131,7 @@ def test_a_large_file_is_read_again_only_when_it_has_changed(project: Path, monk
     large.write_bytes(b"b" * 100)
     age(30)
     assert stage_key("toy_one") not in keys and read.count("large.bin") == 4
-    (project / ".state" / "md5.json").write_text("{half")
+    (project / ".state" / "hashes").write_text("{half")
     assert stage_key("toy_one") not in keys and read.count("large.bin") == 5
 
 
