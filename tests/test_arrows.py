@@ -116,6 +116,13 @@ def test_only_one_room_starts_dvc_and_git(program: str) -> None:
     assert sorted(map(str, outside)) == [], f"{program} is started outside of {PROJECT}"
 
 
+def test_what_remembers_computes_nothing() -> None:
+    # what MLflow copies beside a version's weights and runs where the model is loaded
+    carried = Path("ajuste/tracking/registry/pyfuncs")
+    users = [path for path in modules("ajuste/tracking") if "torch" in packages(path) and path.parent != carried]
+    assert [str(path) for path in users] == []
+
+
 def test_no_pickles_and_no_code_from_models() -> None:
     for path in EVERY:
         for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):

@@ -84,7 +84,8 @@ def test_only_what_depends_on_a_change_runs_again(project: Path, until: list[str
 
 def test_registered_versions_answer_from_plain_text(project: Path) -> None:
     code = (
-        "import json, mlflow; from ajuste.tracking.runs import store; mlflow.set_tracking_uri(store.tracking_uri());"
+        "import json, mlflow; from ajuste.tracking.runs.store import tracking_uri;"
+        "mlflow.set_tracking_uri(tracking_uri());"
         "m = mlflow.pyfunc.load_model('models:/reviews-classifier@challenger');"
         "print(json.dumps(list(m.predict(['a warm and funny film', 'dull'])['label'])))"
     )

@@ -21,9 +21,9 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from ajuste.core.params import Config
+from ajuste.judging.answers import exact_match
 from ajuste.judging.prompts import Prompt
 from ajuste.judging.rules import check
-from ajuste.judging.spans import exact_match
 from ajuste.learning.layers import ragged
 from ajuste.learning.statistics import metrics
 from ajuste.learning.text import chat

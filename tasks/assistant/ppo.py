@@ -1,7 +1,7 @@
 """Stage `assistant_ppo`: is the assistant after PPO still the assistant that it was? Beside the SFT model before it.
 
     held-out     loss of the instructions' test rows: loss = -sum log p(y_t | y_<t, x) / tokens
-    rules        share of the fixed prompts whose answer keeps every rule
+    rules        share of the prompts with rules whose answer keeps every one
     references   exact match, ROUGE-1 and ROUGE-L of greedy answers to test prompts
     difference   after - before, paired: the same rows, the same resamples
 
@@ -65,13 +65,13 @@ def assistant_ppo(
     Raises UsageError for a folder that is no model or a missing input, DataError if `before` is of other rows.
     """
     seed_everything(compute.seed, compute.threads)
-    asked = read_prompts(prompts)
+    asked = [prompt for prompt in read_prompts(prompts) if prompt.rules]
     table, said, answered = _read(before, config)
     rows = assistant.lowest(read_conversations(encoded, "test"), len(table))
     if rows.table["row_id"].to_pylist() != table["row_id"].to_pylist():
         raise DataError(f"{before}/rows.parquet is of other rows than {encoded}: run stage `evaluate_instruct` again")
-    if [row["id"] for row in said] != [prompt.id for prompt in asked]:
-        raise DataError(f"{before}/answers.jsonl is of other prompts than {prompts}: run `evaluate_instruct` again")
+    if missing := [prompt.id for prompt in asked if prompt.id not in said]:
+        raise DataError(f"{before}/answers.jsonl has no answer to prompt `{missing[0]}`: run `evaluate_instruct` again")
     try:
         net, tokenizer, _ = decoder.load(model, dtype=getattr(torch, measure.dtype))
     except ValueError as error:
@@ -81,7 +81,7 @@ def assistant_ppo(
         seen = assistant.see(assistant.ready(net, compute.torch_device()), tokenizer, rows, asked, wanted)
     tokens = table["tokens"].to_numpy()
     losses = {BEFORE: np.stack([table["instruct"].to_numpy(), tokens], axis=1), AFTER: seen.losses}
-    texts = {BEFORE: [row["instruct"] for row in said], AFTER: seen.prompts}
+    texts = {BEFORE: [said[prompt.id] for prompt in asked], AFTER: seen.prompts}
     kept = {name: assistant.rules_kept(asked, some) for name, some in texts.items()}
     references = [row["reference"] for row in answered]
     replies = {BEFORE: [row["instruct"] for row in answered], AFTER: seen.references}
@@ -97,24 +97,24 @@ def assistant_ppo(
     pq.write_table(pa.table({"row_id": table["row_id"], "tokens": table["tokens"], **sums}), out / "rows.parquet")
     write_lines(out / "answers.jsonl", _answers(asked, texts, kept))
     write_lines(out / "references.jsonl", [
-        {"row_id": row["row_id"], "reference": row["reference"],
-         **{name: replies[name][i] for name in replies},
-         **{f"rougeL_{name}": scores[name]["rougeL"][i] for name in scores}}
+        {"row_id": row["row_id"], "reference": row["reference"], **{name: some[i] for name, some in replies.items()},
+         **{f"rougeL_{name}": some["rougeL"][i] for name, some in scores.items()}}
         for i, row in enumerate(answered)
     ])  # fmt: skip
     write_json(out / "assistant.json", report, sort_keys=True)
     return {**report, "tokens": sum(rows.lengths())}
 
 
-def _read(before: Path, config: PpoConfig) -> tuple[pa.Table, list[dict], list[dict]]:
-    """rows.parquet, answers.jsonl and references.jsonl of the model before, as far as they are asked for."""
+def _read(before: Path, config: PpoConfig) -> tuple[pa.Table, dict[str, str], list[dict]]:
+    """Of the model before, as far as they are asked for: rows, answers by prompt, answers with references."""
     names = ("rows.parquet", "answers.jsonl", "references.jsonl")
     for name in names:
         if not (before / name).is_file():
             raise UsageError(f"{before / name} is missing: run stage `evaluate_instruct`")
     said, answered = ([json.loads(line) for line in (before / name).read_text(encoding="utf-8").splitlines()]
                       for name in names[1:])  # fmt: skip
-    return pq.read_table(before / names[0]).slice(0, config.rows), said, answered[: config.references]
+    table = pq.read_table(before / names[0]).slice(0, config.rows)
+    return table, {row["id"]: row["instruct"] for row in said}, answered[: config.references]
 
 
 def _difference(scores: dict[str, dict[str, list[float]]], bootstrap: int, seed: int) -> dict:
@@ -125,11 +125,11 @@ def _difference(scores: dict[str, dict[str, list[float]]], bootstrap: int, seed:
     return {key: metrics.estimate(gap, ones, counts) for key, gap in gaps.items()}
 
 
-def _answers(asked: list[Prompt], texts: dict[str, list[str]], kept: dict[str, list[list[bool] | None]]) -> list[dict]:
-    """A line a prompt: both answers, and whether each kept every rule; None of a prompt without rules."""
+def _answers(asked: list[Prompt], texts: dict[str, list[str]], kept: dict[str, list[list[bool]]]) -> list[dict]:
+    """A line a prompt: both answers, and whether each kept every rule."""
     return [
         {"id": prompt.id, "prompt": prompt.prompt, **{name: texts[name][i] for name in texts},
-         **{f"kept_{name}": None if (held := kept[name][i]) is None else all(held) for name in kept}}
+         **{f"kept_{name}": all(kept[name][i]) for name in kept}}
         for i, prompt in enumerate(asked)
     ]  # fmt: skip
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ajuste.core.errors import UsageError
 from ajuste.core.figures import write_lines
 from ajuste.core.params import Config
+from ajuste.judging.objectives import Task
 from ajuste.learning.losses.cross_entropy import balanced_weights
 from ajuste.models.classifier import save
 from ajuste.models.folder import load_tokenizer, sha256_of
@@ -26,7 +27,6 @@ from ajuste.rows.encoded.labelled import Rows, read_encoding, read_labels, read_
 class SharedConfig(Config):
     """Plain keys of section `classify`."""
 
-    task: Literal["sequence", "token", "span"] = Field(description="What is labelled: texts, word pieces or answers.")
     class_weights: Literal["none", "balanced"] = Field(description="`balanced`: rare classes count more in the loss.")
 
 
@@ -51,22 +51,22 @@ class Done(NamedTuple):
     tokens: int
 
 
-def read_inputs(config: SharedConfig, encoded: Path, base: Path) -> Inputs:
+def read_inputs(config: SharedConfig, encoded: Path, base: Path, task: Task) -> Inputs:
     """Raises UsageError for a missing input, DataError for a split without rows."""
     labels = read_labels(encoded)
-    rows, validation = (read_rows(encoded, split, config.task) for split in ("train", "validation"))
+    rows, validation = (read_rows(encoded, split, task.name) for split in ("train", "validation"))
     weights = None
     if config.class_weights == "balanced":
         weights = balanced_weights(rows.flat_labels(), len(labels))
     return Inputs(labels, read_encoding(encoded), _base_id(base), rows, validation, weights)
 
 
-def write(strategy: str, config: SharedConfig, inputs: Inputs, done: Done, base: Path, out: Path) -> dict:
+def write(strategy: str, task: Task, inputs: Inputs, done: Done, base: Path, out: Path) -> dict:
     """Write the model folder `out`: weights or adapter, tokenizer, card and history. Returns the card and the
     tokens."""
     best = next(row for row in done.history if row["step"] == done.best_step and "eval_loss" in row)
     card = {
-        "task": config.task,
+        "task": task.name,
         "strategy": strategy,
         "pooling": done.pooling,
         "labels": inputs.labels,

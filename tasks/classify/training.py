@@ -2,7 +2,8 @@
 
     L(theta) = -sum_i log p(y_i | x_i; theta)          on the same rows, split and seed
 
-`task: token` (named entities) and `task: span` (extractive question answering) train the same way.
+Named entities (task `token`) and extractive question answering (`span`) train the same way, `full` and `lora`: the
+studies `ner` and `qa` call these functions with their own task.
 """
 
 from pathlib import Path
@@ -12,7 +13,7 @@ from pydantic import Field
 from torch import nn
 
 from ajuste.core.params import Compute
-from ajuste.judging.objectives import objective_of
+from ajuste.judging.objectives import Task
 from ajuste.rows.encoded.labelled import Collate
 from tasks.classify.common import Done, Inputs, SharedConfig
 from tasks.supervised.loop import LoopConfig, best_step, train
@@ -28,16 +29,16 @@ class TrainingConfig(LoopConfig, SharedConfig):
 
 
 def train_classifier(
-    model: nn.Module, config: TrainingConfig, compute: Compute, inputs: Inputs, checkpoints: Path
+    model: nn.Module, task: Task, config: TrainingConfig, compute: Compute, inputs: Inputs, checkpoints: Path
 ) -> Done:
     """Train what of `model` is trainable, with checkpoints in an existing folder; a run that finds whole ones there
     goes on from them."""
-    rows, objective = inputs.rows, objective_of(config.task, inputs.labels, inputs.weights)
+    rows, objective = inputs.rows, task.objective(inputs.labels, inputs.weights)
     history = train(
         model.to(compute.torch_device()),
         rows,
         rows.lengths(),
-        Collate(config.task, model.config.pad_token_id),
+        Collate(task.name, model.config.pad_token_id),
         lambda current, batch, items: objective.loss(
             current(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]), batch["labels"], items
         ),

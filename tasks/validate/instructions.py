@@ -27,7 +27,8 @@ from pydantic import Field
 
 from ajuste.core.params import Compute
 from ajuste.core.stage import start
-from ajuste.rows.checks.instructions import CLEANED, COLUMNS, PII, TEXTS, clean, measure, pii, row_checks
+from ajuste.rows.checks.instructions import COLUMNS, TEXTS, measure, row_checks
+from ajuste.rows.checks.turns import CLEANED, PII, clean, pii
 from ajuste.rows.checks.validation import SetConfig, Work, finish, most_common, report_of, validating, write_rows
 from ajuste.rows.decontaminate import ngrams_of, split_source
 from ajuste.rows.layouts.instructions import Row, columns_needed, to_row

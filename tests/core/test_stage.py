@@ -170,7 +170,8 @@ def test_second_process_waits_then_names_the_first(project: Path, monkeypatch: p
     done = subprocess.run([sys.executable, "-c", _impatient()], capture_output=True, text=True)
     first.kill()
     first.wait()
-    assert done.returncode == 2 and f"already running as process {first.pid}" in done.stderr
+    said = f"stage `toy_one` is already running as process {first.pid}: wait for it or end it"
+    assert done.returncode == 2 and said in done.stderr
     assert toy().returncode == 0, "the kernel frees the lock of a killed process"
 
 
@@ -178,8 +179,9 @@ def _holder() -> str:
     return """
 import time
 from pathlib import Path
-from ajuste.core.stage import _only_one
-with _only_one("toy_one"):
+from ajuste.core.home import home
+from ajuste.core.locks import held
+with held(home() / ".checkpoints/toy_one.lock"):
     Path("held").touch()
     time.sleep(60)
 """
@@ -237,7 +239,7 @@ def test_an_unknown_section_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text() + "\nclasify: {}\n")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match="params.yaml: unknown section `clasify`: known sections are base, classify,"):
+    with pytest.raises(UsageError, match="params.yaml: unknown section `clasify`: known sections are assistant, base,"):
         check_params()
 
 

@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 from ajuste.core.params import Compute
+from ajuste.judging.assistant import MeasureConfig
 from ajuste.learning import lora
+from tasks.assistant import ppo as kept
 from tasks.evaluate.classify import ClassifyConfig, evaluate_classify
 from tasks.evaluate.instruct import InstructConfig, Reviews, evaluate_instruct
 from tasks.evaluate.ppo import Folders, Ledger, PpoConfig, evaluate_ppo
@@ -35,6 +37,7 @@ SECTIONS = {
     "evaluate.classify": {"bootstrap": 200, "batch_rows": 8},
     "evaluate.instruct": test_evaluate_instruct.CONFIG.model_dump(),
     "evaluate.ppo": test_evaluate_ppo.CONFIG.model_dump(),
+    "assistant": {"rows": None, "references": None},
     "forgetting": test_forgetting.CONFIG.model_dump(),
 }
 ROUGH = {"dtype": "bfloat16", "max_logit_difference": 1000.0}  # see `roughly`: some answers of the merge differ
@@ -60,6 +63,7 @@ CASES = {
         "dtype": "bfloat16", "bootstrap": 300, "rows": 3, "max_new_tokens": 2, "references": 2, "reviews": 1,
     },
     "evaluate.ppo": {"dtype": "bfloat16", "bootstrap": 300, "prompts": 3, "max_new_tokens": 2, "temperature": 0.2},
+    "assistant": {"rows": 3, "references": 2},
     "forgetting": {"dtype": "bfloat16", "bootstrap": 300, "text_rows": 1, "choice_rows": 1, "max_tokens": 16},
 }  # fmt: skip
 SILENT = {
@@ -146,6 +150,12 @@ def assistants(root: Path) -> dict[str, Callable]:
     ledger = Ledger(scores, base, control, root / "before")
     reviews = Reviews(root / "gold", root / "validated", root / "reviews")
 
+    measured = InstructConfig(**SECTIONS["evaluate.instruct"])
+    evaluate_instruct(
+        measured, COMPUTE, sft, base, root / "encoded", root / "prompts", reviews, root / "measured"
+    )
+    measure = MeasureConfig(**measured.model_dump(exclude={"reviews"}))
+
     def merge(trained: Path, on: Path) -> Callable:
         return lambda section, out: merge_decoder.merge_decoder(
             merge_decoder.DecoderConfig(**section), COMPUTE, trained, on, root / "encoded", out / "model"
@@ -163,6 +173,10 @@ def assistants(root: Path) -> dict[str, Callable]:
         ),
         "evaluate.instruct": lambda section, out: evaluate_instruct(
             InstructConfig(**section), COMPUTE, sft, base, root / "encoded", root / "prompts", reviews, out
+        ),
+        "assistant": lambda section, out: kept.assistant_ppo(
+            kept.PpoConfig(**section), measure, COMPUTE, ppo, root / "measured", root / "encoded",
+            root / "prompts", out,
         ),
         "evaluate.ppo": lambda section, out: evaluate_ppo(PpoConfig(**section), COMPUTE, folders, ledger, out),
         "forgetting": lambda section, out: forget(ForgettingConfig(**section), out),

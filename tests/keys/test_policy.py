@@ -10,7 +10,7 @@ import pytest
 
 from ajuste.core.imports import ROOT
 from ajuste.core.params import read_yaml
-from ajuste.judging.drift import DriftConfig, Sample, drift
+from ajuste.judging.drift import DriftConfig, drift
 from ajuste.judging.gate import Evidence, GateConfig, rules
 from ajuste.rows.request_log import read_windows
 from ajuste.tracking.verdicts import drift as verdicts
@@ -18,7 +18,7 @@ from ajuste.tracking.verdicts import gate as judging
 from ajuste.tracking.verdicts.baseline import Baseline
 from flows import _gate
 from tests.judging.test_drift import VOCABULARY, made
-from tests.judging.test_gate import pair
+from tests.judging.test_gate import kept, pair
 from tests.keys.cases import Compared, To, cases
 
 USUAL = read_yaml(ROOT / "policy.yaml")
@@ -30,7 +30,7 @@ METRICS = ("accuracy", "pair_accuracy", "loss", "gold")
 SIZES = ("min_length", "min_vocabulary", "min_classes", "min_embeddings")
 CASES = {
     "gate": {
-        "mode": "dry-run", "forgetting_margin": 0.01, "latency_ms": 1.0, "memory_mb": 1.0, "approval": True,
+        "mode": "dry-run", "forgetting_margin": 0.01, "loss_margin": 0.01, "rules_margin": 0.01, "rouge_margin": 0.01, "latency_ms": 1.0, "memory_mb": 1.0, "approval": True,
         "approval_hours": To(1.0, under={"approval": True}),
         **{f"{metric}.{key}": 0.5 for metric in METRICS for key in ("over_base", "over_champion")},
         **{f"{metric}.limit": -0.9 if metric == "loss" else 0.9 for metric in METRICS},
@@ -48,11 +48,12 @@ def gate(section: dict, out: Path) -> dict:
     """The rules on a challenger of each family, and what the flow says and asks of one that passes."""
     config = GateConfig(**section)
     found = {}
+    lost = tuple(kept(0.03, figure) for figure in ("loss", "rules", "rouge"))
     for metric in METRICS:
         better = pair(0.2)
         if metric == "loss":  # a lower one is better
             better = type(better)(better.other, better.others, better.own)
-        evidence = Evidence(metric, better, better, {"c4": 0.05}, None, {"empty_text": True}, 5.0, 500.0)
+        evidence = Evidence(metric, better, better, {"c4": 0.05}, None, {"empty_text": True}, 5.0, 500.0, kept=lost)
         found[metric] = [(rule.name, rule.passed) for rule in rules(config, evidence)]
     verdict = judging.Verdict("m", "2", None, rules(config, evidence), "today")
     asked = []
@@ -68,7 +69,7 @@ def gate(section: dict, out: Path) -> dict:
 
 
 def windows_of(section: dict, out: Path) -> dict:
-    """Windows of a log of 400 requests, the report on one of them, and whether recorded windows ask for `adapt`."""
+    """Windows of a log of 400 requests, the reports on two others, and whether recorded windows ask for `adapt`."""
     config, rng = DriftConfig(**section), np.random.default_rng(0)
     log = out.parent / "log.jsonl"
     lines = [json.dumps({"time": "t", "version": "1", "text": f"request {n}"}) for n in range(400)]
@@ -85,9 +86,11 @@ def windows_of(section: dict, out: Path) -> dict:
         rows = Baseline(None, config, None).rows
     read = read_windows([log], "1", config.window, config.of)
     log.unlink()
-    reference, window = made(rng, 200), made(rng, 100, length=26, unseen=0.15, prior=0.8, shift=0.8)
-    report = drift(config, reference, Sample(window.texts, window.labels, window.features), VOCABULARY)
-    findings = [{key: value for key, value in asdict(one).items() if key != "minimum"} for one in report.findings]
+    reference = made(rng, 200)
+    clear = made(rng, 100, length=26, unseen=0.15, prior=0.8, shift=0.8)
+    doubtful = made(rng, 100, length=22, unseen=0.03, prior=0.6, shift=0.2)
+    found = [one for window in (clear, doubtful) for one in drift(config, reference, window, VOCABULARY).findings]
+    findings = [{key: value for key, value in asdict(one).items() if key != "minimum"} for one in found]
     return {
         "asks": state.asks, "windows": [len(one) for one in read.windows], "skipped": read.skipped,
         "reference": len(rows), "findings": findings,

@@ -14,7 +14,7 @@ from ajuste.rows.quality.cycles import Cycles
 from ajuste.rows.quality.noise import label_noise
 from ajuste.rows.quality.report import Quality, digest
 from ajuste.rows.quality.shared import texts_of_sets
-from tasks.validate.preferences import KEPT
+from tasks.validate.comparisons import KEPT
 from tests.made.instruction_files import WORDS, write_set
 
 

@@ -89,3 +89,24 @@ def test_forgetting_proof_and_unknown_methods() -> None:
     assert gathering._proof(version("1", "classify")) is None
     with pytest.raises(UsageError, match="says no method"):
         gathering.family_of(version("1", "sorcery"))
+
+
+def test_what_a_ppo_version_must_keep_beside_the_one_before_and_the_champion(monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = [{"row_id": f"te{i}", "tokens": 10, "sft": 20.0, "ppo": 20.5} for i in range(3)]
+    found = {
+        "answers.jsonl": [{"id": "a", "kept_sft": True, "kept_ppo": False}],
+        "references.jsonl": [{"row_id": "te0", "rougeL_sft": 0.4, "rougeL_ppo": 0.3}],
+    }
+    monkeypatch.setattr(ppo, "table", lambda run, name: losses if run else [])
+    monkeypatch.setattr(ppo, "lines", lambda run, name: found[name] if run else [])
+    tuned = version("2", "ppo", base_version="assistant/1", **{"run.assistant_ppo": "run"})
+    kept = {one.figure: one.pair for one in PPO.kept(tuned, None, {})}
+    assert list(kept) == ["loss", "rules", "rouge"] and "assistant/1" in kept["loss"].other
+    assert kept["loss"].own["te0"] == (20.5, 10.0) and kept["loss"].others["te0"] == (20.0, 10.0)
+    assert (kept["rules"].own, kept["rules"].others) == ({"a": (0.0, 1.0)}, {"a": (1.0, 1.0)})
+    assert kept["rouge"].own == {"te0": (0.3, 1.0)}
+    assert len(PPO.kept(tuned, version("1", "sft"), {"loss": kept["loss"].others})) == 3, "it is the one before"
+    others = {"loss": kept["loss"].others, "rules": {"another": (1.0, 1.0)}}
+    beside = PPO.kept(tuned, version("3", "sft"), others)[3:]
+    assert [(one.against, one.figure) for one in beside] == [("champion ", "loss")], "on the same rows alone"
+    assert PPO.kept(version("2", "ppo", base_version="assistant/1"), None, {}) == [], "an old version has none"

@@ -9,7 +9,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from scipy.stats import binomtest
 from typer.testing import CliRunner
 
 from ajuste.core import stage
@@ -202,20 +201,11 @@ def test_few_test_rows_are_named_even_when_all_are_right(place):
     assert found["Enough test rows"]["state"] == "warn" and "0.912 and 1.000" in found["Enough test rows"]["detail"]
 
 
-@pytest.mark.parametrize(("b", "c"), [(0, 0), (1, 0), (7, 2), (40, 45), (30, 10), (5, 5)])
-def test_mcnemar_is_the_binomial_test(b, c):
-    def rows(right: list[bool]) -> list[dict]:
-        return [{"row_id": i, "label": 1, "prediction": int(r)} for i, r in enumerate(right)]
-
-    first = rows([True] * b + [False] * c + [True] * 9)
-    second = rows([False] * b + [True] * c + [True] * 9)
-    p = binomtest(b, b + c, 0.5).pvalue if b + c else 1.0
-    assert data.mcnemar(first, second) == (b, c, pytest.approx(p, abs=1e-12))
-
-
-def test_mcnemar_refuses_other_rows():
+def test_rightness_refuses_other_rows():
+    rows = [{"row_id": 1, "label": 1, "prediction": 1}, {"row_id": 2, "label": 1, "prediction": 0}]
+    assert data.rightness(rows, rows) == ([True, False], [True, False])
     with pytest.raises(ValueError, match="same rows"):
-        data.mcnemar([{"row_id": 1}], [{"row_id": 2}])
+        data.rightness(rows, rows[::-1])
 
 
 def test_reliability_of_a_known_set():

@@ -92,7 +92,7 @@ def test_recording_again_changes_nothing(project: Path) -> None:
 
 def test_two_processes_at_once_make_one_run(other) -> None:
     root = other(seed=20)
-    code = "from tracking import runs; p = runs.parent('b' * 64); print(p, runs.record('classify_full', p))"
+    code = "from ajuste.tracking.runs import runs; p = runs.parent('b' * 64); print(p, runs.record('classify_full', p))"
     path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     started = [
         subprocess.Popen([sys.executable, "-c", code], cwd=root, env={**os.environ, "PYTHONPATH": path}, text=True,

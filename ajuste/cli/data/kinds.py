@@ -8,13 +8,17 @@ from ajuste.rows.sets.classification import ClassificationSet
 from ajuste.rows.sets.control import ControlSet
 from ajuste.rows.sets.instructions import InstructionSet
 from ajuste.rows.sets.preferences import PreferenceSet
+from ajuste.rows.sets.questions import QuestionSet
+from ajuste.rows.sets.words import WordSet
 
-DataSet = ClassificationSet | InstructionSet | PreferenceSet | ControlSet
+DataSet = ClassificationSet | InstructionSet | PreferenceSet | ControlSet | WordSet | QuestionSet
 MODELS: dict[str, type[Set]] = {
     "classification": ClassificationSet,
     "instructions": InstructionSet,
     "preferences": PreferenceSet,
     "control": ControlSet,
+    "words": WordSet,
+    "questions": QuestionSet,
 }
 
 

@@ -60,6 +60,22 @@ def lacks_gold(stem: str, by_file: bool) -> bool:
     return by_file and _params().get("gold", {}).get("source", stem) != stem
 
 
+def use_in_study(study: str, name: str, write: bool) -> None:
+    """Say, or write, what the params.yaml of a study needs to train on the set, and how the study is run."""
+    path = Path("studies") / study / "params.yaml"
+    if write:
+        if not path.is_file():
+            raise UsageError(f"{path} is missing: the study cannot be pointed at the set")
+        params = _yaml().load(path.read_text(encoding="utf-8"))
+        params["set"] = f"data/{name}"
+        text = io.StringIO()
+        _yaml().dump(params, text)
+        write_atomically(path, text.getvalue())
+    typer.echo(f"{path if write else f'set in {path}'}: set: data/{name}")
+    run = f"ajuste study {study}"
+    typer.echo(f"next: {run}" if write else f"then: {run}   (--use writes this for you)")
+
+
 def use(changes: list[tuple[str, object]], write: bool, alone: str = "") -> None:
     """Say, or write, what params.yaml needs. A change is a dotted key and its value.
 

@@ -231,18 +231,14 @@ def port() -> Iterator[Line]:
 
 def leftovers() -> Iterator[Line]:
     """Running stages hold a lock; checkpoints of inputs that nobody asks for any more only take room."""
-    import fcntl
-
     from ajuste.core.errors import UsageError
     from ajuste.core.home import home
+    from ajuste.core.locks import owner
     from ajuste.core.stages import stage_key, stage_names
 
     for lock in sorted((home() / ".checkpoints").glob("*.lock")):
-        with lock.open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield "warn", f"stage {lock.stem} is running as process {file.read().strip()}", "wait for it or end it"
+        if running := owner(lock):
+            yield "warn", f"stage {lock.stem} is running as process {running}", "wait for it or end it"
     wanted = set()
     for name in stage_names():
         try:

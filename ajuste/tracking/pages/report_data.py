@@ -171,20 +171,11 @@ def reliability(rows: list[dict], bins: int = 10) -> list[tuple[float, float]]:
     ]
 
 
-def mcnemar(first: list[dict], second: list[dict]) -> tuple[int, int, float]:
-    """Two classifiers on the same rows: rows that only the first has right, only the second, and the exact p-value.
-
-    If both were equally good, each of the b + c rows on which they differ in rightness would be a fair coin:
-    p = 2 P(X <= min(b, c)), X ~ Binomial(b + c, 1/2), at most 1 (McNemar 1947, exact form).
-    Raises ValueError when the rows are not the same.
-    """
+def rightness(first: list[dict], second: list[dict]) -> tuple[list[bool], list[bool]]:
+    """Whether each of two classifiers was right on each row. Raises ValueError when the rows are not the same."""
     if [row["row_id"] for row in first] != [row["row_id"] for row in second]:
         raise ValueError("the two strategies were not judged on the same rows")
-    right = [(a["prediction"] == a["label"], b["prediction"] == b["label"]) for a, b in zip(first, second, strict=True)]
-    b, c = sum(x and not y for x, y in right), sum(y and not x for x, y in right)
-    n = b + c
-    tail = sum(math.comb(n, k) for k in range(min(b, c) + 1))
-    return b, c, min(1.0, 2 * tail / 2**n)
+    return tuple([row["prediction"] == row["label"] for row in rows] for rows in (first, second))
 
 
 def lineage() -> tuple[list[tuple[str, str, str]], list[tuple[str, str]]]:

@@ -15,7 +15,6 @@ the next plan. While a stage, a sweep or a move runs nothing is thrown away.
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import tempfile
 import time
@@ -27,6 +26,7 @@ import psutil
 
 from ajuste.core.errors import UsageError
 from ajuste.core.home import home
+from ajuste.core.locks import owner
 from ajuste.core.params import parse_yaml
 from ajuste.core.stages import stage_key, stage_names
 from ajuste.tracking.project import dvc, git, lock
@@ -118,12 +118,9 @@ def _check_quiet() -> None:
     locks = [*(path for place in _homes() for path in (place / ".checkpoints").glob("*.lock")),
              *(home() / ".sweeps").glob("*/lock"), *(home() / ".sweeps").glob("*/.checkpoints/*.lock")]
     for path in locks:
-        with path.open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                name = path.parent.name if path.name == "lock" else path.stem
-                raise UsageError(f"`{name}` is running: prune when it has ended") from None
+        if running := owner(path):
+            name = path.parent.name if path.name == "lock" else path.stem
+            raise UsageError(f"`{name}` is running as process {running}: prune when it has ended")
 
 
 # --- MLflow -----------------------------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ MLFLOW_RUN_ID) is neither read nor written.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import re
@@ -25,6 +24,7 @@ from urllib.request import url2pathname
 
 from ajuste.core.errors import UsageError
 from ajuste.core.home import home
+from ajuste.core.locks import held
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -86,11 +86,8 @@ def client() -> MlflowClient:
 
 @contextmanager
 def locked(name: str = "store") -> Iterator[None]:
-    """One process (and thread) at a time; the kernel frees it however the process ends. A name is not to be nested."""
-    path = home() / "mlruns" / f".{name}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    """One process (and thread) at a time, the others wait. A name is not to be nested."""
+    with held(home() / "mlruns" / f".{name}.lock", wait=None):
         yield
 
 

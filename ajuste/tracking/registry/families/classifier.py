@@ -42,6 +42,14 @@ class Classifier(Family):
             return {}, []
         return found | ({"test.rows": result["rows"]} if result.get("rows") else {}), [self.evaluate]
 
+    def validation_interval(self, folder: Path, card: dict) -> tuple[float | None, float | None]:
+        """The bootstrap of macro-F1 over the rows."""
+        if card.get("task") != "sequence":
+            return super().validation_interval(folder, card)
+        from ajuste.judging.intervals import macro_f1_interval
+
+        return macro_f1_interval(folder, Path("artifacts/base/encoder"), self.encoded / "validation.parquet")
+
     def own_tags(self, card: dict, whole: bool) -> dict[str, object]:
         return {"task": card["task"], "pooling": card["pooling"], "labels": card["labels"]}
 
@@ -85,7 +93,7 @@ class Classifier(Family):
             train = pq.read_table(self.encoded / "train.parquet", columns=["label"])["label"].to_pylist()
             test = pq.read_table(self.encoded / "test.parquet", columns=["row_id", "label"]).to_pylist()
         except (OSError, ValueError, KeyError):
-            return Paired(other, own, {}, f"{self.encoded} has no label a row: is `classify.task` sequence?")
+            return Paired(other, own, {}, f"{self.encoded} has no label a row: is it a set of classified texts?")
         most, _ = min(Counter(train).items(), key=lambda item: (-item[1], item[0]))
         return Paired(other, own, {row["row_id"]: (float(row["label"] == most), 1.0) for row in test})
 

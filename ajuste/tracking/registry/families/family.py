@@ -5,7 +5,7 @@ order of a version's life:
 
     where     folders, trains, merge, evaluate, encoded: which stages make its models, and of which rows
     name      registered: the name that its versions stand under
-    rank      best, lower; takes_over of a method that is made from another version
+    rank      best, lower, validation_interval; takes_over of a method that is made from another version
     figures   scores: the test figures of these very weights, which become tags of the version
     words     about, page, headline: what the registry's pages say
     compare   figures, validation, pictures, metrics, row_values, answers
@@ -102,6 +102,10 @@ class Family:
         """Where `from_another`: why the version may be challenger in place of the one that it was made from, as the
         beginning of a sentence ("its ... is ... above"); "" if it may not."""
         return ""
+
+    def validation_interval(self, folder: Path, card: dict) -> tuple[float | None, float | None]:
+        """The 95 % interval of `best` on validation rows; None where a bound is not known."""
+        return card["validation"].get(f"{self.best}_low"), None
 
     # --- figures ---
 

@@ -160,14 +160,14 @@ class Ppo(Assistant):
         from ajuste.judging.gate import Kept, Paired
 
         own, before = (self.measured(challenger, model) for model in (AFTER, BEFORE))
-        if not all(own.values()):
+        if not own["loss"]:
             return []
         made_from = challenger.tags.get("base_version", "")
         other = f"{made_from or 'the version'} that it was made from"
-        found = [Kept(figure, Paired(other, own[figure], before[figure])) for figure in own]
+        found = [Kept(figure, Paired(other, own[figure], before[figure])) for figure in own if own[figure]]
         if champion is not None and f"{champion.name}/{champion.version}" != made_from:
             found += [Kept(figure, Paired(f"champion {champion.version}", own[figure], others[figure]), "champion ")
-                      for figure in own if others.get(figure, {}).keys() == own[figure].keys()]
+                      for figure in own if own[figure] and others.get(figure, {}).keys() == own[figure].keys()]
         return found
 
     def measured(self, version: Version, model: str = AFTER) -> dict[str, Values]:
@@ -175,8 +175,7 @@ class Ppo(Assistant):
         run = version.tags.get(f"run.{self.keeping}")
         return {
             "loss": {row["row_id"]: (row[model], float(row["tokens"])) for row in table(run, "rows.parquet")},
-            "rules": {row["id"]: (float(row[f"kept_{model}"]), 1.0) for row in lines(run, "answers.jsonl")
-                      if row[f"kept_{model}"] is not None},
+            "rules": {row["id"]: (float(row[f"kept_{model}"]), 1.0) for row in lines(run, "answers.jsonl")},
             "rouge": {row["row_id"]: (row[f"rougeL_{model}"], 1.0) for row in lines(run, "references.jsonl")},
         }  # fmt: skip
 

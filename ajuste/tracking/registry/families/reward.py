@@ -58,6 +58,15 @@ class Reward(Family):
         result = facts.read_json(folder / "evaluation.json").get("test", {})
         return {f"{figure}/test": value for figure, value in figures(result).items()}
 
+    def validation_interval(self, folder: Path, card: dict) -> tuple[float | None, float | None]:
+        """Wilson's interval of pair accuracy."""
+        import pyarrow.parquet as pq
+
+        from ajuste.learning.statistics.metrics import wilson_interval
+
+        pairs = pq.ParquetFile(self.encoded / "validation.parquet").metadata.num_rows
+        return wilson_interval(round(card["validation"][self.best] * pairs), pairs)
+
     def own_tags(self, card: dict, whole: bool) -> dict[str, object]:
         base = card["base"]
         return {"tokenizer_sha256": base["tokenizer_sha256"], "template_sha256": base["template_sha256"],
