@@ -64,7 +64,10 @@ def _locked() -> dict[str, dict]:
 
 
 def _was_typed(entry: dict, params: dict, locked: dict) -> bool:
-    """Whether the stage has run on these params with these modules, as far as they can say what its config is."""
+    """Whether the stage has run on these params with these modules, as far as they can say what its config is.
+
+    A stage that reads code alone brings its input from outside, where it may be gone: its out must be here.
+    """
     recorded = _params_of(locked)
     hashes = {dep["path"]: dep.get("md5") for dep in locked.get("deps", [])}
     modules = [dep for dep in entry.get("deps", []) if dep.startswith("tasks/")]
@@ -72,6 +75,8 @@ def _was_typed(entry: dict, params: dict, locked: dict) -> bool:
         same = all(recorded[key] == lookup(params, key) for key in entry.get("params", []) if key != "compute")
     except (KeyError, UsageError):
         return False
+    if all(dep.endswith(".py") for dep in entry.get("deps", [])):
+        same = same and all(Path(out).exists() for out in entry.get("outs", []))
     same = same and bool(locked)
     return same and all(Path(dep).is_file() and hashes.get(dep) == md5_of(Path(dep)) for dep in modules)
 

@@ -139,6 +139,8 @@ def recorded(project: Path) -> Path:
             "params": {"params.yaml": {key: lookup(params, key) for key in entry["params"]}},
         }
     (project / "dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": stages}))
+    for name in ("encoder", "decoder"):
+        (project / "artifacts/base" / name).mkdir(parents=True)
     return project
 
 
@@ -176,6 +178,10 @@ def test_a_section_is_typed_unless_the_lock_vouches_for_it(recorded: Path, monke
     monkeypatch.setattr(check, "config_type_of", lambda name: typed.append(name) or config_type_of(name))
     check.check_params()
     assert typed == []
+    (recorded / "artifacts/base/encoder").rmdir()  # then it must be brought, and its source be there
+    check.check_params()
+    assert typed.pop() == "base_encoder" and typed == []
+    (recorded / "artifacts/base/encoder").mkdir()
     params = recorded / "params.yaml"
     params.write_text(params.read_text().replace("batch_rows: 2048", "batch_rows: 1024", 1))
     check.check_params()
