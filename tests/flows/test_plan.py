@@ -152,7 +152,7 @@ def recorded(project: Path) -> Path:
         ("params.yaml", "classify:\n", "classify:\n  tsk: x\n", "params.yaml: unknown key `classify.tsk`: known"),
         ("params.yaml", "dtype: float32 ", "dtype: f32 ", "params.yaml: `compute.dtype`: Input should be"),
         ("params.yaml", "compute:", "compute: [", "params.yaml is no valid YAML"),
-        ("params.yaml", "batch_rows: 2048", "batch_rowz: 2048", "unknown key `encode.reviews.batch_rowz`"),
+        ("params.yaml", "    r: 8", "    rr: 8", "unknown key `classify.lora.rr`: known keys are alpha, batch_rows, "),
         ("params.yaml", "batch_rows: 2048", "batch_rows: many", "`encode.reviews.batch_rows`: Input should be"),
         ("policy.yaml", "  window:", "  wndow: 1\n  window:", "policy.yaml: unknown key `drift.wndow`: known keys"),
         ("policy.yaml", "\ndrift:", "\ndrfit: {}\ndrift:", "policy.yaml: unknown section `drfit`: known sections"),
@@ -192,4 +192,4 @@ def test_a_section_is_typed_unless_the_lock_vouches_for_it(recorded: Path, monke
     (recorded / "dvc.lock").write_text(json.dumps(lock))
     typed.clear()
     check.check_params()
-    assert typed == ["base_encoder", "encode_reviews", "summary"]  # the one with a key that the lock lacks first
+    assert typed == ["base_encoder", "encode_reviews", "summary"]
