@@ -152,7 +152,7 @@ def recorded(project: Path) -> Path:
         ("params.yaml", "classify:\n", "classify:\n  tsk: x\n", "params.yaml: unknown key `classify.tsk`: known"),
         ("params.yaml", "dtype: float32 ", "dtype: f32 ", "params.yaml: `compute.dtype`: Input should be"),
         ("params.yaml", "compute:", "compute: [", "params.yaml is no valid YAML"),
-        ("params.yaml", "    r: 8", "    rr: 8", "unknown key `classify.lora.rr`: known keys are accumulation, alpha, "),
+        ("params.yaml", "    r: 8", "    rr: 8", "unknown key `classify.lora.rr`: known keys are accumulation, "),
         ("params.yaml", "batch_rows: 2048", "batch_rows: many", "`encode.reviews.batch_rows`: Input should be"),
         ("policy.yaml", "  window:", "  wndow: 1\n  window:", "policy.yaml: unknown key `drift.wndow`: known keys"),
         ("policy.yaml", "\ndrift:", "\ndrfit: {}\ndrift:", "policy.yaml: unknown section `drfit`: known sections"),
