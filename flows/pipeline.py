@@ -14,8 +14,8 @@ Prefect drives the order and the retries, MLflow remembers what came out.
                                                                      everything -> summary -> register -> gate
 
 Run it with `ajuste run`, a part of it with `ajuste run ratings-reward` (flows/_plan.py says what a target needs), or as
-the deployment `adapt` of infra/prefect.yaml. Infrastructure failures are retried, data
-and usage errors never. When nothing is stale no stage is started. The gate refuses or promotes what was registered.
+the deployment `adapt` of infra/prefect.yaml. Infrastructure failures are retried, data and usage errors never. When
+nothing is stale no stage is started. The gate refuses or promotes what was registered.
 """
 
 from prefect import flow

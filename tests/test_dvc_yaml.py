@@ -4,7 +4,7 @@
 import pytest
 import yaml
 
-from ajuste.core.check import config_type_of
+from ajuste.core.check import config_type_of, keys_of
 from ajuste.core.imports import ROOT
 from ajuste.core.params import parse_yaml, section
 from ajuste.core.stages import split_name
@@ -52,6 +52,7 @@ def test_a_stage_names_the_params_that_its_config_reads(name: str) -> None:
     fields = config_type_of(name).model_fields
     assert set(values) == set(fields), f"params.yaml and {config_type_of(name).__name__} name other keys"
     config_type_of(name)(**values)
+    assert keys_of(name, STAGES[name]) == set(fields), "told from the source, before anything is imported"
 
 
 @pytest.mark.parametrize("name", STAGES)

@@ -3,18 +3,21 @@
 Importing the modules of all stages to ask for their configs takes 20 s. So what can be said without them is said
 first, and of the rest only that is typed which is not known to be right:
 
-    names      sections, and plain keys of a verb, that no stage of dvc.yaml reads         no import
-    compute    its own type                                                                 no import
-    a section  as dvc.lock records it, of a stage whose modules in tasks/ are those of the lock: the run that recorded
-               it has typed it                                                              no import
-               any other: those with keys that the lock does not know first                 the module of its stage
+    names      of sections, and of plain keys of a verb: those that dvc.yaml's stages read
+    compute    its own type
+    a section  as dvc.lock records it, of a stage whose modules in tasks/ are those of the lock, is right: the run that
+               recorded it has typed it. Of any other the keys are compared with the source of its config, and then it
+               is typed, which imports the module of its stage
 """
 
+import ast
 import importlib
+import re
+from functools import cache
 from pathlib import Path
 
 from ajuste.core.errors import UsageError
-from ajuste.core.params import Compute, Config, lookup, read_yaml, section, typed
+from ajuste.core.params import Compute, Config, lookup, read_yaml, section, typed, unknown_key
 from ajuste.core.stage import asking
 from ajuste.core.stages import md5_of, module_of, split_name
 
@@ -33,9 +36,17 @@ def check_params() -> None:
     locked = _locked()
     sections = {name: section(params, *split_name(name)) for name in stages}
     doubtful = [name for name, entry in stages.items() if not _was_typed(entry, params, locked.get(name, {}))]
-    doubtful.sort(key=lambda name: _keys(sections[name]) <= _known_keys(name, locked.get(name, {})))
     for name in doubtful:
-        typed(config_type_of(name), sections[name], ".".join(filter(None, split_name(name)))).check()
+        known, where = keys_of(name, stages[name]), _where(name)
+        if known is not None and (unknown := sorted(sections[name].keys() - known)):
+            raise unknown_key(f"{where}.{unknown[0]}", known)
+    for name in doubtful:
+        typed(config_type_of(name), sections[name], _where(name)).check()
+
+
+def _where(name: str) -> str:
+    """The section of a stage: `verb.variant`, or `verb`."""
+    return ".".join(filter(None, split_name(name)))
 
 
 def _check_names(params: dict, stages: dict[str, dict]) -> None:
@@ -51,8 +62,8 @@ def _check_names(params: dict, stages: dict[str, dict]) -> None:
             if isinstance(value, dict) and (verb, key) not in names:
                 raise UsageError(f"params.yaml: unknown section `{verb}.{key}`: dvc.yaml has no stage `{verb}_{key}`")
             if verb not in read and f"{verb}.{key}" not in read:
-                known = ", ".join(sorted(name.removeprefix(f"{verb}.") for name in read if name.startswith(f"{verb}.")))
-                raise UsageError(f"params.yaml: unknown key `{verb}.{key}`: known keys are {known}")
+                known = [name.removeprefix(f"{verb}.") for name in read if name.startswith(f"{verb}.")]
+                raise unknown_key(f"{verb}.{key}", known)
 
 
 def _locked() -> dict[str, dict]:
@@ -64,7 +75,10 @@ def _locked() -> dict[str, dict]:
 
 
 def _was_typed(entry: dict, params: dict, locked: dict) -> bool:
-    """Whether the stage has run on these params with these modules, as far as they can say what its config is."""
+    """Whether the stage has run on these params with these modules, as far as they can say what its config is.
+
+    A stage that reads code alone brings its input from outside, where it may be gone: its out must be here.
+    """
     recorded = _params_of(locked)
     hashes = {dep["path"]: dep.get("md5") for dep in locked.get("deps", [])}
     modules = [dep for dep in entry.get("deps", []) if dep.startswith("tasks/")]
@@ -72,6 +86,8 @@ def _was_typed(entry: dict, params: dict, locked: dict) -> bool:
         same = all(recorded[key] == lookup(params, key) for key in entry.get("params", []) if key != "compute")
     except (KeyError, UsageError):
         return False
+    if all(dep.endswith(".py") for dep in entry.get("deps", [])):
+        same = same and all(Path(out).exists() for out in entry.get("outs", []))
     same = same and bool(locked)
     return same and all(Path(dep).is_file() and hashes.get(dep) == md5_of(Path(dep)) for dep in modules)
 
@@ -81,19 +97,32 @@ def _params_of(locked: dict) -> dict:
     return {key: value for values in locked.get("params", {}).values() for key, value in values.items()}
 
 
-def _known_keys(name: str, locked: dict) -> set[str]:
-    """Keys that a stage's section has in the lock, as `_keys` names them."""
-    own = ".".join(filter(None, split_name(name)))
-    found: set[str] = set()
-    for key, value in _params_of(locked).items():
-        inside = key in (own, split_name(name)[0])
-        found |= _keys(value if inside and isinstance(value, dict) else {key.rpartition(".")[2]: value})
-    return found
+# --- the keys of a config, from its source ----------------------------------------------------------------------------
 
 
-def _keys(tree: dict, before: str = "") -> set[str]:
-    """The keys of a tree at every depth, dotted."""
-    found = set()
-    for key, value in tree.items():
-        found |= {f"{before}{key}"} | (_keys(value, f"{before}{key}.") if isinstance(value, dict) else set())
-    return found
+def keys_of(name: str, entry: dict) -> set[str] | None:
+    """The keys that a stage's config has, without importing it; None where its source does not say it plainly.
+
+    The module gives a class to `start("<stage>", TheConfig)`; its fields are what it and its bases annotate.
+    """
+    files = [Path(dep) for dep in entry.get("deps", []) if dep.endswith(".py") and Path(dep).is_file()]
+    classes = {found.name: found for file in files for found in _classes(file)}
+    started = [call for file in files for call in re.findall(rf'start\("{name}", (\w+)\)', _text(file))]
+    keys, todo = set(), started[:1] or [""]
+    while todo:
+        if (known := classes.get(todo.pop())) is None:
+            return None
+        keys |= {node.target.id for node in known.body if isinstance(node, ast.AnnAssign)}
+        bases = (ast.unparse(base).rpartition(".")[2] for base in known.bases)
+        todo += [base for base in bases if base != Config.__name__]
+    return keys
+
+
+@cache
+def _classes(file: Path) -> list[ast.ClassDef]:
+    return [node for node in ast.parse(_text(file)).body if isinstance(node, ast.ClassDef)]
+
+
+@cache
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8")

@@ -4,6 +4,7 @@ Stage `verb_variant` reads the plain keys of section `verb`, shared by its varia
 """
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -99,10 +100,14 @@ def typed(config_type: type[Config], values: dict, where: str) -> Any:
         first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
         key = ".".join([where, *(str(part) for part in first["loc"])])
         if first["type"] == "extra_forbidden":
-            known = ", ".join(sorted(config_type.model_fields))
-            raise UsageError(f"params.yaml: unknown key `{key}`: known keys are {known}") from None
+            raise unknown_key(key, config_type.model_fields) from None
         got = "" if isinstance(first.get("input"), dict) else f" (got {first.get('input')!r})"
         raise UsageError(f"params.yaml: `{key}`: {first['msg'].removeprefix('Value error, ')}{got}") from None
+
+
+def unknown_key(key: str, known: Iterable[str]) -> UsageError:
+    """The error of a dotted key that nothing reads, with those that stand beside it."""
+    return UsageError(f"params.yaml: unknown key `{key}`: known keys are {', '.join(sorted(known))}")
 
 
 def lookup(params: dict, dotted: str) -> Any:

@@ -6,12 +6,17 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ajuste.core.errors import UsageError
+from ajuste.core.home import home, write_atomically
 from ajuste.core.params import lookup, read_yaml
+
+LARGE = 1_000_000  # bytes of a file from which on it is remembered
+SETTLED = 2.0  # seconds since its last change
 
 
 def stage_names() -> list[str]:
@@ -31,14 +36,49 @@ def split_name(name: str) -> tuple[str, str]:
     return verb, variant
 
 
-def md5_of(path: Path) -> str:
-    """DVC's hash of a file or a folder."""
+def md5_of(path: Path, of_file: Callable[[Path], str] | None = None) -> str:
+    """DVC's hash of a file or a folder. `of_file` is another way to the md5 of one file."""
     if path.is_dir():
         return md5_of_listing(
-            {file.relative_to(path).as_posix(): md5_of(file) for file in path.rglob("*") if file.is_file()}
+            {file.relative_to(path).as_posix(): md5_of(file, of_file) for file in path.rglob("*") if file.is_file()}
         )
+    if of_file:
+        return of_file(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "md5").hexdigest()
+
+
+class Remembered:
+    """md5 of a file; a large one is read again only when its inode, size or time of change is another.
+
+    DVC remembers in the same way. The deps of the default run's stages are 10 GB together, mostly the same few models,
+    and the flow and the stage both ask for them. Remembered in .state/hashes; only the stage key is made of it.
+    """
+
+    def __init__(self) -> None:
+        self.file, self.new = home() / ".state" / "hashes", False
+        try:
+            self.known = dict(json.loads(self.file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            self.known = {}
+
+    def __call__(self, path: Path) -> str:
+        stat = path.stat()
+        if stat.st_size < LARGE:
+            return md5_of(path)
+        name, now = str(path.resolve()), [stat.st_ino, stat.st_size, stat.st_mtime_ns]
+        seen = self.known.get(name)
+        if seen and seen[:-1] == now:
+            return seen[-1]
+        found = md5_of(path)
+        if time.time() - stat.st_mtime > SETTLED:  # a second change in the same tick of the clock would not be seen
+            self.known[name], self.new = [*now, found], True
+        return found
+
+    def keep(self) -> None:
+        """Write what is new."""
+        if self.new:
+            write_atomically(self.file, json.dumps(self.known, indent=1, sort_keys=True) + "\n")
 
 
 def md5_of_listing(files: Mapping[str, str]) -> str:
@@ -69,10 +109,11 @@ def definition(name: str) -> dict:
 def stage_key(name: str) -> str:
     """The key of a stage from the files as they stand now. Raises UsageError for a missing dep."""
     entry, params = definition(name), read_yaml(Path("params.yaml"))
-    deps = {}
+    deps, remembered = {}, Remembered()
     for dep in entry.get("deps", []):
         if not Path(dep).exists():
             cure = "`ajuste data list` shows the sets" if dep.startswith("data/") else "`ajuste run` makes it"
             raise UsageError(f"{dep} is missing: stage `{name}` needs it; {cure}")
-        deps[dep] = md5_of(Path(dep))
+        deps[dep] = md5_of(Path(dep), remembered)
+    remembered.keep()
     return key_of(entry["cmd"], deps, {key: lookup(params, key) for key in entry.get("params", [])})

@@ -105,6 +105,36 @@ def test_stage_key_equals_what_dvc_lock_records(project: Path) -> None:
     assert stage_key("toy_one") != before
 
 
+def test_a_large_file_is_read_again_only_when_it_has_changed(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ajuste.core import stages
+
+    def age(seconds: float) -> None:
+        then = time.time() - seconds
+        os.utime(large, (then, then))
+
+    read, md5_of = [], stages.md5_of
+
+    def counted(path: Path, *how: object) -> str:
+        if not how:  # not asked through what is remembered
+            read.append(path.name)
+        return md5_of(path, *how)
+
+    monkeypatch.setattr(stages, "md5_of", counted)
+    monkeypatch.setattr(stages, "LARGE", 100)
+    large = project / "data" / "large.bin"
+    large.write_bytes(b"a" * 100)
+    keys = [stage_key("toy_one"), stage_key("toy_one")]
+    assert read.count("large.bin") == 2, "changed a moment ago: a second change would leave no trace"
+    age(60)
+    keys += [stage_key("toy_one"), stage_key("toy_one")]
+    assert read.count("large.bin") == 3 and read.count("b.txt") == 4 and len(set(keys)) == 1
+    large.write_bytes(b"b" * 100)
+    age(30)
+    assert stage_key("toy_one") not in keys and read.count("large.bin") == 4
+    (project / ".state" / "hashes").write_text("{half")
+    assert stage_key("toy_one") not in keys and read.count("large.bin") == 5
+
+
 def test_key_ignores_order_and_sees_every_part() -> None:
     base = key_of("run", {"a": "1", "b": "2"}, {"x": 1})
     assert base == key_of("run", {"b": "2", "a": "1"}, {"x": 1})

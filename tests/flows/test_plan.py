@@ -139,6 +139,8 @@ def recorded(project: Path) -> Path:
             "params": {"params.yaml": {key: lookup(params, key) for key in entry["params"]}},
         }
     (project / "dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": stages}))
+    for name in ("encoder", "decoder"):
+        (project / "artifacts/base" / name).mkdir(parents=True)
     return project
 
 
@@ -150,7 +152,7 @@ def recorded(project: Path) -> Path:
         ("params.yaml", "classify:\n", "classify:\n  tsk: x\n", "params.yaml: unknown key `classify.tsk`: known"),
         ("params.yaml", "dtype: float32 ", "dtype: f32 ", "params.yaml: `compute.dtype`: Input should be"),
         ("params.yaml", "compute:", "compute: [", "params.yaml is no valid YAML"),
-        ("params.yaml", "batch_rows: 2048", "batch_rowz: 2048", "unknown key `encode.reviews.batch_rowz`"),
+        ("params.yaml", "    r: 8", "    rr: 8", "unknown key `classify.lora.rr`: known keys are accumulation, "),
         ("params.yaml", "batch_rows: 2048", "batch_rows: many", "`encode.reviews.batch_rows`: Input should be"),
         ("policy.yaml", "  window:", "  wndow: 1\n  window:", "policy.yaml: unknown key `drift.wndow`: known keys"),
         ("policy.yaml", "\ndrift:", "\ndrfit: {}\ndrift:", "policy.yaml: unknown section `drfit`: known sections"),
@@ -176,6 +178,10 @@ def test_a_section_is_typed_unless_the_lock_vouches_for_it(recorded: Path, monke
     monkeypatch.setattr(check, "config_type_of", lambda name: typed.append(name) or config_type_of(name))
     check.check_params()
     assert typed == []
+    (recorded / "artifacts/base/encoder").rmdir()  # then it must be brought, and its source be there
+    check.check_params()
+    assert typed.pop() == "base_encoder" and typed == []
+    (recorded / "artifacts/base/encoder").mkdir()
     params = recorded / "params.yaml"
     params.write_text(params.read_text().replace("batch_rows: 2048", "batch_rows: 1024", 1))
     check.check_params()
@@ -186,4 +192,4 @@ def test_a_section_is_typed_unless_the_lock_vouches_for_it(recorded: Path, monke
     (recorded / "dvc.lock").write_text(json.dumps(lock))
     typed.clear()
     check.check_params()
-    assert typed == ["base_encoder", "encode_reviews", "summary"]  # the one with a key that the lock lacks first
+    assert typed == ["base_encoder", "encode_reviews", "summary"]
