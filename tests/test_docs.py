@@ -13,10 +13,11 @@ from ajuste.core.imports import ROOT
 
 PAGES = sorted([ROOT / "README.md", ROOT / "mlruns/README.md", *(ROOT / "docs").rglob("*.md")])
 MADE = {  # what runs, `make` or a person make, and git ignores
-    "artifacts": "what stages write", "data": "raw data, by `ajuste data pull`", "reports": "pages for people",
-    "mlruns": "MLflow's store", ".state": "seconds and memory of the last runs", ".checkpoints": "of unfinished stages",
-    ".venv": "by make", ".stack": "what `make stack` runs on", ".prefect": "Prefect's store", ".pytest_cache": "by tests",
-    ".assets": "what was downloaded once", "infra/.env": "a person's passwords", ".dvc/config.local": "a person's remote",
+    "artifacts": "what stages write", "data": "by `ajuste data pull`", "reports": "pages for people",
+    "mlruns": "MLflow's store", ".state": "of the last runs", ".checkpoints": "of unfinished stages",
+    ".venv": "by make", ".stack": "what `make stack` runs on", ".prefect": "Prefect's store",
+    ".pytest_cache": "by tests", ".assets": "what was downloaded once",
+    "infra/.env": "a person's passwords", ".dvc/config.local": "a person's remote",
 }  # fmt: skip
 ROOT_FOLDERS = [re.escape(path.name) for path in ROOT.iterdir() if path.is_dir() and path.name not in {*MADE, ".git"}]
 FOLDERS = [f"ajuste.{path.name}" for path in (ROOT / "ajuste").iterdir() if path.is_dir()] + ["tasks", "flows"]

@@ -24,7 +24,7 @@ from tests.keys.cases import Compared, To, cases
 USUAL = read_yaml(ROOT / "policy.yaml")
 SECTIONS = {
     "gate": USUAL["gate"],
-    "drift": {**USUAL["drift"], "window": 100, "reference_rows": 200, "permutations": 999},
+    "drift": {**USUAL["drift"], "window": 100, "reference_rows": 200, "permutations": 399},
 }
 METRICS = ("accuracy", "pair_accuracy", "loss", "gold")
 SIZES = ("min_length", "min_vocabulary", "min_classes", "min_embeddings")
@@ -37,7 +37,7 @@ CASES = {
     },
     "drift": {
         "window": 50, "reference_rows": 100, "alpha": To(0.9, under=dict.fromkeys(SIZES, 0.0)), "correction": "bh",
-        "permutations": 9999,
+        "permutations": 599,
         **dict.fromkeys(SIZES, 1.0), "drifted": 3, "of": 3,
     },
 }  # fmt: skip
