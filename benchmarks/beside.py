@@ -3,11 +3,24 @@
 The process prints its figures as JSON in a line that begins with RESULT.
 """
 
+import argparse
 import json
 import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+
+
+def trl_options(doc: str, name: str, variable: str, version: str, rounds: int = 3) -> argparse.ArgumentParser:
+    """The options that all measurements beside TRL share. `variable` of the environment names a python that has that
+    version of TRL, a package that this project does not depend on."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--peer-python", default=os.environ.get(variable),
+                        help=f"python that has trl {version}; or ${variable}")
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path(f"docs/measured/{name}.md"))
+    return parser
 
 
 def result_of(side: str, command: Sequence[object], threads: int) -> dict:

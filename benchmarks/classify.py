@@ -23,10 +23,11 @@ from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, Trai
 from transformers.trainer_callback import PrinterCallback
 
 from ajuste.core.params import Compute, read_yaml, section, typed
-from ajuste.judging.objectives import objective_of, scores
+from ajuste.judging.objectives import SEQUENCE, scores
 from ajuste.learning.seeds import seed_everything
-from ajuste.models.classifier import build, logits_of, set_dropout
+from ajuste.models.classifier import build, logits_of
 from ajuste.models.folder import load_tokenizer, quiet
+from ajuste.models.layers import set_dropout
 from ajuste.rows.encoded.labelled import Collate, Rows, read_labels, read_rows
 from tasks.classify import training
 from tasks.supervised import loop
@@ -52,7 +53,7 @@ class Watch(TrainerCallback):
 def ours(model, rows: Rows, config, compute: Compute, labels: list[str], folder: Path) -> tuple[Watch, list[float]]:
     """One epoch through tasks.supervised.loop with a single evaluation that costs nothing, at the end."""
     watch = Watch()
-    objective = objective_of("sequence", labels, None)
+    objective = SEQUENCE.objective(labels, None)
 
     def unmeasured(current) -> dict[str, float]:
         return {"loss": 0.0, "macro_f1": 0.0}

@@ -22,7 +22,7 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from benchmarks.beside import result_of
+from benchmarks.beside import result_of, trl_options
 
 NAMES = {"trunk": "Ajuste, value on the trunk", "adapter": "Ajuste, value adapter", "trl": "TRL 1.12"}
 WANTED = {"trunk": "2.0", "adapter": "1.3"}
@@ -137,23 +137,18 @@ def first_round(results: list[dict]) -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    peer_python = os.environ.get("AJUSTE_TRL112_PYTHON")
-    parser.add_argument("--peer-python", default=peer_python, help="python with trl 1.12; or $AJUSTE_TRL112_PYTHON")
+    parser = trl_options(__doc__, "ppo", "AJUSTE_TRL112_PYTHON", "1.12", rounds=1)
     parser.add_argument("--sides", nargs="+", choices=NAMES, default=list(NAMES))
     parser.add_argument("--dtypes", nargs="+", choices=TOLERANCE, default=["bfloat16", "float32"])
     parser.add_argument("--allocator", choices=["kept", "default"], default="kept", help="of both sides")
-    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--updates", type=int, default=4, help="the first one warms up")
     parser.add_argument("--batch-rows", type=int, default=16)
     parser.add_argument("--new-tokens", type=int, default=24)
     parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--base", type=Path, default=Path("artifacts/merged/instruct"))
     parser.add_argument("--reward", type=Path, default=Path("artifacts/adapters/reward"))
     parser.add_argument("--merged", type=Path, default=Path("artifacts/merged/reward"))
     parser.add_argument("--encoded", type=Path, default=Path("artifacts/encoded/preferences"))
-    parser.add_argument("--out", type=Path, default=Path("docs/measured/ppo.md"))
     options = parser.parse_args()
     if "trl" in options.sides and not options.peer_python:
         print("benchmarks/ppo.py: TRL is skipped: --peer-python or $AJUSTE_TRL112_PYTHON must name a python with it")

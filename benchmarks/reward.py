@@ -15,14 +15,13 @@ machine disturbs less.
 
 import argparse
 import json
-import os
 import platform
 import sys
 import tempfile
 from pathlib import Path
 from statistics import median
 
-from benchmarks.beside import result_of
+from benchmarks.beside import result_of, trl_options
 
 ALLOCATOR = " + allocator"
 TOLERANCE = 1e-6
@@ -149,18 +148,13 @@ def report(results: list[dict], checked: list[dict], options: argparse.Namespace
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    peer_python = os.environ.get("AJUSTE_TRL_PYTHON")
-    parser.add_argument("--peer-python", default=peer_python, help="python that has trl; or $AJUSTE_TRL_PYTHON")
+    parser = trl_options(__doc__, "reward", "AJUSTE_TRL_PYTHON", "1.16")
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--batch-pairs", type=int, default=8)
     parser.add_argument("--check-pairs", type=int, default=4)
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--base", type=Path, default=Path("artifacts/merged/instruct"))
     parser.add_argument("--encoded", type=Path, default=Path("artifacts/encoded/preferences"))
-    parser.add_argument("--out", type=Path, default=Path("docs/measured/reward.md"))
     options = parser.parse_args()
     if not options.peer_python:
         print("benchmarks/reward.py: skipped: --peer-python or $AJUSTE_TRL_PYTHON must name a python that has trl 1.16")

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 NAME = "reviews-classifier"
 TIMES = 7
 SEED = f"""
-from tracking import promotion
+from ajuste.tracking.registry import promotion
 from ajuste.tracking.runs.store import client
 client().create_registered_model("{NAME}")
 for version in "12":

@@ -15,14 +15,13 @@ a second of processor time stand beside those of the clock: other work on the ma
 
 import argparse
 import json
-import os
 import platform
 import sys
 import tempfile
 from pathlib import Path
 from statistics import median
 
-from benchmarks.beside import result_of
+from benchmarks.beside import result_of, trl_options
 
 PEERS = ("default", "plain", "group", "packing")
 ALLOCATOR = " + allocator"
@@ -141,20 +140,15 @@ def report(results: list[dict], losses: dict, options: argparse.Namespace) -> st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    peer_python = os.environ.get("AJUSTE_TRL_PYTHON")
-    parser.add_argument("--peer-python", default=peer_python, help="python that has trl; or $AJUSTE_TRL_PYTHON")
+    parser = trl_options(__doc__, "sft", "AJUSTE_TRL_PYTHON", "1.16")
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
     parser.add_argument("--sets", nargs="+", choices=["ragged", "equal"], default=["ragged", "equal"])
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--batch-rows", type=int, default=8)
     parser.add_argument("--max-tokens", type=int, default=256)
     parser.add_argument("--equal-tokens", type=int, default=128)
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--base", type=Path, default=Path("artifacts/base/decoder"))
     parser.add_argument("--encoded", type=Path, default=Path("artifacts/encoded/instructions"))
-    parser.add_argument("--out", type=Path, default=Path("docs/measured/sft.md"))
     options = parser.parse_args()
     if not options.peer_python:
         print("benchmarks/sft.py: skipped: --peer-python or $AJUSTE_TRL_PYTHON must name a python that has trl 1.16")

@@ -32,12 +32,12 @@ class Approval(RunInput):
 
 
 def gate(plan: Plan) -> list[str]:
-    """Judge every challenger that is new, and act. Returns what was done with each, in words."""
+    """Judge every new challenger of the names that the run completed, and act. Returns what was done, in words."""
     config = judging.config_of()
-    if config.mode == "off" or not plan.registers:
+    if config.mode == "off" or not plan.names:
         return []
-    return [_decide(judge.with_options(task_run_name=f"gate {name}")(name, config), config)
-            for name in judging.challengers(config, new=plan.parent is not None)]
+    found = [name for name in judging.challengers(config, new=plan.parent is not None) if name in plan.names]
+    return [_decide(judge.with_options(task_run_name=f"gate {name}")(name, config), config) for name in found]
 
 
 @task(name="gate", cache_policy=NO_CACHE, persist_result=False)

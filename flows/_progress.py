@@ -1,6 +1,6 @@
 """What a person sees while stages run: one line a stage, and a bar that follows history.jsonl while it trains.
 
-Quiet when stderr is no terminal: then each finished stage is one plain line.
+When stderr is no terminal there is no bar: a plain line when a stage begins, and one when it is over.
 """
 
 import json
@@ -48,6 +48,12 @@ class Follower:
         if trained:
             note = f"step {trained[-1]['step']}/{total}  loss {trained[-1]['loss']:.3f}"
             self.progress.update(self.bar, total=total, completed=trained[-1]["step"], note=note)
+
+
+def begins(name: str, note: str = "") -> None:
+    """One line for a stage that is about to run, where no bar shows it."""
+    if not console.is_terminal:
+        console.print(f"{name:<20} begins    {note}".rstrip())
 
 
 def say(name: str, action: str, seconds: float | None = None, note: str = "") -> None:

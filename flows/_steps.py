@@ -11,19 +11,15 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import deployment
 
-from ajuste.core.check import check_params
 from ajuste.core.errors import UsageError
 from ajuste.core.home import home
 from ajuste.core.stages import stage_key, stage_names
-from ajuste.judging.policy import check_policy
-from ajuste.tracking.project import publish, versions
+from ajuste.tracking.project import dvc, lock, publish
 from ajuste.tracking.registry import registry
 from ajuste.tracking.runs import runs
 from flows._patience import outlive_worker, patiently, shown, unless_unreachable
-from flows._progress import Follower, console, say, warn
-
-# the ends at which all that was trained is judged, so that it can be registered
-COMPLETE = ("evaluate_classify", "forgetting_instruct", "evaluate_ppo", "summary")
+from flows._plan import Asked, check, in_words, last_seconds, looked, stages_of_names
+from flows._progress import Follower, begins, console, say, warn
 
 
 class StageFailed(Exception):
@@ -39,40 +35,24 @@ class Plan:
     """What this run will do, and what it did so far."""
 
     stale: set[str]
-    skipped: set[str]  # outside of from_stage and until
+    skipped: set[str]  # what the targets do not need, and what stands outside of --from and --until
     forced: str | None
     parent: str | None  # MLflow's parent run; None when nothing is stale
     actions: dict[str, str] = field(default_factory=dict)
-    until: str = "summary"
+    reached: set[str] = field(default_factory=set)  # stages whose models are registered, if some name is complete
+    names: set[str] = field(default_factory=set)  # registered names that are complete: all their stages are reached
     began: float = field(default_factory=time.monotonic)
 
-    @property
-    def registers(self) -> bool:
-        """Whether the run goes far enough for its models to be registered."""
-        return self.until in COMPLETE
 
-
-def prepare(from_stage: str | None, until: str | None) -> Plan:
+def prepare(asked: Asked) -> Plan:
     """Check params and data, ask DVC once what is stale."""
     outlive_worker()
-    names = stage_names()
-    for name in (from_stage, until):
-        if name is not None and name not in names:
-            raise UsageError(f"dvc.yaml has no stage `{name}`: stages are {', '.join(names)}")
-    versions.heal()
-    versions.check_data()
-    stale = {name for name in versions.status() if name in names}
-    if from_stage:
-        stale.add(from_stage)
-    skipped = set(names[: names.index(from_stage)] if from_stage else [])
-    skipped |= set(names[names.index(until) + 1 :] if until else [])
-    if stale - skipped:
-        check_params()
-        check_policy()
-    wanted = set(names) - skipped
-    needed = not stale.isdisjoint(wanted) or not all(patiently(_recorded, name) for name in wanted)
-    parent = patiently(runs.parent, versions.inputs_digest()) if needed else None
-    return Plan(stale, skipped, from_stage, parent, until=until or names[-1])
+    check(asked)
+    found = looked(asked)
+    wanted = [name for name in stage_names() if name not in found.skipped]
+    needed = not found.stale.isdisjoint(wanted) or not all(patiently(_recorded, name) for name in wanted)
+    parent = patiently(runs.parent, lock.inputs_digest()) if needed else None
+    return Plan(found.stale, found.skipped, asked.from_stage, parent, reached=found.reached, names=found.names)
 
 
 def stage(name: str, plan: Plan, wait_for: list[State] | None = None) -> State | None:
@@ -81,7 +61,7 @@ def stage(name: str, plan: Plan, wait_for: list[State] | None = None) -> State |
         return None
     # a stage is up to date when DVC said so at the start and nothing that it reads was made anew since
     made = {done for done, action in plan.actions.items() if action in ("ran", "restored")}
-    stale = name in plan.stale or not made.isdisjoint(versions.parents_of(name))
+    stale = name in plan.stale or not made.isdisjoint(lock.parents_of(name))
     state = run_stage.with_options(name=name, task_run_name=name)(
         name,
         stale,
@@ -125,6 +105,8 @@ def _repro(name: str, force: bool, parent: str) -> str:
     before = state_file.stat().st_mtime_ns if state_file.exists() else 0
     key = stage_key(name)
     run_id = patiently(runs.begin, name, key, parent)
+    took = last_seconds(name)
+    begins(name, f"{in_words(took)} last time" if took else "")
     history = home() / ".checkpoints" / key / "history.jsonl"
     seen = 0
 
@@ -136,13 +118,13 @@ def _repro(name: str, force: bool, parent: str) -> str:
             seen = unless_unreachable(seen, runs.follow, run_id, history, seen)  # `record` makes up for what is missing
 
         log = home() / ".state" / f"{name}.log"
-        outcome = versions.repro(name, log, force=force, poll=poll)
+        outcome = dvc.repro(name, log, force=force, poll=poll)
     if outcome.code != 0:
         written = state_file.exists() and state_file.stat().st_mtime_ns != before
         error = (_state(name).get("error") or {}) if written else {}
         # DVC hides the exit code; a stage that wrote no error was killed, or DVC itself failed
         kind = error.get("kind", "infra")
-        message = error.get("message") or f"{versions.last_error(outcome.output)} (all of it: {_shown(log)})"
+        message = error.get("message") or f"{dvc.last_error(outcome.output)} (all of it: {_shown(log)})"
         unless_unreachable(None, runs.fail, run_id, message)
         raise StageFailed(name, kind, message)
     return {"unchanged": "cached"}.get(outcome.action, outcome.action)
@@ -156,8 +138,8 @@ def _repro(name: str, force: bool, parent: str) -> str:
     retries=1,
     retry_delay_seconds=2,
 )
-def _register(parent: str | None) -> list:
-    return patiently(registry.register_all, parent)
+def _register(parent: str, stages: list[str]) -> list:
+    return patiently(registry.register_all, parent, stages)
 
 
 @task(
@@ -176,10 +158,14 @@ def _publish() -> None:
 
 
 def register(plan: Plan, wait_for: list[State | None]) -> list:
-    """Register what is new and put the alias `challenger` on the best; nothing when the run stops before its judge."""
-    if not plan.registers or plan.parent is None:
+    """Register what is new of the stages that the run reached, and put the alias `challenger` on the best.
+
+    Nothing when the run stops before a judge. What a judged model stands on is registered with it, so that it can name
+    that version; it is judged itself when a run reaches its own judge.
+    """
+    if not plan.names or plan.parent is None:
         return []
-    return _register(plan.parent, wait_for=[state for state in wait_for if state is not None])
+    return _register(plan.parent, sorted(plan.reached), wait_for=[state for state in wait_for if state is not None])
 
 
 def finish(plan: Plan, registered: list, gated: Sequence[str] = ()) -> dict:
@@ -207,9 +193,10 @@ def finish(plan: Plan, registered: list, gated: Sequence[str] = ()) -> dict:
         console.print(f"[bold]Nothing to do[/]: all {len(cached)} stages are up to date ({seconds:.0f} s)")
     for name, text in answers.items():
         console.print(f"  {name}: {text}")
-    if not plan.registers and ran:
-        after = " or ".join(f"`{name}`" for name in COMPLETE)
-        console.print(f"  nothing was registered: that follows after stage {after}, `ajuste run` goes on to it")
+    if not plan.names and ran:
+        known = ", ".join(name for name in sorted(stages_of_names()) if ":" not in name)
+        said = f"  nothing was registered: `ajuste run NAME` goes on to a judged version of {known}"
+        console.print(said, soft_wrap=True)
     console.print("  next: `ajuste compare NAME`, `ajuste report`, `ajuste ui`, `ajuste serve`")
     made = [f"{version.name}/{version.version}" for version in registered]
     return {"ran": ran, "cached": cached, "registered": made, "gate": list(gated)}
@@ -217,7 +204,7 @@ def finish(plan: Plan, registered: list, gated: Sequence[str] = ()) -> dict:
 
 def _recorded(name: str) -> bool:
     try:
-        return runs.is_recorded(versions.stage_key(name))
+        return runs.is_recorded(lock.stage_key(name))
     except UsageError:
         return False
 
@@ -239,7 +226,7 @@ def _note(state: dict) -> str:
 def _alarms(name: str) -> list[str]:
     """What stopped a training before its end and took it back, in words: alarms.json in the outs of the stage."""
     found = []
-    for out in versions.lock().get(name, {}).get("outs", []):
+    for out in lock.stages().get(name, {}).get("outs", []):
         try:
             alarms = json.loads((Path(out["path"]) / "alarms.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):

@@ -19,7 +19,7 @@ import yaml
 from prefect.client.orchestration import get_client
 
 from ajuste.core.errors import DataError, UsageError
-from ajuste.tracking.project import versions
+from ajuste.tracking.project import git
 from flows import automations
 
 FILE = Path("infra/prefect.yaml")
@@ -36,7 +36,7 @@ def deploy(pool: str, preset: str = "", revision: str = "HEAD") -> list[str]:
         raise UsageError(f"there is no pool `{pool}`: take one of {', '.join(POOLS)}")
     if preset and not Path(f"presets/{preset}.yaml").exists():
         raise UsageError(f"there is no preset `{preset}`: `ajuste preset --help` lists them")
-    versions.git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
+    git.run("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
     main = Path.cwd()
     settings = _settings(POOLS[pool], preset, revision)
     names = [item["name"] for item in settings["deployments"]]

@@ -9,24 +9,29 @@ Prefect drives the order and the retries, MLflow remembers what came out.
     instructions -> validate -> encode -> LoRA -> merge -> evaluate, forgetting
                                                     | the base of what follows
     preferences  -> validate -> encode -> reward model -> merge
-                                      \\-> PPO -> merge -> evaluate, forgetting
+                                      \\-> PPO -> merge -> evaluate, forgetting, still an assistant?
     reviews      -> gold, which judges PPO and trains nothing
                                                                      everything -> summary -> register -> gate
 
-Run it with `ajuste run`, or as the deployment `adapt` of infra/prefect.yaml. Infrastructure failures are retried, data
+Run it with `ajuste run`, a part of it with `ajuste run ratings-reward` (flows/_plan.py says what a target needs), or as
+the deployment `adapt` of infra/prefect.yaml. Infrastructure failures are retried, data
 and usage errors never. When nothing is stale no stage is started. The gate refuses or promotes what was registered.
 """
 
 from prefect import flow
 
 from flows._gate import gate
+from flows._plan import Asked
 from flows._steps import finish, prepare, register, stage
 
 
 @flow(name="adapt", log_prints=False)
-def adapt(from_stage: str | None = None, until: str | None = None) -> dict:
-    """Data to registered models. `from_stage` is run again even if it is fresh; nothing after `until` is run."""
-    plan = prepare(from_stage, until)
+def adapt(targets: list[str] | None = None, from_stage: str | None = None, until: str | None = None) -> dict:
+    """Data to registered models, or to the `targets` alone: stages or registered names, with all that they read.
+
+    `from_stage` is run again even if it is fresh; nothing after `until` is run.
+    """
+    plan = prepare(Asked(tuple(targets or ()), from_stage, until))
 
     base = stage("base_encoder", plan)
     rows = stage("validate_reviews", plan)
@@ -56,8 +61,9 @@ def adapt(from_stage: str | None = None, until: str | None = None) -> dict:
     policy = stage("ppo", plan, wait_for=[reward, gold, masked])
     aligned = stage("merge_ppo", plan, wait_for=[policy])
     gain = stage("evaluate_ppo", plan, wait_for=[aligned, judge, gold, before])
+    kept = stage("assistant_ppo", plan, wait_for=[aligned, answers])
 
-    summary = stage("summary", plan, wait_for=[scores, answers, after, gain])
+    summary = stage("summary", plan, wait_for=[scores, answers, after, gain, kept])
 
     versions = register(plan, wait_for=[summary])
     return finish(plan, versions, gate(plan))

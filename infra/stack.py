@@ -10,7 +10,6 @@ is chosen by AJUSTE_STACK_<NAME>_PORT (0 takes a free one) and kept for the next
 """
 
 import argparse
-import fcntl
 import json
 import os
 import shlex
@@ -19,8 +18,6 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -30,6 +27,7 @@ from ajuste.cli import processes
 from ajuste.cli.main import QUIET
 from ajuste.core.errors import DataError, UsageError
 from ajuste.core.home import home, write_atomically
+from ajuste.core.locks import held
 from infra import postgres
 
 ROOT = Path(__file__).parents[1]
@@ -273,18 +271,6 @@ def _marked(stack: Stack) -> list[psutil.Process]:
     return found
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One `up` or `down` at a time; the kernel frees the lock however the process ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UsageError(f"another `make stack` or `make stack-down` is at work on {folder}") from None
-        yield
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m infra.stack", description=__doc__.splitlines()[0])
     parser.add_argument("verb", choices=("up", "down", "status"))
@@ -292,7 +278,7 @@ def main() -> int:
     try:
         if verb == "status":
             return 0 if status(Stack()) else 1
-        with _alone(home() / ".stack"):
+        with held(home() / ".stack" / "lock", "another `make stack` or `make stack-down` is at work"):
             up(Stack()) if verb == "up" else down(Stack())
         return 0
     except (UsageError, DataError) as error:

@@ -20,7 +20,7 @@ import psutil
 from ajuste.core.errors import DataError, UsageError
 from ajuste.core.params import read_yaml
 from ajuste.core.stages import md5_of
-from ajuste.tracking.project import versions
+from ajuste.tracking.project import dvc, git
 
 OWN = (".checkpoints", ".state")
 UNLINKED = {*OWN, ".git", ".prefect", ".venv"}
@@ -33,9 +33,9 @@ def worktree(name: str, revision: str = "HEAD", preset: str = "") -> Path:
     Raises UsageError for an unknown revision, DataError if the raw data of that revision cannot be had, if HEAD is
     asked for while the main checkout has raw data that is not committed, or if another run works in this worktree.
     """
-    main = Path(versions.git("rev-parse", "--path-format=absolute", "--git-common-dir").strip()).parent
+    main = Path(git.run("rev-parse", "--path-format=absolute", "--git-common-dir").strip()).parent
     place = main / ".prefect" / "worktrees" / name
-    commit = versions.git("-C", str(main), "rev-parse", "--verify", f"{revision}^{{commit}}").strip()
+    commit = git.run("-C", str(main), "rev-parse", "--verify", f"{revision}^{{commit}}").strip()
     if revision == "HEAD":
         check_data_committed(main)
     _alone(place)
@@ -43,12 +43,12 @@ def worktree(name: str, revision: str = "HEAD", preset: str = "") -> Path:
         results = [*place.glob("dvc.lock"), *place.glob("metrics/*.json")]
         result = {path: path.read_bytes() for path in results}
         # what the last run wrote into tracked files (a preset) gives way to the revision's own, but for its result
-        versions.git("-C", str(place), "checkout", "--quiet", "--force", "--detach", commit)
+        git.run("-C", str(place), "checkout", "--quiet", "--force", "--detach", commit)
         for path, content in result.items():
             path.write_bytes(content)
     else:
-        versions.git("-C", str(main), "worktree", "prune")
-        versions.git("-C", str(main), "worktree", "add", "--quiet", "--force", "--detach", str(place), commit)
+        git.run("-C", str(main), "worktree", "prune")
+        git.run("-C", str(main), "worktree", "add", "--quiet", "--force", "--detach", str(place), commit)
     own_home(main, name)
     local = main / ".dvc" / "config.local"  # the remote's secrets are there
     if local.exists():
@@ -57,7 +57,7 @@ def worktree(name: str, revision: str = "HEAD", preset: str = "") -> Path:
     _dvc(place, "cache", "dir", "--local", str(main / ".dvc" / "cache"))
     if preset:
         _ajuste(place, "preset", preset)
-    if versions.dvc("--cd", str(place), "checkout", "--quiet", "--force", "data.dvc").returncode != 0:
+    if dvc.run("--cd", str(place), "checkout", "--quiet", "--force", "data.dvc").returncode != 0:
         _ajuste(place, "data", "pull")
     # the stages alone: raw data that no cache holds would be removed
     _dvc(place, "checkout", "--force", "--allow-missing", "dvc.yaml")
@@ -85,7 +85,7 @@ def check_data_committed(main: Path) -> None:
     A run would train on the data of before, and nobody would know. DVC is not asked: it may be busy there.
     """
     pointer, data = main / "data.dvc", main / "data"
-    if versions.git("-C", str(main), "status", "--porcelain", "--", "data.dvc").strip():
+    if git.run("-C", str(main), "status", "--porcelain", "--", "data.dvc").strip():
         raise DataError(f"{pointer} is not committed: `git commit data.dvc` accepts the new raw data, "
                         "`git checkout data.dvc && dvc checkout data.dvc` undoes it")  # fmt: skip
     if pointer.exists() and data.is_dir() and md5_of(data) != read_yaml(pointer)["outs"][0]["md5"]:
@@ -115,9 +115,9 @@ def _inside(place: Path) -> list[int]:
 
 
 def _dvc(place: Path, *args: str) -> None:
-    done = versions.dvc("--cd", str(place), *args)
+    done = dvc.run("--cd", str(place), *args)
     if done.returncode != 0:
-        raise DataError(f"dvc {' '.join(args)} in {place}: {versions.last_error(done.stderr)}")
+        raise DataError(f"dvc {' '.join(args)} in {place}: {dvc.last_error(done.stderr)}")
 
 
 def _ajuste(place: Path, *args: str) -> None:

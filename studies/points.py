@@ -1,11 +1,15 @@
-"""A small instruction fine-tuning inside a study: the stages' own functions on fewer and shorter rows.
+"""What a point of a study does: a small instruction fine-tuning, by the stages' own functions, on fewer rows.
 
     select   of a validated set, the lowest row ids of each source or category, short conversations only
-    tune     stage `instruct` on what stage `encode_instructions` makes of them; returns the model folder
+    encode   stage `encode_instructions` on the selected rows
+    tune     encode, then stage `instruct`; returns the model folder
     losses   -log p of the response tokens of each held-out row
+    write    the point's result, as JSON: same point, same bytes
 
-Points of one study share seed, rows and order, so that they differ in what the point changes alone. Private to the
-tasks and the studies.
+A study is a question that the default run does not ask, answered by trainings that differ in one thing: studies/<name>/
+has its stages (dvc.yaml), its params.yaml, `point.py`, which makes one point, and `draw.py`, which makes the picture of
+all. Points of one study share seed, rows and order, so that they differ in what the point changes alone.
+Run one: `ajuste study mitigations`.
 """
 
 import json

@@ -43,11 +43,12 @@ from ajuste.core.stage import start
 from ajuste.learning.head import fit_head
 from ajuste.learning.seeds import seed_everything
 from ajuste.learning.statistics.metrics import wilson_interval
-from ajuste.models.classifier import MeanPoolingClassifier, build, count_parameters, logits_of, predict, save
+from ajuste.models.classifier import MeanPoolingClassifier, build, logits_of, predict, save
 from ajuste.models.features import FeatureReader
 from ajuste.models.folder import load_tokenizer, sha256_of
-from ajuste.rows.decontaminate import Ngrams
+from ajuste.models.layers import count_parameters
 from ajuste.rows.duplicates import Duplicates
+from ajuste.rows.ngrams import Ngrams
 from ajuste.rows.split import split_text, text_digest
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")

@@ -39,7 +39,7 @@ from ajuste.learning.losses.bradley_terry import comparison_loss
 from ajuste.learning.rl import rollout
 from ajuste.learning.seeds import seed_everything
 from ajuste.learning.text import chat
-from ajuste.models import classifier, decoder, reward
+from ajuste.models import decoder, layers, reward
 from ajuste.models.folder import load_tokenizer
 from ajuste.rows.encoded.comparisons import Comparison, Comparisons, read_comparisons, read_prompts
 from ajuste.rows.encoded.labelled import read_encoding
@@ -116,7 +116,7 @@ def train_reward_model(
         "validation": {name: best[f"eval_{name}"] for name in ("accuracy", "loss")},
         "max_tokens": encoding["max_tokens"],
         "dtype": config.dtype,
-        "parameters": classifier.count_parameters(model),
+        "parameters": layers.count_parameters(model),
         "set": encoding["set"],
         "pad_id": model.config.pad_token_id,
     }
@@ -172,7 +172,7 @@ def _normalise(
     before = []
     for split in ("train", "validation"):
         prompts = read_prompts(encoded, split, config.samples, model.config)
-        rows = _sampled(config, policy, tokenizer, prompts, generator)
+        rows = _sampled(config, rollout.Answers(policy), tokenizer, prompts, generator)
         before.append(reward.score(model, rows).double())
     own, others = before
     mean, deviation = own.mean().item(), own.std(unbiased=False).item()
@@ -197,8 +197,9 @@ def _normalise(
 
 
 def _sampled(
-    config: RewardConfig, policy: nn.Module, tokenizer: object, prompts: list[list[int]], generator: torch.Generator
-) -> list[list[int]]:
+    config: RewardConfig, policy: rollout.Policy, tokenizer: object, prompts: list[list[int]],
+    generator: torch.Generator,
+) -> list[list[int]]:  # fmt: skip
     """Each prompt with the policy's response, up to its end."""
     stop, pad_id = chat.end_of_turn(tokenizer), reward.padding_id(tokenizer)
     rows = []

@@ -51,7 +51,7 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a random BERT of about one million parameters and its tokenizer. Read it, do not write in it."""
-    from tests.made.tiny_models import make_tiny_encoder
+    from ajuste.models.made import make_tiny_encoder
 
     return make_tiny_encoder(tmp_path_factory.mktemp("tiny") / "encoder")
 
@@ -59,7 +59,7 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a random Llama of about one million parameters and its tokenizer. Read it, do not write in it."""
-    from tests.made.tiny_models import make_tiny_decoder
+    from ajuste.models.made import make_tiny_decoder
 
     return make_tiny_decoder(tmp_path_factory.mktemp("tiny") / "decoder")
 

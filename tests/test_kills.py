@@ -97,7 +97,7 @@ def test_killed_runs_end_as_an_undisturbed_one(tmp_path: Path) -> None:
 
 def mlflow_stage_keys(project: Path) -> set[str]:
     done = subprocess.run(
-        [sys.executable, "-c", "from tracking import versions as v; print(*[v.stage_key(n) for n in v.lock()])"],
+        [sys.executable, "-c", "from ajuste.tracking.project import lock; print(*map(lock.stage_key, lock.stages()))"],
         cwd=project,
         env=environment(project),
         capture_output=True,

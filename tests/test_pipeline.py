@@ -84,7 +84,8 @@ def test_only_what_depends_on_a_change_runs_again(project: Path, until: list[str
 
 def test_registered_versions_answer_from_plain_text(project: Path) -> None:
     code = (
-        "import json, mlflow; from tracking import runs; mlflow.set_tracking_uri(runs.tracking_uri());"
+        "import json, mlflow; from ajuste.tracking.runs.store import tracking_uri;"
+        "mlflow.set_tracking_uri(tracking_uri());"
         "m = mlflow.pyfunc.load_model('models:/reviews-classifier@challenger');"
         "print(json.dumps(list(m.predict(['a warm and funny film', 'dull'])['label'])))"
     )
@@ -100,7 +101,7 @@ def test_registered_versions_answer_from_plain_text(project: Path) -> None:
     ("old", "new", "named"),
     [
         ("    r: 4", "    rr: 4", "classify.lora.rr"),
-        ("path:.assets/tiny-encoder", "path:nowhere", "nowhere"),
+        ("made:tiny-encoder", "path:nowhere", "nowhere"),
         pytest.param("compute:", "clasify: {}\ncompute:", "clasify", marks=pytest.mark.slow),
         pytest.param("threads:", "threads: [", "params.yaml", marks=pytest.mark.slow),
     ],

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ajuste.tracking.again import reproduce
-from ajuste.tracking.project import versions
+from ajuste.tracking.project import dvc, lock, raw_data
 from tests.made.projects import ROOT
 
 
@@ -52,9 +52,9 @@ def _make(tmp_path: Path) -> None:
         ["git", "config", "user.name", "t"],
     ):
         subprocess.run(command, check=True)
-    assert versions.dvc("init", "-q").returncode == 0
-    versions.add_data()
-    assert versions.dvc("repro", "-q").returncode == 0
+    assert dvc.run("init", "-q").returncode == 0
+    raw_data.add()
+    assert dvc.run("repro", "-q").returncode == 0
     commit("first")
 
 
@@ -89,7 +89,7 @@ def test_a_changed_input_is_named(project: Path, file: str, old: str, new: str, 
     (project / file).write_text(text.replace(old, new))
     if committed:
         if file.startswith("data/"):
-            versions.add_data()
+            raw_data.add()
         commit("change")
     verdict = reproduce.reproduce()
     assert not verdict.good and verdict.outs == [] and verdict.differences == [named]
@@ -97,9 +97,9 @@ def test_a_changed_input_is_named(project: Path, file: str, old: str, new: str, 
 
 
 def test_an_out_that_comes_out_otherwise_is_named(project: Path) -> None:
-    lock = (project / "dvc.lock").read_text()
-    md5 = versions.stage_lock("toy")["outs"][0]["md5"]
-    (project / "dvc.lock").write_text(lock.replace(md5, "f" * 32))
+    recorded = (project / "dvc.lock").read_text()
+    md5 = lock.entry("toy")["outs"][0]["md5"]
+    (project / "dvc.lock").write_text(recorded.replace(md5, "f" * 32))
     verdict = reproduce.reproduce()
     assert not verdict.good and len(verdict.differences) == 1
     assert f"out.csv of stage toy: different ({'f' * 32} -> {md5}" in verdict.differences[0]
@@ -130,7 +130,7 @@ def test_on_another_kind_of_processor_it_says_which_of_three_holds(
     (project / ".gitignore").write_text("/data\n/out.csv\n/out.json\n")
     with (project / "params.yaml").open("a") as file:
         file.write(f"compute: {{portable: {str(portable).lower()}}}\n")
-    assert versions.dvc("repro", "-q").returncode == 0
+    assert dvc.run("repro", "-q").returncode == 0
     commit("noisy")
     monkeypatch.setenv("TOY_NOISE", noise)
     verdict = reproduce.reproduce()
@@ -145,7 +145,7 @@ def test_on_another_kind_of_processor_it_says_which_of_three_holds(
 @pytest.mark.slow
 def test_an_older_revision_is_compared_with_its_own_lock(project: Path) -> None:
     (project / "params.yaml").write_text("toy: {r: 4, lr: 5e-5, deep: {x: 1}}\n")
-    assert versions.dvc("repro", "-q").returncode == 0
+    assert dvc.run("repro", "-q").returncode == 0
     commit("second")
     assert reproduce.reproduce("HEAD~1").equal
 
@@ -159,7 +159,7 @@ def test_the_cheap_check_says_which_stage_would_run(project: Path) -> None:
     (project / "dvc.yaml").write_text(definition.replace("copy.py, data", "copy.py, more, data"))
     (project / "more").write_text("")
     assert reproduce.check() == ["DVC would run stage toy"]
-    assert versions.checkout_data() and reproduce.check() == ["DVC would run stage toy"]
+    assert raw_data.checkout() and reproduce.check() == ["DVC would run stage toy"]
 
 
 def test_the_committed_lock_fits_the_committed_sources(tmp_path: Path) -> None:

@@ -11,15 +11,16 @@ from tests.made.projects import ajuste, run, tiny_project
 CHAMPION = "models:/reviews-classifier@champion"
 REGISTER = """
 from mlflow import MlflowClient
-from tracking import registry, runs
+from ajuste.tracking.registry import registry
+from ajuste.tracking.runs.store import tracking_uri
 registry.register_all(None)
 number = registry.find("reviews-classifier@challenger").version
-MlflowClient(runs.tracking_uri()).set_registered_model_alias("reviews-classifier", "champion", number)
+MlflowClient(tracking_uri()).set_registered_model_alias("reviews-classifier", "champion", number)
 print(registry.resolve("reviews-classifier@champion").path)
 """
 TAGS = """
 import json
-from tracking import registry
+from ajuste.tracking.registry import registry
 print(json.dumps(registry.resolve("reviews-classifier@champion").tags))
 """
 

@@ -18,6 +18,9 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    def check(self) -> None:
+        """Raise UsageError for what is missing on this machine, as far as that can be known before anything runs."""
+
 
 class Compute(Config):
     """Section `compute`, shared by all stages."""
@@ -40,7 +43,7 @@ class Compute(Config):
         return ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
 
 
-class _Yaml(yaml.SafeLoader):
+class _Yaml(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # libyaml's is eight times faster; some builds lack it
     """YAML 1.2's floats, so that 5e-5 is a number here as it is in DVC."""
 
 

@@ -8,7 +8,6 @@ seconds, peak memory, tokens per second and the kind of error, which is what the
 Usage: see any file of tasks/. Imports nothing heavy: torch only if the stage itself has imported it.
 """
 
-import fcntl
 import json
 import os
 import resource
@@ -27,6 +26,7 @@ from typing import Any
 from ajuste.core import arithmetic
 from ajuste.core.errors import DataError, UsageError
 from ajuste.core.home import home, write_atomically
+from ajuste.core.locks import held
 from ajuste.core.params import Compute, Config, read_yaml, section, typed
 from ajuste.core.stages import split_name, stage_key
 
@@ -95,7 +95,7 @@ def start(name: str, config_type: type[Config]) -> Iterator[Stage]:
     stage, error = None, None
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with _only_one(name):
+        with held(home() / ".checkpoints" / f"{name}.lock", f"stage `{name}` is already running", LOCK_SECONDS):
             _watch_ancestors()
             params = read_yaml(Path("params.yaml"))
             config = typed(config_type, section(params, verb, variant), f"{verb}.{variant}".rstrip("."))
@@ -133,31 +133,6 @@ def start(name: str, config_type: type[Config]) -> Iterator[Stage]:
 
 def _interrupt(signum: int, frame: object) -> None:
     raise KeyboardInterrupt
-
-
-@contextmanager
-def _only_one(name: str) -> Iterator[None]:
-    """Hold .checkpoints/<stage>.lock; the kernel frees it however the process ends."""
-    path = home() / ".checkpoints" / f"{name}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        deadline = time.monotonic() + LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    file.seek(0)
-                    owner = file.read().strip() or "unknown"
-                    raise UsageError(
-                        f"stage `{name}` is already running as process {owner}: wait for it or end it"
-                    ) from None
-                time.sleep(0.2)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
 
 
 def _watch_ancestors() -> None:

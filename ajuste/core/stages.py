@@ -19,6 +19,12 @@ def stage_names() -> list[str]:
     return list(read_yaml(Path("dvc.yaml"))["stages"])
 
 
+def definitions() -> dict[str, dict]:
+    """The entries of dvc.yaml by stage, with ${...} filled in from params.yaml."""
+    params, text = read_yaml(Path("params.yaml")), json.dumps(read_yaml(Path("dvc.yaml"))["stages"])
+    return json.loads(re.sub(r"\$\{([\w.]+)\}", lambda match: str(lookup(params, match[1])), text))
+
+
 def split_name(name: str) -> tuple[str, str]:
     """classify_lora -> ("classify", "lora"); summary -> ("summary", "")."""
     verb, _, variant = name.partition("_")
@@ -54,12 +60,10 @@ def module_of(name: str) -> str:
 
 def definition(name: str) -> dict:
     """The stage's entry of dvc.yaml with ${...} filled in from params.yaml."""
-    params = read_yaml(Path("params.yaml"))
-    stages = read_yaml(Path("dvc.yaml"))["stages"]
-    if name not in stages:
-        raise UsageError(f"dvc.yaml has no stage `{name}`: stages are {', '.join(stages)}")
-    text = json.dumps(stages[name])
-    return json.loads(re.sub(r"\$\{([\w.]+)\}", lambda match: str(lookup(params, match[1])), text))
+    found = definitions()
+    if name not in found:
+        raise UsageError(f"dvc.yaml has no stage `{name}`: stages are {', '.join(found)}")
+    return found[name]
 
 
 def stage_key(name: str) -> str:

@@ -3,6 +3,7 @@
     base <metric>        better than what it was made from, one-sided 97.5 % (ajuste/learning/statistics/paired.py)
     champion <metric>    better than the champion, on the same rows; without a champion the base alone decides
     limit <metric>       the metric itself, where `limit` is set
+    keeps <figure>       of a version that was made from another one: not worse than that one by more than a margin
     forgetting <set>     not worse than the base by `forgetting_margin` or more, upper end of the 95 % interval
     proof                merged weights are base and adapter, within the tolerance of the merge
     data                 the checks of the rows that it was trained on passed
@@ -12,7 +13,14 @@
     classifier   accuracy         the most frequent label of the training rows (an untrained head is noise)
     assistant    loss             the base's own loss on the same held-out tokens
     reward       pair_accuracy    a coin: a half a pair
-    PPO          gold             the SFT version that it was made from, on the same prompts
+    trained against a reward
+                 gold             the version that it was made from, on the same prompts
+
+A training against a reward can win that reward and lose the assistant. So of such a version it is also asked that it
+keeps what the instruction evaluation measures, loss (nats a token), rules and rouge (shares), as non-inferiority:
+
+    keeps <figure>       lower bound of the gain over the version that it was made from >= -margin; and over a champion
+                         that was measured on the same rows (champion keeps <figure>)
 
 What cannot be compared fails, with a sentence that says why: a gate that guesses is none.
 ajuste/tracking/verdicts/gate.py gathers the evidence; section `gate` of policy.yaml sets the limits, and no stage reads
@@ -46,7 +54,10 @@ class GateConfig(Config):
     accuracy: Threshold = Field(description="Of a classifier, on its test rows.")
     pair_accuracy: Threshold = Field(description="Of a reward model, on its test pairs.")
     loss: Threshold = Field(description="Of an assistant, nats a held-out token.")
-    gold: Threshold = Field(description="Of a PPO version, the gold score of its answers to the test prompts.")
+    gold: Threshold = Field(description="Of a version trained against a reward, the gold score of its test answers.")
+    loss_margin: float = Field(ge=0, description="Of such a version: most nats a held-out token that it may lose.")
+    rules_margin: float = Field(ge=0, description="The same of the share of prompts with every rule kept.")
+    rouge_margin: float = Field(ge=0, description="The same of ROUGE-L, on answers that have a reference.")
     forgetting_margin: float = Field(ge=0, description="Most that a control set may lose: accuracy, or nats a token.")
     latency_ms: float | None = Field(gt=0, description="Most milliseconds of one row alone, median; null: no limit.")
     memory_mb: float | None = Field(gt=0, description="Most MB of a process that answers with it; null: no limit.")
@@ -82,6 +93,15 @@ class Paired:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """A figure that must not get worse: loss, rules or rouge, beside whom. `against`: "champion " or ""."""
+
+    figure: str
+    pair: Paired
+    against: str = ""
+
+
+@dataclass(frozen=True)
 class Evidence:
     """What is known of a challenger. None where there is none to have: no champion, no adapter, no limit."""
 
@@ -94,6 +114,9 @@ class Evidence:
     latency_ms: float | None = None
     memory_mb: float | None = None
     measure_problem: str = ""
+    forgetting_by: str = ""  # the stage that measures forgetting
+    kept: tuple[Kept, ...] | None = None  # what it must not have lost; None: the family is not asked; (): not measured
+    kept_by: str = ""  # the stage that measures it
 
 
 def rules(config: GateConfig, found: Evidence) -> list[Rule]:
@@ -105,7 +128,9 @@ def rules(config: GateConfig, found: Evidence) -> list[Rule]:
     if threshold.limit is not None:
         made.append(_limit(found, threshold.limit))
     if found.forgetting is not None:
-        made += _forgetting(found.forgetting, config.forgetting_margin)
+        made += _forgetting(found.forgetting, config.forgetting_margin, found.forgetting_by)
+    if found.kept is not None:
+        made += _kept(found.kept, config, found.kept_by)
     made += [_proof(found.proof), _data(found.checks)]
     for name, unit, value, limit in (("latency", "ms", found.latency_ms, config.latency_ms),
                                      ("memory", "MB", found.memory_mb, config.memory_mb)):
@@ -117,26 +142,44 @@ def rules(config: GateConfig, found: Evidence) -> list[Rule]:
 
 def superior(against: str, metric: str, pair: Paired, least: float) -> Rule:
     """Whether the one-sided lower bound of the gain is above `least`. Rows that one side lacks fail it."""
-    name = f"{against} {metric}"
+    gain, scores = _gain(f"{against} {metric}", metric, pair, least)
+    if gain is None:
+        return scores
+    return Rule(f"{against} {metric}", gain.lower > least, gain.lower, least,
+                f"{scores}, gain {gain.value:+.4f}, at least {gain.lower:+.4f} (97.5 %, one-sided, {gain.rows:,} rows)"
+                f"; must be above {least:+g}")
+
+
+def not_worse(kept: Kept, margin: float) -> Rule:
+    """Whether the one-sided lower bound of the gain is at least -margin: equal models pass, at margin 0 too."""
+    name = f"{kept.against}keeps {kept.figure}"
+    gain, scores = _gain(name, kept.figure, kept.pair, -margin)
+    if gain is None:
+        return scores
+    lost = "loses nothing" if gain.lower >= 0 else f"may have lost {-gain.lower:.4f}"
+    return Rule(name, gain.lower >= -margin, gain.lower, -margin,
+                f"{scores}, gain {gain.value:+.4f}: {lost} (97.5 %, one-sided, {gain.rows:,} rows); at most {margin:g}")
+
+
+def _gain(name: str, metric: str, pair: Paired, least: float) -> tuple[paired.Gain, str] | tuple[None, Rule]:
+    """The gain with both scores in words, or None with the rule that fails as they cannot be compared."""
     missing = len(pair.own.keys() - pair.others.keys())
     if pair.problem or missing or not pair.own:
         said = pair.problem or (f"{missing} of {len(pair.own)} test rows have no result of {pair.other}" if missing
                                 else "the challenger has no result of a test row")
-        return Rule(name, False, None, least, f"cannot be compared with {pair.other}: {said}")
+        return None, Rule(name, False, None, least, f"cannot be compared with {pair.other}: {said}")
     keys = sorted(pair.own, key=str)
     if any(pair.own[key][1] != pair.others[key][1] for key in keys):
-        return Rule(name, False, None, least, f"cannot be compared with {pair.other}: rows have other tokens there")
+        said = "rows have other tokens there"
+        return None, Rule(name, False, None, least, f"cannot be compared with {pair.other}: {said}")
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
     own, other = (np.array([side[key][0] for key in keys]) for side in (pair.own, pair.others))
     weights = np.array([pair.own[key][1] for key in keys])
     try:
         gain = paired.gain(sign * (own - other), weights)
     except ValueError as error:
-        return Rule(name, False, None, least, f"cannot be compared with {pair.other}: {error}")
-    scores = f"{own.sum() / weights.sum():.4f} against {other.sum() / weights.sum():.4f} of {pair.other}"
-    return Rule(name, gain.lower > least, gain.lower, least,
-                f"{scores}, gain {gain.value:+.4f}, at least {gain.lower:+.4f} (97.5 %, one-sided, {gain.rows:,} rows)"
-                f"; must be above {least:+g}")
+        return None, Rule(name, False, None, least, f"cannot be compared with {pair.other}: {error}")
+    return gain, f"{own.sum() / weights.sum():.4f} against {other.sum() / weights.sum():.4f} of {pair.other}"
 
 
 def _limit(found: Evidence, limit: float) -> Rule:
@@ -149,10 +192,16 @@ def _limit(found: Evidence, limit: float) -> Rule:
                 f"{value:.4f}, at {'most' if lower else 'least'} {limit:g}")
 
 
-def _forgetting(found: dict[str, float | None], margin: float) -> list[Rule]:
+def _kept(kept: tuple[Kept, ...], config: GateConfig, by: str) -> list[Rule]:
+    if not kept:
+        return [Rule("keeps", False, None, None, "held-out loss, rules and ROUGE were not measured on these weights: "
+                     f"run stage `{by}`")]  # fmt: skip
+    return [not_worse(one, getattr(config, f"{one.figure}_margin")) for one in kept]
+
+
+def _forgetting(found: dict[str, float | None], margin: float, by: str) -> list[Rule]:
     if not found:
-        return [Rule("forgetting", False, None, margin, "not measured on these weights: run stage "
-                     "`forgetting_instruct` or `evaluate_ppo`")]  # fmt: skip
+        return [Rule("forgetting", False, None, margin, f"not measured on these weights: run stage `{by}`")]
     made = []
     for name, high in sorted(found.items()):
         said = "its interval is not known" if high is None else f"loses at most {high:+.4f} (97.5 %, one-sided)"

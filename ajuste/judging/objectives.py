@@ -1,4 +1,4 @@
-"""What a task trains on and is measured by on validation: loss, metric, evaluation. Private to `classify`.
+"""What a task trains on and is measured by on validation: loss, metric, evaluation. Here that of whole texts.
 
 sequence   cross-entropy of one label a text          accuracy, macro_f1
 token      cross-entropy of one label a word          accuracy of words, entity_f1       (ajuste/judging/words.py)
@@ -8,11 +8,11 @@ span       cross-entropies of start and end           exact_match, f1 of SQuAD  
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from ajuste.judging import spans, words
-from ajuste.learning.losses.cross_entropy import span_cross_entropy, weighted_cross_entropy
+from ajuste.learning.losses.cross_entropy import weighted_cross_entropy
 from ajuste.learning.statistics import metrics
 from ajuste.models.classifier import logits_of
 from ajuste.rows.encoded.labelled import Rows
@@ -31,14 +31,11 @@ class Objective:
     evaluate: Callable[[nn.Module, Rows, int], dict[str, float]]
 
 
-def objective_of(task: str, labels: list[str], weights: Tensor | None) -> Objective:
-    """The objective of `sequence`, `token` or `span`. weights: class weights [C] of the training loss, or None."""
-    if task == "span":
-        return Objective("f1", _span_loss, spans.evaluate)
-    loss = partial(_label_loss, weights)
-    if task == "token":
-        return Objective("entity_f1", loss, partial(words.evaluate, labels))
-    return Objective("macro_f1", loss, evaluate_sequence)
+class Task(NamedTuple):
+    """name: which head a model gets and which label columns a row has. objective(labels, class weights or None)."""
+
+    name: str
+    objective: Callable[[list[str], Tensor | None], Objective]
 
 
 def evaluate_sequence(model: nn.Module, rows: Rows, batch_rows: int) -> dict[str, float]:
@@ -56,13 +53,18 @@ def scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
     }
 
 
-def _label_loss(
+def label_loss(
     weights: Tensor | None, outputs, labels: Tensor, num_items_in_batch: Tensor | int | None = None
 ) -> Tensor:
+    """Cross-entropy of one label a row or a token. weights: of the classes [C], or None."""
     if weights is not None:
         weights = weights.to(outputs.logits.device)
     return weighted_cross_entropy(outputs.logits, labels, weights, num_items_in_batch)
 
 
-def _span_loss(outputs, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-    return span_cross_entropy(outputs.start_logits, outputs.end_logits, labels, num_items_in_batch)
+def objective(labels: list[str], weights: Tensor | None) -> Objective:
+    """Cross-entropy of one label a text; the best evaluation is that of the highest macro-F1."""
+    return Objective("macro_f1", partial(label_loss, weights), evaluate_sequence)
+
+
+SEQUENCE = Task("sequence", objective)

@@ -4,7 +4,6 @@
     verifiable.yaml   [{id, prompt, rules: [...]}, ...]   answers that a program can check (ajuste/judging/rules.py)
     reviews.yaml      {template: "... {labels} ... {text}"}    how the assistant is asked for a classifier's label
 
-Private to the tasks and the command line.
 """
 
 from pathlib import Path

@@ -1,51 +1,21 @@
-"""Named entities (`classify.task: token`): a label a word, in the BIO scheme, and F1 over whole entities.
-
-A data set of this kind has rows {"words": [...], "tags": ["O", "B-PER", "I-PER", ...]}. A word may become several word
-pieces; its tag stands on the first, the others and the special tokens get -100, which neither loss nor score counts.
+"""Named entities (task `token`): a label a word, in the BIO scheme, and F1 over whole entities.
 
     entity F1 = 2 |found and true| / (|found| + |true|)    an entity is (row, type, first, last word), all agree
 
-As in CoNLL 2003's conlleval, an I- tag without a B- of its type before it opens an entity.
+As in CoNLL 2003's conlleval, an I- tag without a B- of its type before it opens an entity. The rows are those of
+ajuste/rows/encoded/words.py. Run it: `ajuste study ner`.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 
-import pyarrow as pa
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
-from ajuste.core.errors import DataError
+from ajuste.judging.objectives import Objective, Task, label_loss
 from ajuste.learning.batching import pad, sorted_batches
 from ajuste.learning.losses.cross_entropy import IGNORED, weighted_cross_entropy
 from ajuste.rows.encoded.labelled import Rows
-
-
-def encode_words(
-    tokenizer: PreTrainedTokenizerBase, rows: list[dict], labels: list[str], max_tokens: int, location: Path | str
-) -> pa.Table:
-    """Rows with `words` and `tags` as input_ids and labels (lists of int32). DataError names `location` and the row."""
-    ids = {name: i for i, name in enumerate(labels)}
-    encoded = []
-    for number, row in enumerate(rows, start=1):
-        words, tags = row.get("words"), row.get("tags")
-        if not words or not tags or len(words) != len(tags):
-            raise DataError(f"{location}:{number}: `words` and `tags` must be lists of one length, and not empty")
-        unknown = [tag for tag in tags if tag not in ids]
-        if unknown:
-            raise DataError(f"{location}:{number}: tag {unknown[0]!r} is not one of {', '.join(labels)}")
-        pieces = tokenizer(words, is_split_into_words=True, truncation=True, max_length=max_tokens)
-        word_of = pieces.word_ids()
-        first = [word is not None and word != before for word, before in zip(word_of, [None, *word_of], strict=False)]
-        encoded.append(
-            {
-                "input_ids": pieces["input_ids"],
-                "labels": [ids[tags[word]] if opens else IGNORED for word, opens in zip(word_of, first, strict=True)],
-            }
-        )
-    integers = pa.list_(pa.int32())
-    return pa.Table.from_pylist(encoded, pa.schema([("input_ids", integers), ("labels", integers)]))
 
 
 def entities(tags: list[str]) -> set[tuple[str, int, int]]:
@@ -105,3 +75,11 @@ def evaluate(labels: list[str], model: nn.Module, rows: Rows, batch_rows: int) -
         "accuracy": (torch.cat(logits).argmax(dim=1) == words).double().mean().item(),
         "entity_f1": f1_of_counts([sum(column) for column in zip(*counts, strict=True)]),
     }
+
+
+def objective(labels: list[str], weights: Tensor | None) -> Objective:
+    """Cross-entropy of one label a word; the best evaluation is that of the highest entity F1."""
+    return Objective("entity_f1", partial(label_loss, weights), partial(evaluate, labels))
+
+
+TOKEN = Task("token", objective)

@@ -32,7 +32,6 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
-from transformers.pytorch_utils import Conv1D
 
 from ajuste.learning.batching import pad, sorted_batches
 from ajuste.models.folder import ADAPTER_CONFIG, load_tokenizer, quiet, read_card, save_rest, sha256_of, tidy_adapter
@@ -98,14 +97,6 @@ def build(
     return model
 
 
-def set_dropout(model: nn.Module, p: float) -> nn.Module:
-    """The model with dropout probability `p` in all its layers, attention included; its config stays as it is."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = p
-    return model
-
-
 def head_modules(model: nn.Module, base: Path) -> list[str]:
     """Names of the outermost modules of `model` (from `build`) that the base has no weights for: head, maybe pooler."""
     with safe_open(base / "model.safetensors", "pt") as file:
@@ -123,33 +114,6 @@ def head_modules(model: nn.Module, base: Path) -> list[str]:
 def last_linear(model: nn.Module) -> nn.Linear:
     """The layer that makes the logits: weight [C, d], bias [C] (GPT-2's `score` has no bias)."""
     return [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
-
-
-def linear_modules(model: nn.Module, names: Sequence[str], outside: Sequence[str]) -> list[str]:
-    """Full names of the linear layers that LoRA adapts: those whose last name is in `names`, or all for "all-linear".
-
-    Layers inside a module named in `outside` (the head, which is trained whole) and frozen ones are left out.
-    Raises ValueError if nothing matches.
-    """
-    linear = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and module.weight.requires_grad
-    ]
-    inside = [name for name in linear if not any(f".{part}." in f".{name}." for part in outside)]
-    chosen = [name for name in inside if list(names) == ["all-linear"] or name.rsplit(".", 1)[-1] in names]
-    if not chosen:
-        known = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in inside}))
-        raise ValueError(f"no linear layer of the base is named {', '.join(names)}: it has {known}")
-    return chosen
-
-
-def count_parameters(model: nn.Module) -> dict:
-    """{"total", "trainable", "share"} of a model with or without adapter; PEFT's copy of the old head not counted."""
-    named = [(name, p) for name, p in model.named_parameters() if ".original_module." not in name]
-    total = sum(p.numel() for _, p in named)
-    trainable = sum(p.numel() for _, p in named if p.requires_grad)
-    return {"total": total, "trainable": trainable, "share": trainable / total}
 
 
 # --- save and load --------------------------------------------------------------------------------------------------

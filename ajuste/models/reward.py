@@ -35,7 +35,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ajuste.learning.layers import ragged, shared_prefix
 from ajuste.learning.text import chat
-from ajuste.models import classifier, decoder
+from ajuste.models import decoder, layers
 from ajuste.models.folder import load_tokenizer, quiet, read_card
 
 ADAPTER, WHOLE = "adapter_model.safetensors", "model.safetensors"
@@ -64,7 +64,7 @@ def build(base: Path, settings: Settings, dtype: torch.dtype = torch.float32) ->
     decoder.identity_of(base)
     tokenizer = load_tokenizer(base)
     model = _plain(base, dtype, padding_id(tokenizer))
-    names = classifier.linear_modules(model, settings.targets, outside=[HEAD])
+    names = layers.linear_modules(model, settings.targets, outside=[HEAD])
     with quiet():
         import peft  # takes seconds
 
@@ -75,9 +75,9 @@ def build(base: Path, settings: Settings, dtype: torch.dtype = torch.float32) ->
             lora_dropout=settings.lora_dropout,
             target_modules=sorted({name.rsplit(".", 1)[-1] for name in names}),
             modules_to_save=[HEAD],
-            fan_in_fan_out=any(isinstance(module, classifier.Conv1D) for module in model.modules()),
+            fan_in_fan_out=any(isinstance(module, layers.Conv1D) for module in model.modules()),
         )
-        adapted = peft.get_peft_model(classifier.set_dropout(model, 0.0), config)
+        adapted = peft.get_peft_model(layers.set_dropout(model, 0.0), config)
     w = head(adapted).float().weight
     nn.init.normal_(w, std=(w.shape[1] + 1) ** -0.5)
     return attach(adapted).train()

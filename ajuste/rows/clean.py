@@ -5,7 +5,7 @@
     U+0080 to U+009F       -> what Windows-1252 has there, as HTML5 reads them (Latin-1 read in place of cp1252)
     blanks around, CR LF   -> removed, LF
 
-Damage is what no cleaning can bring back: bytes that are no UTF-8, U+FFFD, control characters. Private to the tasks.
+Damage is what no cleaning can bring back: bytes that are no UTF-8, U+FFFD, control characters.
 """
 
 import html

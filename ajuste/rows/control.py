@@ -9,7 +9,7 @@ Questions are put as lm-evaluation-harness puts them, without a chat template, s
 another template get the same text: "<passage>\\nQuestion: <question>?\\nAnswer:" and " no" or " yes";
 "Question: <question>\\nAnswer:" and each option after a blank.
 
-A broken line ends the reading with its number: what judges models must be whole. Private to the tasks.
+A broken line ends the reading with its number: what judges models must be whole.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from ajuste.core.errors import DataError
 from ajuste.rows.read.records import read_records
-from ajuste.rows.sets import read_set
+from ajuste.rows.sets.control import read_set
 
 BATCH_ROWS = 1024
 FIELDS = {"text": ("text",), "boolq": ("passage", "question", "answer"), "piqa": ("question", "options", "answer")}
@@ -50,7 +50,7 @@ def read_control(folder: Path) -> dict[str, list[Item]]:
     Raises DataError that names the file and the line for a row that is not of its layout.
     """
     found: dict[str, list[Item]] = {}
-    for file in read_set(folder, "control").files:
+    for file in read_set(folder).files:
         items = {}
         for batch in read_records(folder / file.path, file.format, BATCH_ROWS):
             for record in batch:

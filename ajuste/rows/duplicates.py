@@ -13,7 +13,7 @@
 Signatures come from rensa (MinHash in Rust, 19 times as fast as datasketch: benchmarks/data.py). Texts and band
 keys lie in files of `scratch`; one band is sorted at a time, so memory grows by some 60 bytes a row, not by its text.
 Bands with more than 16 equal keys are compared with the first and the next row only, so that a template repeated in
-every row costs no square: then a row is found through its chain of neighbours. Private to the tasks.
+every row costs no square: then a row is found through its chain of neighbours.
 """
 
 from functools import lru_cache

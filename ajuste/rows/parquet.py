@@ -1,6 +1,6 @@
 """Parquet files that are a function of their rows alone: fixed row groups, no pandas metadata, no time, no path.
 
-Rows come in batches of any size; memory is one row group. Private to the tasks.
+Rows come in batches of any size; memory is one row group.
 """
 
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 GROUP_ROWS = 4096
+MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))  # of a conversation
 
 
 def read_batches(path: Path, batch_rows: int, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
@@ -21,8 +22,6 @@ def read_batches(path: Path, batch_rows: int, columns: list[str] | None = None) 
     with pq.ParquetFile(path, pre_buffer=False) as file:
         for group in range(file.num_row_groups):
             yield from file.read_row_group(group, columns, use_threads=False).to_batches(batch_rows)
-
-MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))  # of a conversation
 
 
 class ParquetRows:

@@ -5,7 +5,7 @@
 
 Windows lie end to end: the next begins after the request where the last judged one ended, which is found again by the
 digest of its line. If it has been rotated away, all that is left is newer. Lines are streamed; held are at most the
-rows of the windows that are asked for. A broken line costs itself alone; it is counted and named. Private to the tasks.
+rows of the windows that are asked for. A broken line costs itself alone; it is counted and named.
 """
 
 import hashlib

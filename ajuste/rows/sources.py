@@ -7,7 +7,8 @@
     path:<file or folder>                          on this machine; relative to the working folder, else to home()
 
 A package is found by its metadata and never imported: what ships a model may import half the world. The Hub needs a
-revision, because a name alone means something else tomorrow; a commit is better than a branch.
+revision, because a name alone means something else tomorrow; a commit is better than a branch. A base model has a fifth
+form, made:<name>, which needs no file at all (tasks/base/common.py).
 """
 
 import os
@@ -62,6 +63,15 @@ def find(source: str, kind: Literal["model", "dataset"] = "model") -> Found:
     raise UsageError(f"source `{source}` has no known form: write {FORMS}")
 
 
+def check(source: str) -> None:
+    """Say at once what `find` would miss on this machine; the Hub is not asked, its form is. Raises UsageError."""
+    scheme, _, rest = source.partition(":")
+    if scheme == "hub" and rest:
+        _hub_name(source, rest)
+    else:
+        find(source)
+
+
 def _in_package(source: str, rest: str) -> Found:
     distribution, _, inside = rest.partition("/")
     if ".." in Path(inside).parts or inside.startswith("/"):
@@ -112,12 +122,17 @@ def _unpacked(archive: Path, member: str) -> Path | None:
     return path
 
 
-def _on_hub(source: str, rest: str, kind: str) -> Found:
+def _hub_name(source: str, rest: str) -> re.Match[str]:
     match = re.fullmatch(r"(?P<id>[\w.-]+(?:/[\w.-]+)?)@(?P<revision>[^/@]+)(?:/(?P<inside>.+))?", rest)
     if not match:
         raise UsageError(
             f"source `{source}`: the Hub needs an id and a revision: hub:<id>@<commit>, hub:bert-base-uncased@main"
         )
+    return match
+
+
+def _on_hub(source: str, rest: str, kind: str) -> Found:
+    match = _hub_name(source, rest)
     name, revision, inside = match["id"], match["revision"], match["inside"]
     if inside:
         wanted = [inside, f"{inside}/*"]

@@ -4,7 +4,7 @@
     split text = NFKC, case-folded, blanks collapsed
     split      = sha256(split text), its first 8 bytes as u in [0, 1):  u < 0.8 train, u < 0.9 validation, else test
 
-Two rows with the same split text are in the same split, whatever file they came from. Private to the tasks.
+Two rows with the same split text are in the same split, whatever file they came from.
 """
 
 import hashlib

@@ -20,7 +20,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from ajuste.serving import completions, errors, scores
@@ -117,26 +117,12 @@ def make_app(
         served = models.get(reference or models.default(kind))
         return served, scores.scored(served, texts) if kind == "reward" else served.probabilities(texts).tolist()
 
-    first = 0
-
-    async def prepare(kind: str, reference: str) -> None:
-        """Load what a request names, if it is not: beside the inference thread, so that the others' answers go on."""
-        nonlocal first
-        try:
-            if models.is_ready(reference, kind):
-                return
-            if first >= MAX_FIRST:
-                raise Busy(f"{first} requests wait for models to load: try again in a moment")
-            first += 1
-            try:
-                await asyncio.to_thread(lambda: models.get(reference or models.default(kind)))
-            finally:
-                first -= 1
-        except Exception as error:
-            raise errors.refusal(error) from None
-
-    generation, follower = Generation(models), Follower(models)
+    prepare, generation, follower = FirstLoads(models), Generation(models), Follower(models)
     batcher = Batcher(work, generation=generation)
+
+    async def ask(kind: str, reference: str, texts: list) -> Any:
+        await prepare(kind, reference)
+        return await _asked(lambda: batcher.submit((kind, reference), texts))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -153,22 +139,55 @@ def make_app(
     app.add_middleware(KnownHosts, hosts=hosts)
     errors.install(app)
     app.include_router(completions.routes(models, prepare, batcher.generate, keep))
-
-    async def ask(kind: str, reference: str, texts: list) -> Any:
-        await prepare(kind, reference)
-        return await _asked(lambda: batcher.submit((kind, reference), texts))
-
     app.include_router(scores.routes(partial(ask, "reward"), keep))
+    app.include_router(_label_pages(partial(ask, "classifier"), keep))
+    app.include_router(_state_pages(models, generation, requests))
+    return app
 
-    @app.post("/classify")
+
+class FirstLoads:
+    """Awaited before a request is answered: loads what it names, if that is not loaded, beside the inference thread,
+    so that the others' answers go on. It raises an HTTP error, also if too many wait for their models already."""
+
+    def __init__(self, models: Models):
+        self._models, self._waiting = models, 0
+
+    async def __call__(self, kind: str, reference: str) -> None:
+        try:
+            if self._models.is_ready(reference, kind):
+                return
+            if self._waiting >= MAX_FIRST:
+                raise Busy(f"{self._waiting} requests wait for models to load: try again in a moment")
+            self._waiting += 1
+            try:
+                await asyncio.to_thread(lambda: self._models.get(reference or self._models.default(kind)))
+            finally:
+                self._waiting -= 1
+        except Exception as error:
+            raise errors.refusal(error) from None
+
+
+def _label_pages(ask: Callable[[str, list[str]], Any], keep: Callable[..., None]) -> APIRouter:
+    """POST /classify. `ask(reference, texts)` awaits (served, probabilities [N][C]), or raises an HTTP error; `keep` is
+    told what was labelled, and how."""
+    router = APIRouter()
+
+    @router.post("/classify")
     async def classify(question: Question) -> Answers:
-        served, rows = await ask("classifier", question.model or "", question.all_texts())
+        served, rows = await ask(question.model or "", question.all_texts())
         results = answers(served.card["labels"], rows)
         for text, result in zip(question.all_texts(), results, strict=True):
             keep(served, text, result.label, result.probability)
         return Answers(**identity(served), results=results)
 
-    @app.get("/models")
+    return router
+
+
+def _state_pages(models: Models, generation: Generation, requests: RequestLog | None) -> APIRouter:
+    """GET /models and GET /health."""
+    router = APIRouter()
+
+    @router.get("/models")
     def list_models() -> dict[str, Any]:
         default = {}
         for kind in ("classifier", "decoder", "reward"):
@@ -177,13 +196,13 @@ def make_app(
         return {"default": default, "names": models.names, "loaded": [described(one) for one in models.loaded()],
                 "refused": models.refused()}
 
-    @app.get("/health")
+    @router.get("/health")
     def health() -> dict[str, Any]:
         return {"status": "ok", "loaded": [f"{served.name}/{served.version}" for served in models.loaded()],
                 "refused": models.refused(), **generation.load(),
                 "request_log": requests.counts() if requests else None}
 
-    return app
+    return router
 
 
 async def _asked(submit: Callable[[], Any]) -> Any:

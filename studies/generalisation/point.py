@@ -15,7 +15,7 @@ import numpy as np
 
 from ajuste.core.errors import UsageError
 from ajuste.core.params import Compute, read_yaml, section, typed
-from ajuste.judging.spans import exact_match
+from ajuste.judging.answers import exact_match
 from ajuste.learning.layers import ragged
 from ajuste.learning.text import chat
 from ajuste.learning.text.generate import generate

@@ -6,18 +6,24 @@ weights_only), the tokenizer without truncation or padding baked in, and base.js
 The same source gives the same bytes.
 
 A package or a Hub commit never changes. A `path:` folder can: after changing its files,
-`dvc repro --force --single-item base_encoder` takes them in.
+`dvc repro --force --single-item base_encoder` takes them in. `made:` makes a small random model on the spot
+(ajuste/models/made.py).
 """
 
 import hashlib
 import json
 import pickle
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import Field
 
 from ajuste.core.errors import UsageError
 from ajuste.core.params import Config
+from ajuste.models import made
+from ajuste.rows import sources
 from ajuste.rows.sources import Found
 
 VOCABULARIES = (
@@ -33,7 +39,33 @@ VOCABULARIES = (
 class BaseConfig(Config):
     """Where the base comes from."""
 
-    source: str = Field(description="package:<distribution>/<path> | hub:<id>@<revision> | path:<folder>")
+    source: str = Field(
+        description="package:<distribution>/<path> | hub:<id>@<revision> | path:<folder> | made:tiny-<kind>"
+    )
+
+    def check(self) -> None:
+        """Raises UsageError if the source is not here; one on the Hub is looked for when its stage runs."""
+        name = self.source.removeprefix("made:")
+        if name != self.source:
+            made.known(name)
+        else:
+            sources.check(self.source)
+
+
+@contextmanager
+def find(source: str) -> Iterator[Found]:
+    """Where the base lies while it is read: a source of ajuste/rows/sources.py, or a model that is made here and now.
+
+    Raises UsageError and ConnectionError as `sources.find` does, and UsageError for a model that nobody can make.
+    """
+    name = source.removeprefix("made:")
+    if name == source:
+        yield sources.find(source)
+        return
+    make = made.MADE[made.known(name)]
+    quiet()
+    with tempfile.TemporaryDirectory() as folder:
+        yield Found(make(Path(folder)), name, source)
 
 
 def quiet() -> None:

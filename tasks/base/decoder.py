@@ -17,8 +17,8 @@ from pydantic import Field
 from ajuste.core.errors import UsageError
 from ajuste.core.stage import start
 from ajuste.models.gguf import load_gguf
-from ajuste.rows.sources import find
-from tasks.base.common import BaseConfig, card, clean, load_model, load_tokenizer, quiet, save, sha256
+from ajuste.rows.sources import Found
+from tasks.base.common import BaseConfig, card, clean, find, load_model, load_tokenizer, quiet, save, sha256
 
 
 class DecoderConfig(BaseConfig):
@@ -34,21 +34,11 @@ def decoder(config: DecoderConfig, out: Path) -> dict:
     without an end, or a chat template that cannot tell a prompt from a response.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
     from ajuste.learning.text import chat
 
-    found = find(config.source)
-    if found.path.is_file():
-        quiet()
-        model, tokenizer = load_gguf(found.path, config.source)
-    else:
-        model, loading = load_model(AutoModelForCausalLM, found, config.source)
-        for what in ("missing", "unexpected"):
-            if names := sorted(loading[f"{what}_keys"]):
-                raise UsageError(f"base `{config.source}` is no causal language model as transformers knows it: "
-                                 f"{len(names)} {what} weights, first {names[0]}")  # fmt: skip
-        tokenizer = load_tokenizer(found.path, config.source)
+    with find(config.source) as found:
+        model, tokenizer = _load(found, config.source)
     if tokenizer.eos_token_id is None:
         raise UsageError(f"base `{config.source}`: its tokenizer has no end-of-sequence token, which ends a response")
     if tokenizer.pad_token_id is None:
@@ -71,6 +61,21 @@ def decoder(config: DecoderConfig, out: Path) -> dict:
         "template_sha256": chat.template_sha256(tokenizer),
         "dtype": config.dtype,
     })  # fmt: skip
+
+
+def _load(found: Found, source: str) -> tuple:
+    """Model and tokenizer, of a GGUF file or of a folder."""
+    from transformers import AutoModelForCausalLM
+
+    if found.path.is_file():
+        quiet()
+        return load_gguf(found.path, source)
+    model, loading = load_model(AutoModelForCausalLM, found, source)
+    for what in ("missing", "unexpected"):
+        if names := sorted(loading[f"{what}_keys"]):
+            raise UsageError(f"base `{source}` is no causal language model as transformers knows it: "
+                             f"{len(names)} {what} weights, first {names[0]}")  # fmt: skip
+    return model, load_tokenizer(found.path, source)
 
 
 def main() -> None:

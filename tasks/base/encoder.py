@@ -11,8 +11,7 @@ from pathlib import Path
 from ajuste.core.errors import UsageError
 from ajuste.core.params import Compute
 from ajuste.core.stage import start
-from ajuste.rows.sources import find
-from tasks.base.common import BaseConfig, card, load_model, load_tokenizer, save, sha256
+from tasks.base.common import BaseConfig, card, find, load_model, load_tokenizer, save, sha256
 
 
 class EncoderConfig(BaseConfig):
@@ -27,14 +26,14 @@ def encoder(config: EncoderConfig, compute: Compute, out: Path) -> dict:
     import torch
     from transformers import AutoModel
 
-    found = find(config.source)
     torch.manual_seed(compute.seed)  # weights that the checkpoint lacks (a pooler, say) are drawn the same way always
-    model, loading = load_model(AutoModel, found, config.source)
+    with find(config.source) as found:
+        model, loading = load_model(AutoModel, found, config.source)
+        tokenizer = load_tokenizer(found.path, config.source)
     missing = sorted(loading["missing_keys"])
     if missing:
         print(f"base: {len(missing)} weights are not in the checkpoint and start random: {', '.join(missing[:4])}",
               file=sys.stderr)  # fmt: skip
-    tokenizer = load_tokenizer(found.path, config.source)
     if tokenizer.pad_token_id is None:
         raise UsageError(f"base `{config.source}`: its tokenizer has no padding token, which batches of rows need")
     save(model, tokenizer, config.source, out)

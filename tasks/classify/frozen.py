@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from ajuste.core.errors import UsageError
 from ajuste.core.params import Compute
 from ajuste.core.stage import start
-from ajuste.judging.objectives import scores
+from ajuste.judging.objectives import SEQUENCE, scores
 from ajuste.learning.head import fit_head
 from ajuste.learning.seeds import seed_everything
 from ajuste.models.classifier import build, last_linear
-from tasks.classify.training import Done, Inputs, SharedConfig, read_inputs, write
+from tasks.classify.common import Done, Inputs, SharedConfig, read_inputs, write
 
 
 class FrozenConfig(SharedConfig):
@@ -39,17 +39,13 @@ def frozen(
     checkpoints: an existing folder for history.jsonl. Raises UsageError and DataError.
     """
     seed_everything(compute.seed, compute.threads)
-    inputs = read_inputs(config, encoded, base)
-    return write("frozen", config, inputs, _fit(config, features, base, inputs, checkpoints), base, out)
+    inputs = read_inputs(config, encoded, base, SEQUENCE)
+    return write("frozen", SEQUENCE, inputs, _fit(config, features, base, inputs, checkpoints), base, out)
 
 
 def _fit(config: FrozenConfig, features: Path, base: Path, inputs: Inputs, checkpoints: Path) -> Done:
     """Feature extraction: fit the head on cached features and put it on the untouched encoder."""
     labels, rows, validation = inputs.labels, inputs.rows, inputs.validation
-    if config.task != "sequence":
-        raise UsageError(
-            f"classify.frozen needs one feature vector a text; for classify.task `{config.task}` use full or lora"
-        )
     if not (features / "features.safetensors").is_file():
         raise UsageError(f"{features}/features.safetensors is missing: run stage `features_reviews`")
     z = load_file(features / "features.safetensors")

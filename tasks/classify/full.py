@@ -9,24 +9,30 @@ from pathlib import Path
 
 from ajuste.core.params import Compute
 from ajuste.core.stage import start
+from ajuste.judging.objectives import SEQUENCE, Task
 from ajuste.learning.seeds import seed_everything
-from ajuste.models.classifier import build, set_dropout
-from tasks.classify.training import TrainingConfig, read_inputs, train_classifier, write
+from ajuste.models.classifier import build
+from ajuste.models.layers import set_dropout
+from tasks.classify.common import read_inputs, write
+from tasks.classify.training import TrainingConfig, train_classifier
 
 
 class FullConfig(TrainingConfig):
     """Section `classify.full`."""
 
 
-def full(config: FullConfig, compute: Compute, encoded: Path, base: Path, out: Path, checkpoints: Path) -> dict:
+def full(
+    config: FullConfig, compute: Compute, encoded: Path, base: Path, out: Path, checkpoints: Path, task: Task = SEQUENCE
+) -> dict:
     """Train every weight and write the model folder `out`; returns the card and `tokens` (trained).
 
     checkpoints: an existing folder; a run that finds whole ones there goes on from them. Raises UsageError, DataError.
     """
     seed_everything(compute.seed, compute.threads)
-    inputs = read_inputs(config, encoded, base)
-    model = set_dropout(build(base, inputs.labels, config.task, config.pooling), config.dropout)
-    return write("full", config, inputs, train_classifier(model, config, compute, inputs, checkpoints), base, out)
+    inputs = read_inputs(config, encoded, base, task)
+    model = set_dropout(build(base, inputs.labels, task.name, config.pooling), config.dropout)
+    done = train_classifier(model, task, config, compute, inputs, checkpoints)
+    return write("full", task, inputs, done, base, out)
 
 
 def main() -> None:

@@ -14,10 +14,13 @@ from transformers.pytorch_utils import Conv1D
 from ajuste.core.errors import UsageError
 from ajuste.core.params import Compute
 from ajuste.core.stage import start
+from ajuste.judging.objectives import SEQUENCE, Task
 from ajuste.learning.seeds import seed_everything
-from ajuste.models.classifier import build, head_modules, linear_modules, set_dropout
+from ajuste.models.classifier import build, head_modules
 from ajuste.models.folder import quiet
-from tasks.classify.training import TrainingConfig, read_inputs, train_classifier, write
+from ajuste.models.layers import linear_modules, set_dropout
+from tasks.classify.common import read_inputs, write
+from tasks.classify.training import TrainingConfig, train_classifier
 
 PEFT_TASKS = {"sequence": "SEQ_CLS", "token": "TOKEN_CLS", "span": "QUESTION_ANS"}
 
@@ -31,19 +34,22 @@ class LoraConfig(TrainingConfig):
     targets: list[str] = Field(min_length=1, description="Last names of the adapted layers, or [all-linear].")
 
 
-def lora(config: LoraConfig, compute: Compute, encoded: Path, base: Path, out: Path, checkpoints: Path) -> dict:
+def lora(
+    config: LoraConfig, compute: Compute, encoded: Path, base: Path, out: Path, checkpoints: Path, task: Task = SEQUENCE
+) -> dict:
     """Train A, B and the head and write the adapter folder `out`; returns the card and `tokens` (trained).
 
     checkpoints: an existing folder; a run that finds whole ones there goes on from them. Raises UsageError, DataError.
     """
     seed_everything(compute.seed, compute.threads)
-    inputs = read_inputs(config, encoded, base)
-    model = set_dropout(build(base, inputs.labels, config.task, config.pooling), config.dropout)
-    model = add_lora(model, config, base)
-    return write("lora", config, inputs, train_classifier(model, config, compute, inputs, checkpoints), base, out)
+    inputs = read_inputs(config, encoded, base, task)
+    model = set_dropout(build(base, inputs.labels, task.name, config.pooling), config.dropout)
+    model = add_lora(model, task, config, base)
+    done = train_classifier(model, task, config, compute, inputs, checkpoints)
+    return write("lora", task, inputs, done, base, out)
 
 
-def add_lora(model: nn.Module, config: LoraConfig, base: Path) -> nn.Module:
+def add_lora(model: nn.Module, task: Task, config: LoraConfig, base: Path) -> nn.Module:
     """The model of ajuste.models.classifier.build as a PeftModel: A and B on `config.targets`, its new head whole."""
     with quiet():
         import peft  # takes seconds
@@ -60,7 +66,7 @@ def add_lora(model: nn.Module, config: LoraConfig, base: Path) -> nn.Module:
         target_modules=targets,
         modules_to_save=heads,
         fan_in_fan_out=isinstance(model.get_submodule(targets[0]), Conv1D),  # GPT-2 keeps W0 transposed
-        task_type=PEFT_TASKS[config.task] if config.pooling == "cls" else None,
+        task_type=PEFT_TASKS[task.name] if config.pooling == "cls" else None,
     )
     with quiet():
         return peft.get_peft_model(model, settings)

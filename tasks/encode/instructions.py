@@ -14,7 +14,6 @@ they are not weighted, and they hold no general text: a mixture never changes wh
     encoding.json                   per split: rows, tokens, trained tokens, percentiles of length, what was cut
 
 A row that cannot be written (a control token of the base inside a content) is dropped and counted, the first named.
-Private to the tasks.
 """
 
 import sys

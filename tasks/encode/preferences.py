@@ -13,7 +13,6 @@ The rows of a split: pairs whose margin, where they have one, is at least `min_m
 row ids (null: all); of the prompts the `prompts` lowest. A prompt that is too long with the longest of its responses
 loses its beginning (ajuste/learning/text/masking.py). A comparison of which a response would be cut is left out, for
 the reward stands at a response's end; so is a prompt of over `max_prompt_tokens` and what this base cannot write.
-Private to the tasks.
 """
 
 import json

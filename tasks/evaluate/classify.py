@@ -1,20 +1,18 @@
 """Stage `evaluate_classify`: the held-out test rows, the same for every strategy, each number with its uncertainty.
 
-    sequence   accuracy, macro-F1, MCC, AUC (several classes: one against the rest, mean), expected calibration error,
-               confusion matrix, slices by source, length and label
-    token      entity F1, accuracy over words, confusion matrix over words            (ajuste/judging/words.py)
-    span       exact match and word F1 of SQuAD, slices by length                     (ajuste/judging/spans.py)
+    accuracy, macro-F1, MCC, AUC (several classes: one against the rest, mean), expected calibration error, confusion
+    matrix, slices by source, length and label
 
 Values are scikit-learn's. Intervals are 95 % percentile bootstrap intervals over rows, from one fixed set of resamples
 for all strategies (ajuste/learning/statistics/metrics.py, the same formulas on many resamples at once); slices have
 Wilson intervals. Writes <strategy>.json and predictions.parquet. Nothing is chosen by these numbers: that is what
-validation is for. Variant `instruct`, a decoder beside its base: tasks/evaluate/instruct.py. Variant `ppo`, a decoder
-before and after PPO: tasks/evaluate/ppo.py.
+validation is for. The studies `ner` and `qa` give `evaluate_classify` a measure of their own.
 
 Run it: `dvc repro evaluate_classify`.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,8 +28,6 @@ from ajuste.core.errors import UsageError
 from ajuste.core.figures import rounded, write_json
 from ajuste.core.params import Compute, Config
 from ajuste.core.stage import start
-from ajuste.judging import spans
-from ajuste.judging import words as judging_words
 from ajuste.learning.seeds import seed_everything
 from ajuste.learning.statistics import metrics
 from ajuste.models.classifier import load, logits_of
@@ -58,38 +54,7 @@ class Measured:
     extra: dict = field(default_factory=dict)
 
 
-def evaluate_classify(
-    config: ClassifyConfig, compute: Compute, models: dict[str, Path], encoded: Path, out: Path
-) -> dict:
-    """Measure every model folder of `models` (strategy -> folder) on the test split; returns strategy -> its JSON.
-
-    Raises UsageError for a folder that is no model or was trained for other labels.
-    """
-    seed_everything(compute.seed, compute.threads)
-    labels = read_labels(encoded)
-    out.mkdir(parents=True, exist_ok=True)
-    reports, tables = {}, []
-    for strategy, folder in sorted(models.items()):
-        try:
-            model, _, card = load(folder)
-        except ValueError as error:
-            raise UsageError(str(error)) from None
-        if card["labels"] != labels:
-            raise UsageError(
-                f"{folder} was trained for labels {card['labels']}, {encoded} has {labels}: train it again"
-            )
-        rows = read_rows(encoded, "test", card["task"])
-        counts = metrics.resamples(len(rows), config.bootstrap, compute.seed)
-        model.to(compute.torch_device())
-        with autocast(compute):
-            measured = MEASURES[card["task"]](model, rows, labels, config.batch_rows, counts)
-        reports[strategy] = _report(measured, rows, labels)
-        write_json(out / f"{strategy}.json", reports[strategy], sort_keys=True)
-        columns = {"row_id": rows.table["row_id"]} if "row_id" in rows.table.column_names else {}
-        columns["strategy"] = pa.array([strategy] * len(rows))
-        tables.append(pa.table({**columns, **measured.columns}))
-    pq.write_table(pa.concat_tables(tables), out / "predictions.parquet")
-    return {**reports, "tokens": len(models) * sum(rows.lengths())}
+Measure = Callable[[nn.Module, Rows, list[str], int, np.ndarray], Measured]
 
 
 def measure_sequence(model: nn.Module, rows: Rows, labels: list[str], batch_rows: int, counts: np.ndarray) -> Measured:
@@ -114,39 +79,42 @@ def measure_sequence(model: nn.Module, rows: Rows, labels: list[str], batch_rows
     return Measured(values, resampled, columns, predicted == true, {"confusion": confusion})
 
 
-def measure_token(model: nn.Module, rows: Rows, labels: list[str], batch_rows: int, counts: np.ndarray) -> Measured:
-    """Words: entity F1 and accuracy; a resample draws whole rows."""
-    true = judging_words.true_tags(rows)
-    predicted = [row.argmax(dim=1).tolist() for row in judging_words.predict_rows(model, rows, batch_rows)]
-    hits = np.array([[sum(map(int.__eq__, t, p)), len(t)] for t, p in zip(true, predicted, strict=True)])
-    found = np.array([judging_words.entity_counts(labels, t, p) for t, p in zip(true, predicted, strict=True)])
-    sums, right = counts @ found, counts @ hits
-    words = [np.concatenate(side).astype(int) for side in (true, predicted)]
-    return Measured(
-        {"entity_f1": judging_words.f1_of_counts(found.sum(axis=0)), "accuracy": sk.accuracy_score(*words)},
-        {"entity_f1": np.apply_along_axis(judging_words.f1_of_counts, 1, sums), "accuracy": right[:, 0] / right[:, 1]},
-        {"label": pa.array(true, pa.list_(pa.int32())), "prediction": pa.array(predicted, pa.list_(pa.int32()))},
-        extra={"confusion": sk.confusion_matrix(*words, labels=range(len(labels))).tolist()},
-    )
+def evaluate_classify(
+    config: ClassifyConfig, compute: Compute, models: dict[str, Path], encoded: Path, out: Path,
+    task: str = "sequence", measure: Measure = measure_sequence,
+) -> dict:  # fmt: skip
+    """Measure every model folder of `models` (strategy -> folder) on the test split; returns strategy -> its JSON.
 
-
-def measure_span(model: nn.Module, rows: Rows, labels: list[str], batch_rows: int, counts: np.ndarray) -> Measured:
-    """Answers: SQuAD's exact match and word F1."""
-    found = spans.answers_of(spans.predict_rows(model, rows, batch_rows), rows)
-    true = rows.table["answers"].to_pylist()
-    scores = {
-        "exact_match": np.array([spans.exact_match(*pair) for pair in zip(found, true, strict=True)]),
-        "f1": np.array([spans.word_f1(*pair) for pair in zip(found, true, strict=True)]),
-    }
-    return Measured(
-        {name: score.mean() for name, score in scores.items()},
-        {name: counts @ score / len(score) for name, score in scores.items()},
-        {"label": rows.table["answers"], "prediction": pa.array(found)},
-        scores["exact_match"] > 0,
-    )
-
-
-MEASURES = {"sequence": measure_sequence, "token": measure_token, "span": measure_span}
+    task: of the models, with the measure that belongs to it. Raises UsageError for a folder that is no model, or was
+    trained for another task or other labels.
+    """
+    seed_everything(compute.seed, compute.threads)
+    labels = read_labels(encoded)
+    out.mkdir(parents=True, exist_ok=True)
+    reports, tables = {}, []
+    for strategy, folder in sorted(models.items()):
+        try:
+            model, _, card = load(folder)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        if card["task"] != task:
+            raise UsageError(f"{folder} was trained for task {card['task']}, and {task} is measured here")
+        if card["labels"] != labels:
+            raise UsageError(
+                f"{folder} was trained for labels {card['labels']}, {encoded} has {labels}: train it again"
+            )
+        rows = read_rows(encoded, "test", task)
+        counts = metrics.resamples(len(rows), config.bootstrap, compute.seed)
+        model.to(compute.torch_device())
+        with autocast(compute):
+            measured = measure(model, rows, labels, config.batch_rows, counts)
+        reports[strategy] = _report(measured, rows, labels)
+        write_json(out / f"{strategy}.json", reports[strategy], sort_keys=True)
+        columns = {"row_id": rows.table["row_id"]} if "row_id" in rows.table.column_names else {}
+        columns["strategy"] = pa.array([strategy] * len(rows))
+        tables.append(pa.table({**columns, **measured.columns}))
+    pq.write_table(pa.concat_tables(tables), out / "predictions.parquet")
+    return {**reports, "tokens": len(models) * sum(rows.lengths())}
 
 
 def _report(measured: Measured, rows: Rows, labels: list[str]) -> dict:

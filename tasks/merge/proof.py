@@ -1,4 +1,4 @@
-"""How every merge ends: with a proof beside the merged weights, or without merged weights. Private to the tasks."""
+"""How every merge ends: with a proof beside the merged weights, or without merged weights."""
 
 import math
 import shutil

@@ -13,7 +13,7 @@
 The split is decided by the first user turn (of general text by the text, of a templated row by what its template is
 about), so rows that ask the same thing stand in one split. Duplicates are judged on all turns but the system's: many
 chats begin alike, and one question may have several good answers. Every row read is kept or in quarantine.
-Private to tasks/validate/reviews.py. Memory is a batch, some 60 bytes a row, and the n-grams of the set that judges.
+Memory is a batch, some 60 bytes a row, and the n-grams of the set that judges.
 """
 
 import json
@@ -27,14 +27,16 @@ from pydantic import Field
 
 from ajuste.core.params import Compute
 from ajuste.core.stage import start
-from ajuste.rows.checks.instructions import CLEANED, COLUMNS, PII, TEXTS, clean, measure, pii, row_checks
+from ajuste.rows.checks.instructions import COLUMNS, TEXTS, measure, row_checks
+from ajuste.rows.checks.turns import CLEANED, PII, clean, pii
 from ajuste.rows.checks.validation import SetConfig, Work, finish, most_common, report_of, validating, write_rows
-from ajuste.rows.decontaminate import Ngrams, ngrams_of, split_source
+from ajuste.rows.decontaminate import ngrams_of, split_source
 from ajuste.rows.layouts.instructions import Row, columns_needed, to_row
+from ajuste.rows.ngrams import Ngrams
 from ajuste.rows.parquet import MESSAGES, ParquetRows
+from ajuste.rows.read.files import printable
 from ajuste.rows.read.records import check_needed, read_records, record_columns
-from ajuste.rows.read.texts import printable
-from ajuste.rows.sets import InstructionFile, InstructionSet, read_set
+from ajuste.rows.sets.instructions import InstructionFile, InstructionSet, read_set
 from ajuste.rows.split import SPLITS, in_sample, row_id, split_of, split_text, text_digest
 
 KEPT = pa.schema(
@@ -61,7 +63,7 @@ def validate_instructions(config: InstructionsConfig, compute: Compute, data: Pa
     data: the set's folder, beside the one that `decontaminate` names. Raises DataError: a file that cannot be read, no
     row left, or too many rows in quarantine.
     """
-    data_set = read_set(data, "instructions")
+    data_set = read_set(data)
     ngrams = ngrams_of(data.parent, config.decontaminate, config.ngram)
     with validating(config, out) as work:
         _read_all(work, data, data_set, ngrams)

@@ -4,7 +4,7 @@
                 and judged each by itself by Great Expectations (ajuste/rows/checks/preferences.py)
     2. compare  the same responses to the same prompt: in the same order a duplicate, in another one contradictory, so
                 that none stays; prompts (rated texts: the texts) that are nearly the same in two splits
-    3. write    comparisons as they are; of rated texts comparisons are formed (ajuste/rows/layouts/rated_pairs.py)
+    3. write    comparisons as they are; of rated texts comparisons are formed (tasks/validate/comparisons.py)
     4. report   ajuste/rows/quality/report.py
 
     train|validation|test.parquet      row_id, prompt [{role, content}], responses (best first), ratings, agreement,
@@ -19,11 +19,10 @@ The split is decided by the first user turn, as of instructions, so that a dialo
 grows into; of rated texts by the text. Comparisons may resemble each other (many answers to one prompt), so near
 duplicates leave only where they stand in two splits. A prompt of rated texts is continued from the first words of a
 text (`prefill`), in train of a text that stands in no comparison.
-Memory is a batch and some 300 bytes a row. Private to tasks/validate/reviews.py.
+Memory is a batch and some 300 bytes a row.
 """
 
 import json
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -35,8 +34,6 @@ from pydantic import Field
 from ajuste.core.figures import write_json
 from ajuste.core.params import Compute
 from ajuste.core.stage import start
-from ajuste.learning.statistics.agreement import one_against_rest, split_half
-from ajuste.rows.checks.instructions import CLEANED, clean
 from ajuste.rows.checks.preferences import (
     COLUMNS,
     CONTRADICTORY,
@@ -46,6 +43,7 @@ from ajuste.rows.checks.preferences import (
     measure,
     row_checks,
 )
+from ajuste.rows.checks.turns import CLEANED, clean
 from ajuste.rows.checks.validation import (
     SetConfig,
     Work,
@@ -56,15 +54,16 @@ from ajuste.rows.checks.validation import (
     write_rows,
 )
 from ajuste.rows.layouts.preferences import FAULTS, Comparison
-from ajuste.rows.layouts.rated_pairs import RatedTexts, comparison, mean, prefill_of
 from ajuste.rows.parquet import MESSAGES, ParquetRows, read_batches
 from ajuste.rows.quality.noise import label_noise
-from ajuste.rows.quality.report import Quality, texts_of_sets
+from ajuste.rows.quality.report import Quality
+from ajuste.rows.quality.shared import texts_of_sets
 from ajuste.rows.read.comparisons import columns_in, read_comparisons
+from ajuste.rows.read.files import printable
 from ajuste.rows.read.records import check_needed
-from ajuste.rows.read.texts import printable
-from ajuste.rows.sets import PreferenceFile, PreferenceSet, read_set
+from ajuste.rows.sets.preferences import PreferenceFile, PreferenceSet, read_set
 from ajuste.rows.split import SPLITS, in_sample, row_id, split_of, split_text, text_digest
+from tasks.validate.comparisons import RATED, write_split
 
 LABELS = pa.list_(pa.float64())
 ROWS = pa.schema(
@@ -74,19 +73,6 @@ ROWS = pa.schema(
 )
 STAGED = pa.schema(
     [*ROWS, ("detail", pa.string()), ("raw", pa.string()), ("split", pa.int8()), ("reasons", pa.list_(pa.string()))]
-)
-KEPT = pa.schema(
-    [("row_id", pa.string()), ("prompt", MESSAGES), ("responses", pa.list_(pa.string())), ("ratings", LABELS)]
-    + [(name, pa.float64()) for name in ("agreement", "margin", "one_against_rest", "split_half")]
-    + [("source", pa.string()), ("location", pa.string())]
-)
-PROMPTS = pa.schema(
-    [("row_id", pa.string()), ("prompt", MESSAGES), ("prefill", pa.string())]
-    + [("source", pa.string()), ("location", pa.string())]
-)
-RATED = pa.schema(
-    [("row_id", pa.string()), ("text", pa.string()), ("rating", pa.float64()), ("raters", pa.int32())]
-    + [("split", pa.string())]
 )
 
 
@@ -104,7 +90,7 @@ def validate_preferences(config: PreferencesConfig, compute: Compute, data: Path
     data: the set's folder, beside those that `shared_with` names. Raises DataError: a file that cannot be read, no row
     left, or too many rows in quarantine.
     """
-    data_set = read_set(data, "preferences")
+    data_set = read_set(data)
     with validating(config, out) as work:
         _read_all(work, data, data_set)
         write_rows(work, ROWS, lambda rows, k: [("source", rows["source"][k])], _text, _relations(work),
@@ -112,7 +98,7 @@ def validate_preferences(config: PreferencesConfig, compute: Compute, data: Path
         quality = Quality()
         with ParquetRows(out / "texts.parquet", RATED) as texts:
             for split in SPLITS:
-                _write_split(work, split, quality, texts)
+                write_split(work, split, quality, texts)
     counts = work.counts
     report = report_of(work, _rules(config), CLEANED)
     report["splits"] = {split: _split(split, counts) for split in SPLITS}
@@ -236,94 +222,6 @@ def _text(rows: dict, k: int) -> str:
         return rows["raw"][k]
     names = ("prompt", "responses", "ratings", "source")
     return json.dumps({name: rows[name][k] for name in names}, ensure_ascii=False)
-
-
-# --- 3. write -------------------------------------------------------------------------------------------------------
-
-
-def _write_split(work: Work, split: str, quality: Quality, texts: ParquetRows) -> None:
-    """The comparisons and prompts of a split from its kept rows, which write_rows left where they go."""
-    config, scratch = work.config, work.staged.parent
-    path, rows_path = work.out / f"{split}.parquet", scratch / f"{split}.parquet"
-    os.replace(path, rows_path)
-    rated = RatedTexts(scratch / split, work.counts[f"kept:{split}"], config.prompt_share)
-    seen: set[bytes] = set()
-    with ParquetRows(path, KEPT) as sink, ParquetRows(work.out / f"prompts_{split}.parquet", PROMPTS) as prompts:
-        for batch in read_batches(rows_path, config.batch_rows):
-            whole = [row for row in batch.to_pylist() if not _is_rated(row, rated)]
-            _write_comparisons(sink, split, whole, quality)
-            _write_prompts(prompts, config.set, whole, seen)
-        pairs = ((comparison(config.set, *pair), *pair) for pair in rated.pairs(apart=split == "train"))
-        for some in _batches(pairs, config.batch_rows):
-            _write_comparisons(sink, split, [_with_humans(*pair) for pair in some], quality)
-        for some in _batches(rated.texts(), config.batch_rows):
-            _write_rated(texts, prompts, split, some, quality)
-    rated.close()
-    work.counts[f"unpaired:{split}"] = rated.unpaired
-    work.counts[f"comparisons:{split}"], work.counts[f"prompts:{split}"] = sink.rows, prompts.rows
-
-
-def _is_rated(row: dict, rated: RatedTexts) -> bool:
-    """Whether the row is a rated text; then it is put to the others."""
-    if row["raters"] is None:
-        return False
-    names = ("row_id", "raters", "prompt", "source", "location")
-    rated.add({"text": row["responses"][0], **{name: row[name] for name in names}})
-    return True
-
-
-def _with_humans(row: dict, chosen: dict, rejected: dict) -> dict:
-    raters = chosen["raters"], rejected["raters"]
-    generator = np.random.default_rng(int(row["row_id"], 16))
-    return row | {"one_against_rest": one_against_rest(*raters), "split_half": split_half(*raters, generator)}
-
-
-def _write_comparisons(sink: ParquetRows, split: str, rows: list[dict], quality: Quality) -> None:
-    for row in rows:
-        ratings = row["ratings"]
-        row["margin"] = ratings[0] - ratings[1] if ratings and len(ratings) == 2 else None
-        row.setdefault("one_against_rest", None)
-        row.setdefault("split_half", None)
-        quality.add(split, row, row.get("position"))
-    sink.write({name: [row[name] for row in rows] for name in KEPT.names})
-
-
-def _write_prompts(sink: ParquetRows, set_name: str, rows: list[dict], seen: set[bytes]) -> None:
-    """Each prompt once, from where it stands first."""
-    new = []
-    for row in rows:
-        said = json.dumps([[turn["role"], turn["content"]] for turn in row["prompt"]])
-        key = text_digest(said)[:8]
-        if key not in seen:
-            seen.add(key)
-            new.append(row | {"row_id": row_id(set_name, said, "", "prompt"), "prefill": ""})
-    sink.write({name: [row[name] for row in new] for name in PROMPTS.names})
-
-
-def _write_rated(texts: ParquetRows, prompts: ParquetRows, split: str, rows: list[tuple[dict, bool]],
-                 quality: Quality) -> None:  # fmt: skip
-    texts.write({
-        **{name: [text[name] for text, _ in rows] for name in ("row_id", "text")},
-        "rating": [mean(text) for text, _ in rows],
-        "raters": [len(text["raters"]) for text, _ in rows],
-        "split": [split] * len(rows),
-    })  # fmt: skip
-    free = [text | {"prefill": prefill_of(text["text"])} for text, free in rows if free or split != "train"]
-    free = [text for text in free if text["prefill"]]
-    prompts.write({name: [text[name] for text in free] for name in PROMPTS.names})
-    if split == "train":  # in a comparison or not, a text of this set is one that others should not hold
-        quality.add_texts(split, [text["text"] for text, kept_back in rows if kept_back])
-
-
-def _batches(rows, size: int):
-    batch = []
-    for row in rows:
-        batch.append(row)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 # --- 4. report ------------------------------------------------------------------------------------------------------

@@ -27,12 +27,13 @@ from pydantic import Field
 from ajuste.core.figures import write_json
 from ajuste.core.params import Compute
 from ajuste.core.stage import start
-from ajuste.rows.checks.expectations import ROW_COLUMNS, row_checks
-from ajuste.rows.checks.validation import SetConfig, Work, finish, validating, validation_report, write_rows
+from ajuste.rows.checks.reviews import COLUMNS, row_checks, validation_report
+from ajuste.rows.checks.validation import SetConfig, Work, finish, validating, write_rows
 from ajuste.rows.clean import clean, damage
 from ajuste.rows.parquet import ParquetRows
-from ajuste.rows.read.texts import RawRow, check_columns, columns_of, printable, read_rows
-from ajuste.rows.sets import ClassificationSet, SourceFile, read_set
+from ajuste.rows.read.files import columns_of, printable
+from ajuste.rows.read.texts import RawRow, check_columns, read_rows
+from ajuste.rows.sets.classification import ClassificationSet, SourceFile, read_set
 from ajuste.rows.split import in_sample, row_id, split_of, split_text, text_digest
 
 STAGED = pa.schema(
@@ -57,7 +58,7 @@ def validate_reviews(config: ReviewsConfig, compute: Compute, data: Path, out: P
 
     Raises DataError: a file that cannot be read, no row left, or too many rows in quarantine.
     """
-    data_set = read_set(data, "classification")
+    data_set = read_set(data)
     with validating(config, out) as work:
         _read_all(work, data, data_set)
         write_rows(work, KEPT, lambda rows, k: [(what, rows[what][k]) for what in ("label", "source")],
@@ -106,7 +107,7 @@ def _row(config: ReviewsConfig, data_set: ClassificationSet, file: SourceFile, r
 def _judge_batch(work: Work, rows: list[dict], data_set: ClassificationSet, checks: list, sink: ParquetRows) -> None:
     columns = {
         name: pd.Series([row[name] for row in rows], dtype="int64" if name == "damage" else object)
-        for name in ROW_COLUMNS[1:]
+        for name in COLUMNS[1:]
     }
     reasons = work.reasons(columns, checks, [row["problem"] for row in rows])
     for row in rows:

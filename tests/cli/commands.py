@@ -9,7 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 from ajuste.cli.data import data
-from ajuste.tracking.project import versions
+from ajuste.tracking.project import raw_data
 
 
 def ajuste_data(*args: str) -> str:
@@ -30,8 +30,8 @@ def project_without_dvc(folder: Path, params: str, monkeypatch: pytest.MonkeyPat
     """The folder as the current one, with params.yaml. That data.dvc is recorded, test_data.py tests."""
     monkeypatch.chdir(folder)
     Path("params.yaml").write_text(params)
-    monkeypatch.setattr(versions, "add_data", lambda: "")
-    monkeypatch.setattr(versions, "data_status", lambda: "untracked")
+    monkeypatch.setattr(raw_data, "add", lambda: "")
+    monkeypatch.setattr(raw_data, "status", lambda: "untracked")
     return folder
 
 

@@ -9,7 +9,8 @@ from ajuste.tracking import registry as registry_room
 
 
 def install(monkeypatch, registry, home):
-    """`from tracking import registry` gives the stand-in; home() is the folder whose base the adapters use."""
+    """`from ajuste.tracking.registry import registry` gives the stand-in; home() is the folder whose base the adapters
+    use."""
     module = SimpleNamespace(resolve=registry.resolve, names=lambda: list(registry.folders))
     monkeypatch.setitem(sys.modules, "ajuste.tracking.registry.registry", module)
     monkeypatch.setattr(registry_room, "registry", module, raising=False)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from ajuste.cli.data import data
 from ajuste.core.errors import DataError, UsageError
-from ajuste.tracking.project import versions
+from ajuste.tracking.project import dvc, raw_data
 from tests.cli.commands import ajuste_data
 
 PARAMS = """\
@@ -100,7 +100,7 @@ def test_pull_rebuilds_then_finds_nothing_to_do_then_uses_the_cache(project):
     with Path("sources/reviews/old.csv").open("a") as file:
         file.write("another row,1\n")
     assert "restored from DVC's local cache" in ajuste_data("pull")
-    assert versions.data_status() == "same"
+    assert raw_data.status() == "same"
 
 
 def test_pull_says_when_what_it_can_build_is_not_what_data_dvc_names(pulled):
@@ -113,11 +113,11 @@ def test_pull_says_when_what_it_can_build_is_not_what_data_dvc_names(pulled):
 
 
 def test_pull_fetches_from_a_remote_if_one_is_set(pulled, tmp_path):
-    assert versions.dvc("remote", "add", "-d", "far", str(tmp_path / "far")).returncode == 0
-    assert versions.dvc("push", "-q").returncode == 0
+    assert dvc.run("remote", "add", "-d", "far", str(tmp_path / "far")).returncode == 0
+    assert dvc.run("push", "-q").returncode == 0
     subprocess.run(["rm", "-r", "data", ".dvc/cache"], check=True)
     assert "fetched from the DVC remote" in ajuste_data("pull")
-    assert versions.data_status() == "same"
+    assert raw_data.status() == "same"
 
 
 def test_pull_refuses_to_overwrite_a_change(pulled):
@@ -146,7 +146,7 @@ def test_add_makes_a_set_of_three_classes_and_use_writes_params(pulled):
     assert made["labels"] == ["awful", "great", "so so"]
     assert made["files"][0]["columns"] == {"text": "body", "label": "queue"}
     assert Path("data/tickets/tickets.csv").read_bytes() == Path("tickets.csv").read_bytes()
-    assert versions.data_status() == "same" and not leftovers()
+    assert raw_data.status() == "same" and not leftovers()
     params = Path("params.yaml").read_text()
     assert yaml.safe_load(params)["validate"]["reviews"]["set"] == "tickets"
     assert yaml.safe_load(params)["encode"]["reviews"] == {"sources": [], "rows": {"train": None}}
@@ -154,12 +154,12 @@ def test_add_makes_a_set_of_three_classes_and_use_writes_params(pulled):
 
 
 def test_a_slip_is_no_class_and_a_hundred_small_classes_are(pulled, monkeypatch):
-    monkeypatch.setattr(versions, "add_data", lambda: "")
+    monkeypatch.setattr(raw_data, "add", lambda: "")
     rows = ["x,red"] * 450 + ["x,green"] * 100 + ["x,grene"] * 12
     Path("slips.csv").write_text("text,label\n" + "\n".join(rows))
     output = ajuste_data("add", "colours", "slips.csv")
     assert "classes: green 100, red 450" in output and "unknown_label: grene 12" in output
-    monkeypatch.setattr(versions, "check_data", lambda: None)
+    monkeypatch.setattr(raw_data, "check", lambda: None)
     Path("many.csv").write_text("text,label\n" + "\n".join(f"x,{i % 150}" for i in range(600)))
     ajuste_data("add", "intents", "many.csv")
     assert yaml.safe_load(Path("data/intents/set.yaml").read_text())["labels"] == [str(i) for i in range(150)]
@@ -180,7 +180,7 @@ def test_add_extends_a_set_and_keeps_its_class_ids(pulled):
         "new.jsonl",
     ]
     assert made["files"][1]["label_names"] == {"1": "good", "0": "ugly"}
-    assert versions.data_status() == "same"
+    assert raw_data.status() == "same"
 
 
 def test_the_same_file_twice_and_the_same_name_twice(pulled):
@@ -189,16 +189,16 @@ def test_the_same_file_twice_and_the_same_name_twice(pulled):
         ajuste_data("add", "reviews", "old.csv", "--labels", "0=bad,1=good")
     Path("old.csv").write_text("text,label\n" + "".join(f"other {i},{i % 2}\n" for i in range(4)))
     Path("data/reviews/README").write_text("a note")
-    versions.add_data()
+    raw_data.add()
     ajuste_data("add", "reviews", "old.csv", "--labels", "0=bad,1=good")
     assert Path("data/reviews/README").read_text() == "a note"
     Path("data/reviews/README").unlink()
-    versions.add_data()
+    raw_data.add()
     assert set(state()) == {"reviews/old.csv", "reviews/old-2.csv", "reviews/set.yaml"}
     ajuste_data("add", "reviews", "old.csv", "--replace")
     assert set(state()) == {"reviews/old.csv", "reviews/set.yaml"}
     assert yaml.safe_load(state()["reviews/set.yaml"])["labels"] == ["0", "1"]
-    assert versions.data_status() == "same"
+    assert raw_data.status() == "same"
 
 
 def test_a_folder_of_texts_in_the_layout_of_aclimdb(project):
@@ -222,7 +222,7 @@ def test_a_folder_of_texts_in_the_layout_of_aclimdb(project):
 def test_every_format_can_be_added(project, monkeypatch, format):
     import pandas as pd
 
-    monkeypatch.setattr(versions, "add_data", lambda: "")  # the other tests record for real
+    monkeypatch.setattr(raw_data, "add", lambda: "")  # the other tests record for real
     frame = pd.DataFrame({"text": [f"text {i}" for i in range(30)], "label": [f"c{i % 3}" for i in range(30)]})
     path = Path(f"mine.{format}")
     if format == "json":
@@ -266,11 +266,11 @@ def test_a_failure_while_recording_puts_data_back(pulled, monkeypatch, failure, 
     def fail() -> str:
         raise failure
 
-    monkeypatch.setattr(versions, "add_data", fail)
+    monkeypatch.setattr(raw_data, "add", fail)
     result = CliRunner().invoke(data.app, ["add", args[0], "a.csv", *args[1:]])
     assert result.exit_code != 0
     assert state() == before and sorted(path.name for path in Path("data").iterdir()) == ["reviews"]
-    assert versions.data_status() == "same" and not leftovers()
+    assert raw_data.status() == "same" and not leftovers()
 
 
 def test_list_and_show(project):
@@ -285,11 +285,11 @@ def test_list_and_show(project):
 
 
 def test_a_set_that_gold_cannot_learn_from_ends_before_it(pulled, monkeypatch):
-    monkeypatch.setattr(versions, "add_data", lambda: "")
-    monkeypatch.setattr(versions, "check_data", lambda: None)
+    monkeypatch.setattr(raw_data, "add", lambda: "")
+    monkeypatch.setattr(raw_data, "check", lambda: None)
     params = Path("params.yaml")
     params.write_text(params.read_text() + "gold:\n  source: imdb\n")
-    for stem, ends in (("mine", "next: ajuste run --until evaluate_classify\n"), ("imdb", "next: ajuste run\n")):
+    for stem, ends in (("mine", "next: ajuste run set-mine-classifier\n"), ("imdb", "next: ajuste run\n")):
         Path(f"{stem}.csv").write_text("text,label\n" + "\n".join(["x,red"] * 30 + ["y,green"] * 30) + "\n")
         output = ajuste_data("add", f"set-{stem}", f"{stem}.csv", "--use")
         assert output.endswith(ends) and ("RLHF's judge" in output) is (stem == "mine")

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from ajuste.cli.main import app
 from ajuste.core.errors import DataError, UsageError
 from ajuste.core.home import home
-from ajuste.tracking.registry import families, registry, scores
+from ajuste.tracking.registry import registry, scores
+from ajuste.tracking.registry.families.classifier import CLASSIFIER
 from ajuste.tracking.verdicts import drift
 from tests.made.tiny_classifiers import LABELS
 from tests.tracking import projects
@@ -54,7 +55,7 @@ def served(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[
     monkeypatch.chdir(made)
     monkeypatch.setenv("AJUSTE_HOME", str(tmp_path))
     home.cache_clear()
-    tags = {"method": "classify", "validation_rows": scores.rows_digest(families.CLASSIFIER, "validation")}
+    tags = {"method": "classify", "validation_rows": scores.rows_digest(CLASSIFIER, "validation")}
     folder = made / "artifacts/merged/classify_lora"
     monkeypatch.setattr(
         registry, "resolve", lambda name: registry.Version(name, "3", "champion", folder, tags, None))

@@ -10,7 +10,7 @@ from ajuste.core import allocator
 
 PROBE = """
 import resource, sys
-from learning.allocator import keep_memory
+from ajuste.core.allocator import keep_memory
 import torch
 torch.set_num_threads(1)
 if sys.argv[1] == "keep":

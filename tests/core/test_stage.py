@@ -15,7 +15,7 @@ from ajuste.core.check import check_params
 from ajuste.core.errors import UsageError
 from ajuste.core.params import Config, lookup, read_yaml, section, typed
 from ajuste.core.stages import key_of, md5_of, stage_key
-from ajuste.tracking.project import versions
+from ajuste.tracking.project import dvc, lock
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,7 +70,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "    params: [compute, toy.one]\n    outs: [out]\n"
     )
     subprocess.run(["git", "init", "-q"], check=True)
-    assert versions.dvc("init", "-q").returncode == 0
+    assert dvc.run("init", "-q").returncode == 0
     yield tmp_path
     core_stage.home.cache_clear()
 
@@ -90,15 +90,15 @@ def state() -> dict:
 
 def test_stage_key_equals_what_dvc_lock_records(project: Path) -> None:
     before = stage_key("toy_one")
-    done = versions.dvc("repro")
+    done = dvc.run("repro")
     assert done.returncode == 0, done.stdout + done.stderr
-    entry = versions.stage_lock("toy_one")
+    entry = lock.entry("toy_one")
     assert {dep["path"]: dep["md5"] for dep in entry["deps"]} == {
         "data": md5_of(Path("data")),
         "toy.py": md5_of(Path("toy.py")),
     }
     assert entry["outs"][0]["md5"] == md5_of(Path("out"))
-    assert before == versions.stage_key("toy_one") == state()["key"]
+    assert before == lock.stage_key("toy_one") == state()["key"]
     assert state()["error"] is None and state()["tokens"] == 10 and "work" in state()["phases"]
     assert not (project / ".checkpoints" / before).exists()
     (project / "data/b.txt").write_text("other\n")
@@ -140,7 +140,8 @@ def test_second_process_waits_then_names_the_first(project: Path, monkeypatch: p
     done = subprocess.run([sys.executable, "-c", _impatient()], capture_output=True, text=True)
     first.kill()
     first.wait()
-    assert done.returncode == 2 and f"already running as process {first.pid}" in done.stderr
+    said = f"stage `toy_one` is already running as process {first.pid}: wait for it or end it"
+    assert done.returncode == 2 and said in done.stderr
     assert toy().returncode == 0, "the kernel frees the lock of a killed process"
 
 
@@ -148,8 +149,9 @@ def _holder() -> str:
     return """
 import time
 from pathlib import Path
-from ajuste.core.stage import _only_one
-with _only_one("toy_one"):
+from ajuste.core.home import home
+from ajuste.core.locks import held
+with held(home() / ".checkpoints/toy_one.lock"):
     Path("held").touch()
     time.sleep(60)
 """
@@ -166,8 +168,8 @@ def test_stage_ends_when_what_started_it_is_killed(project: Path, victim: str) -
     params = Path("params.yaml").read_text().replace("rate: 5e-5", "rate: 5e-5, sleep: 60")
     Path("params.yaml").write_text(params)
     flow = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(120)"])
-    env = {**versions.environment(), "AJUSTE_FLOW_PID": str(flow.pid)}
-    dvc = subprocess.Popen(
+    env = {**dvc.environment(), "AJUSTE_FLOW_PID": str(flow.pid)}
+    process = subprocess.Popen(
         [sys.executable, "-P", "-m", "dvc", "repro", "toy_one"],
         env=env,
         stdout=subprocess.DEVNULL,
@@ -175,15 +177,15 @@ def test_stage_ends_when_what_started_it_is_killed(project: Path, victim: str) -
     )
     deadline = time.monotonic() + 60
     while not Path("running").exists() or not Path("running").read_text():
-        assert time.monotonic() < deadline and dvc.poll() is None
+        assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.1)
     stage = psutil.Process(int(Path("running").read_text()))
-    (dvc if victim == "dvc" else flow).send_signal(signal.SIGKILL)
+    (process if victim == "dvc" else flow).send_signal(signal.SIGKILL)
     gone, _ = psutil.wait_procs([stage], timeout=20)
     assert gone, "the stage outlived what started it"
-    for process in (flow, dvc):
-        process.kill()
-        process.wait()
+    for started in (flow, process):
+        started.kill()
+        started.wait()
 
 
 def test_section_shares_plain_keys_and_refuses_repeats() -> None:
@@ -207,7 +209,7 @@ def test_an_unknown_section_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text() + "\nclasify: {}\n")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match="params.yaml: unknown section `clasify`: known sections are base, classify,"):
+    with pytest.raises(UsageError, match="params.yaml: unknown section `clasify`: known sections are assistant, base,"):
         check_params()
 
 

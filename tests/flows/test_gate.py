@@ -32,13 +32,13 @@ def gated(prefect_harness: None, monkeypatch: pytest.MonkeyPatch):
         acted.append((found.passed, config.mode, why, who))
         return "done"
 
-    def run(found: Verdict, parent: str | None = "parent", until: str = "summary", **config) -> list[str]:
+    def run(found: Verdict, parent: str | None = "parent", names: tuple = ("a-classifier",), **config) -> list[str]:
         made = typed(GateConfig, {**VALUES, **config}, "gate")
         monkeypatch.setattr(_gate.judging, "config_of", lambda: made)
         monkeypatch.setattr(_gate.judging, "challengers", lambda config, new: [found.name] if new else [])
         monkeypatch.setattr(_gate.judging, "judge", lambda name, config: found)
         monkeypatch.setattr(_gate.judging, "act", act)
-        return flow(name="test-gate")(lambda: _gate.gate(Plan(set(), set(), None, parent, until=until)))()
+        return flow(name="test-gate")(lambda: _gate.gate(Plan(set(), set(), None, parent, names=set(names))))()
 
     run.acted = acted
     return run
@@ -57,7 +57,7 @@ def test_a_refusal_completes_and_is_said_with_every_rule(gated, capsys) -> None:
 
 
 def test_off_early_and_quiet_runs_judge_nothing(gated) -> None:
-    for options in ({"mode": "off"}, {"until": "instruct"}, {"parent": None}):
+    for options in ({"mode": "off"}, {"names": ()}, {"names": ("b-classifier",)}, {"parent": None}):
         assert gated(verdict(), **options) == []
     assert gated.acted == []
 

@@ -7,7 +7,8 @@ import pytest
 
 from ajuste.core import params
 from ajuste.core import stage as core_stage
-from ajuste.tracking.project import versions
+from ajuste.tracking.project import lock
+from ajuste.tracking.project.dvc import Outcome
 
 STAGES = ["first_a", "second_a", "third_a"]
 
@@ -18,15 +19,15 @@ class FakeDvc:
     def __init__(self, home: Path) -> None:
         self.home, self.ran, self.errors = home, [], []
 
-    def repro(self, name: str, log: Path, force: bool = False, poll: object = None) -> versions.Outcome:
+    def repro(self, name: str, log: Path, force: bool = False, poll: object = None) -> Outcome:
         self.ran.append((name, force) if force else name)
         error = self.errors.pop(0) if self.errors else None
         if error == "killed":
-            return versions.Outcome(255, "ran", "ERROR: failed to run")
+            return Outcome(255, "ran", "ERROR: failed to run")
         state = {"seconds": 1.0, "peak_memory_mb": 5.0, "error": error and {"kind": error, "message": f"{error} it is"}}
         (self.home / ".state").mkdir(exist_ok=True)
         (self.home / ".state" / f"{name}.json").write_text(json.dumps(state))
-        return versions.Outcome(255 if error else 0, "ran", "")
+        return Outcome(255 if error else 0, "ran", "")
 
 
 @pytest.fixture
@@ -38,8 +39,8 @@ def dvc(prefect_harness: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AJUSTE_HOME", str(tmp_path))
     core_stage.home.cache_clear()
-    monkeypatch.setattr(versions, "repro", fake.repro)
-    monkeypatch.setattr(versions, "parents_of", lambda name: parents[name])
+    monkeypatch.setattr("ajuste.tracking.project.dvc.repro", fake.repro)
+    monkeypatch.setattr(lock, "parents_of", lambda name: parents[name])
     monkeypatch.setattr(_steps, "stage_key", lambda name: f"key-{name}")
     monkeypatch.setattr(_steps.runs, "begin", lambda name, key, parent: f"run-{name}")
     monkeypatch.setattr(_steps.runs, "follow", lambda *args: 0)
@@ -113,26 +114,41 @@ def test_an_alarm_is_said_below_the_stage_that_it_stopped(dvc: FakeDvc, tmp_path
     (out / "alarms.json").write_text(json.dumps([{"said": said, "rolled_back_to": 0}]))
     go({"second_a"})
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split()[0] for line in lines] == ["first_a", "second_a", "alarm", "third_a"]
-    assert lines[2].endswith(f"alarm  {said}; rolled back to update 0")
+    said_of = [line.split()[:2] for line in lines]
+    assert said_of == [["first_a", "cached"], ["second_a", "begins"], ["second_a", "ran"], ["alarm", "update"],
+                       ["third_a", "begins"], ["third_a", "ran"]]
+    assert lines[3].endswith(f"alarm  {said}; rolled back to update 0")
 
 
-@pytest.mark.parametrize(
-    "until, ran, said",
-    [("instruct", "ran", True), ("summary", "ran", False), ("evaluate_classify", "ran", False),
-     ("instruct", "cached", False)],
-)
-def test_a_run_that_ends_early_says_that_nothing_was_registered(
-    dvc: FakeDvc, monkeypatch: pytest.MonkeyPatch, capsys, until: str, ran: str, said: bool
+@pytest.mark.parametrize("names, ran, said", [((), "ran", True), (("a",), "ran", False), ((), "cached", False)])
+def test_a_run_that_ends_before_a_judge_says_that_nothing_was_registered(
+    dvc: FakeDvc, monkeypatch: pytest.MonkeyPatch, capsys, names: tuple, ran: str, said: bool
 ) -> None:
     from prefect import flow
 
     from flows import _steps
 
     monkeypatch.setattr(_steps.registry, "summary", dict)
-    plan = _steps.Plan(set(), set(), None, None, {"first_a": ran}, until)
+    monkeypatch.setattr(_steps, "stages_of_names", lambda: {"assistant": set(), "assistant:sft": set(), "a": set()})
+    plan = _steps.Plan(set(), set(), None, None, {"first_a": ran}, names=set(names))
     flow(name="test")(lambda: _steps.finish(plan, []))()
-    assert ("nothing was registered" in capsys.readouterr().err) is said
+    words = "nothing was registered: `ajuste run NAME` goes on to a judged version of a, assistant\n"
+    assert (words in capsys.readouterr().err) is said
+
+
+@pytest.mark.parametrize("names, asked", [({"ratings-reward"}, [("parent", ["first_a", "second_a"])]), (set(), [])])
+def test_only_what_a_run_reached_is_registered(
+    dvc: FakeDvc, monkeypatch: pytest.MonkeyPatch, names: set, asked: list
+) -> None:
+    from prefect import flow
+
+    from flows import _steps
+
+    seen = []
+    monkeypatch.setattr(_steps.registry, "register_all", lambda *args: seen.append(args) or [])
+    plan = _steps.Plan(set(), {"third_a"}, None, "parent", reached={"second_a", "first_a"}, names=names)
+    flow(name="test")(lambda: _steps.register(plan, []))()
+    assert seen == asked
 
 
 def test_map_has_every_stage_of_dvc_yaml_in_its_order() -> None:

@@ -234,7 +234,7 @@ class Deployed:
         finished MLflow run; no run is a twin."""
         found = [item for item in mlflow_runs(self.project) if "ajuste.stage_key" in item["tags"]]
         assert set(Counter(item["tags"]["ajuste.stage_key"] for item in found).values()) == {1}
-        code = "import sys; from tracking import versions as v; print(*[v.stage_key(n) for n in sys.argv[1:]])"
+        code = "import sys; from ajuste.tracking.project import lock; print(*[lock.stage_key(n) for n in sys.argv[1:]])"
         keys = run(place or self.place, sys.executable, "-c", code, *stages).stdout.split()
         status = {item["tags"]["ajuste.stage_key"]: item["status"] for item in found}
         assert [status.get(key) for key in keys] == ["FINISHED"] * len(stages)

@@ -104,7 +104,6 @@ class Calm:
 
     def __init__(self, folder: Path, deployed: Deployed) -> None:
         subprocess.run(["git", "clone", "--quiet", str(deployed.project), str(folder)], check=True)
-        subprocess.run(["cp", "-r", str(deployed.project / ".assets"), str(folder / ".assets")], check=True)
         ajuste(folder, "data", "pull")
         self.folder, self.log = folder, folder.with_suffix(".log")
         with self.log.open("w") as file:

@@ -4,8 +4,7 @@ import os
 import re
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import yaml
 
 from ajuste.cli.processes import free_port
 from ajuste.core.stages import md5_of
-from tests.infra.servers import start, stop
+from tests.infra.servers import T, start, stop, wait_for
 from tests.made.projects import ROOT, ajuste, environment, mlflow_runs, run, tiny_project
 
 # what the two presets say beside preset tiny; stages until UNTIL depend on it
@@ -74,17 +73,12 @@ class Server:
     def _start(self, name: str, *command: str) -> subprocess.Popen:
         return start(self.project, self.env, self.folder / f"{name}.log", *command)
 
-    def wait(self, condition, seconds: float):
-        """What the condition returns when it is true."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            try:
-                if found := condition():
-                    return found
-            except httpx.HTTPError:
-                pass
-            time.sleep(0.5)
-        raise AssertionError(f"not within {seconds} s: {self.logs()}")
+    def wait(self, condition: Callable[[], T], seconds: float) -> T:
+        """What the condition returns when it is true; if that is never, what all logs say."""
+        try:
+            return wait_for(condition, seconds, self.folder / "server.log")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.logs()}") from None
 
     def ajuste(self, *args: str) -> str:
         """What a command prints that is pointed at the server."""
@@ -231,7 +225,6 @@ def checkout(project: Path) -> dict[str, str]:
 def alone(project: Path, clone: Path, preset: str) -> dict:
     """The same preset in a clone with a cache and a home of its own, by plain `dvc repro`; the stages of dvc.lock."""
     run(project, "git", "clone", "--quiet", ".", str(clone))
-    (clone / ".assets").symlink_to(project / ".assets")
     ajuste(clone, "preset", preset)
     ajuste(clone, "data", "pull")
     run(clone, sys.executable, "-P", "-m", "dvc", "repro", "--force", UNTIL, timeout=1200)

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from ajuste.core.imports import ROOT
 from ajuste.core.params import read_yaml, typed
-from ajuste.judging.gate import Evidence, GateConfig, Paired, rules
+from ajuste.judging.gate import Evidence, GateConfig, Kept, Paired, rules
 
 VALUES = read_yaml(ROOT / "policy.yaml")["gate"]
 
@@ -94,6 +94,44 @@ def test_proof_data_latency_and_memory() -> None:
     limits = {"latency_ms": 5.0, "memory_mb": 100.0}
     assert failed(evidence(latency_ms=4.0, memory_mb=120.0), **limits) == ["memory"]
     assert failed(evidence(measure_problem="could not be measured: gone"), **limits) == ["latency", "memory"]
+
+
+def kept(lost: float, figure: str = "loss", against: str = "") -> Kept:
+    """100 rows of 10 tokens (of loss) on which the challenger loses `lost`, a little more or less by row."""
+    size, sign = (10.0, 1.0) if figure == "loss" else (1.0, -1.0)
+    noise = np.random.default_rng(0).normal(0, 0.001, 100) if lost else np.zeros(100)
+    before = {i: (2.0 * size, size) for i in range(100)}
+    own = {i: ((2.0 + sign * (lost + noise[i])) * size, size) for i in range(100)}
+    return Kept(figure, Paired("assistant/1 that it was made from", own, before), against)
+
+
+def test_a_version_that_won_its_reward_and_lost_the_assistant_is_refused_with_the_number() -> None:
+    usual = {"metric": "gold", "champion": None, "forgetting": {"c4": 0.0}, "kept_by": "assistant_ppo"}
+    margins = {"loss": VALUES["loss_margin"], "rules": VALUES["rules_margin"], "rouge": VALUES["rouge_margin"]}
+    equal = tuple(kept(0.0, figure) for figure in margins)
+    assert failed(evidence(**usual, kept=equal)) == []
+    assert failed(evidence(**usual, kept=equal), loss_margin=0.0, rules_margin=0.0, rouge_margin=0.0) == []
+    assert failed(evidence(**usual, kept=tuple(kept(0.8 * m, figure) for figure, m in margins.items()))) == []
+    for figure, margin in margins.items():
+        found = evidence(**usual, kept=(kept(1.2 * margin, figure),))
+        assert failed(found) == [f"keeps {figure}"]
+        rule = next(rule for rule in rules(config(), found) if rule.name == f"keeps {figure}")
+        assert rule.value == pytest.approx(-1.2 * margin, abs=1e-3) and rule.limit == -margin
+        assert "of assistant/1 that it was made from" in rule.sentence and f"at most {margin:g}" in rule.sentence
+        assert f"may have lost {1.2 * margin:.2f}" in rule.sentence
+    beside_champion = evidence(**usual, kept=(kept(0.0), kept(0.2, against="champion ")))
+    assert failed(beside_champion) == ["champion keeps loss"]
+    gain = kept(-0.1)
+    assert failed(evidence(**usual, kept=(gain,)), loss_margin=0.0) == []
+
+
+def test_what_was_not_measured_of_the_assistant_is_named() -> None:
+    found = evidence(metric="gold", champion=None, kept=(), kept_by="assistant_ppo")
+    rule = next(rule for rule in rules(config(), found) if not rule.passed)
+    assert rule.name == "keeps" and rule.sentence.endswith("not measured on these weights: run stage `assistant_ppo`")
+    assert failed(evidence(kept=None)) == [], "other families are not asked"
+    missing = Kept("loss", Paired("assistant/1", {1: (1.0, 1.0), 2: (1.0, 1.0)}, {1: (1.0, 1.0)}))
+    assert failed(evidence(kept=(missing,))) == ["keeps loss"]
 
 
 def test_the_section_is_checked() -> None:

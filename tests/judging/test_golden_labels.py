@@ -13,7 +13,8 @@ from transformers import AutoTokenizer
 
 from ajuste.learning.layers.ragged import padded
 from ajuste.learning.text.masking import fit
-from ajuste.rows.layouts.instructions import Record, to_row
+from ajuste.rows.layouts.instructions import to_row
+from ajuste.rows.read.records import Record
 
 # layout, the row in its file, tokens, labels
 TINY = {

@@ -66,12 +66,12 @@ def parts(folder: Path) -> dict[str, str]:
 
 def outs(folder: Path) -> dict[str, str]:
     """out -> md5 of the default run on presets tiny and portable, in a new clone at `folder`."""
-    from ajuste.tracking.project.versions import parse_lock
+    from ajuste.tracking.project import lock
 
     project = tiny_project(folder)
     run(project, sys.executable, "-m", "ajuste.cli.main", "preset", "portable")
     run(project, sys.executable, "-P", "-m", "dvc", "repro", "--no-run-cache", timeout=7200)
-    lock = parse_lock((project / "dvc.lock").read_text(encoding="utf-8"))
+    lock = lock.parse((project / "dvc.lock").read_text(encoding="utf-8"))
     return {out["path"]: out["md5"] for entry in lock.values() for out in entry.get("outs", [])}
 
 

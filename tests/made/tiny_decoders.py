@@ -17,7 +17,7 @@ from ajuste.learning.layers import bottleneck
 from ajuste.learning.text import chat
 from ajuste.models import decoder, quantize
 from ajuste.models.folder import sha256_of
-from tests.made.tiny_models import make_tiny_decoder
+from ajuste.models.made import make_tiny_decoder
 
 LORA = {"r": 4, "lora_alpha": 8, "task_type": "CAUSAL_LM",
         "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]}

@@ -21,10 +21,8 @@ from transformers import (
 from ajuste.learning.batching import pad, sorted_batches
 from ajuste.models.classifier import (
     build,
-    count_parameters,
     head_modules,
     last_linear,
-    linear_modules,
     load,
     load_adapter,
     logits_of,
@@ -32,6 +30,7 @@ from ajuste.models.classifier import (
     save,
 )
 from ajuste.models.folder import load_tokenizer, sha256_of
+from ajuste.models.layers import count_parameters, linear_modules
 from tests.made.tiny_classifiers import LABELS, TEXTS, card, tiny_adapter, tiny_base, tiny_full, tiny_tokenizer
 
 SMALL = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32, "intermediate_size": 64}

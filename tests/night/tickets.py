@@ -9,7 +9,7 @@ import csv
 import random
 from pathlib import Path
 
-from tests.made.tiny_models import WORDS
+from ajuste.models.made import WORDS
 
 MOODS = ("negative", "positive")  # what the gold scorer of PPO, trained on the same set, must be able to say
 NOISE = 0.03  # share of texts whose cues are of the other mood

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from ajuste.core.errors import DataError
-from ajuste.rows.decontaminate import Ngrams, ngrams_of
+from ajuste.rows.decontaminate import ngrams_of
+from ajuste.rows.ngrams import Ngrams
 from ajuste.rows.split import split_of, split_text, text_digest
 from tests.made.instruction_files import WORDS, write_set
 

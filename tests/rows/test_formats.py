@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ajuste.rows.layouts.instructions import LAYOUTS, Record, columns_needed, recognise, to_row
+from ajuste.rows.layouts.instructions import LAYOUTS, columns_needed, recognise, to_row
+from ajuste.rows.read.records import Record
 from ajuste.rows.split import split_of, split_text, text_digest
 from tests.made.instruction_files import ROWS
 
@@ -62,12 +63,12 @@ def test_a_chat_in_a_text_column_is_its_json():
         ("alpaca", {"instruction": "a", "output": 3}, "the output is of type int, not text"),
         ("flan", {"inputs": ["a"], "targets": "b"}, "the inputs is of type list"),
         ("messages", {"messages": None}, "the row has no messages"),
-        ("messages", {"messages": "hello"}, "no list, nor the JSON of one"),
-        ("messages", {"messages": {"role": "user"}}, "of type dict, not a list"),
-        ("messages", {"messages": [{"role": "user"}]}, "message 1 has no `role` and `content`"),
-        ("messages", {"messages": [*TURNS, {"role": "user", "content": 1}]}, "`content` of message 3 is of type int"),
-        ("messages", {"messages": [{"role": None, "content": "x"}]}, "the `role` of message 1 is of type NoneType"),
-        ("sharegpt", {"conversations": [{"role": "user", "content": "x"}]}, "message 1 has no `from` and `value`"),
+        ("messages", {"messages": "hello"}, "nor the JSON of one"),
+        ("messages", {"messages": {"role": "user"}}, "of type dict, not a list of messages"),
+        ("messages", {"messages": [{"role": "user"}]}, "message 1 of the messages has no"),
+        ("messages", {"messages": [*TURNS, {"role": "user", "content": 1}]}, "`content` of message 3 of the messages"),
+        ("messages", {"messages": [{"role": None, "content": "x"}]}, "`role` of message 1 of the messages is"),
+        ("sharegpt", {"conversations": [{"role": "user", "content": "x"}]}, "message 1 of the conversations has"),
         ("tagged", {"text": "<instruction>a</instruction><response>b"}, "has no </response>"),
         ("tagged", {"text": "x <instruction>a</instruction><response>b</response>"}, "something outside its tags"),
         ("text", {"text": {"a": 1}}, "the text is of type dict"),

@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from ajuste.rows.checks.instructions import LOOP_LEAST, LOOP_WORDS, TEMPLATE, clean, measure, pii, repeats
+from ajuste.rows.checks.instructions import LOOP_LEAST, LOOP_WORDS, measure, repeats
+from ajuste.rows.checks.turns import TEMPLATE, clean, pii
 from tests.made.instruction_files import WORDS
 
 

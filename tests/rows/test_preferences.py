@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ajuste.rows.layouts.instructions import Record
 from ajuste.rows.layouts.preferences import FAULTS, LAYOUTS, columns_known, numbers, recognise, to_comparison
+from ajuste.rows.read.records import Record
 from tests.made.preference_files import ROWS, messages, transcript
 
 USER = [{"role": "user", "content": "ask"}]

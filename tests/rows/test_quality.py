@@ -9,10 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ajuste.rows.ngrams import words_of
 from ajuste.rows.quality.cycles import Cycles
 from ajuste.rows.quality.noise import label_noise
-from ajuste.rows.quality.report import Quality, digest, texts_of_sets, words_of
-from tasks.validate.preferences import KEPT
+from ajuste.rows.quality.report import Quality, digest
+from ajuste.rows.quality.shared import texts_of_sets
+from tasks.validate.comparisons import KEPT
 from tests.made.instruction_files import WORDS, write_set
 
 

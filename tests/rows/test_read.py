@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ajuste.core.errors import DataError
-from ajuste.rows.read.texts import RawRow, columns_of, printable, read_rows
-from ajuste.rows.sets import Columns
+from ajuste.rows.read.files import columns_of, printable
+from ajuste.rows.read.texts import RawRow, read_rows
+from ajuste.rows.sets.classification import Columns
 
 COLUMNS = Columns(text="review", label="sentiment", source="site")
 ROWS = [
@@ -86,7 +87,7 @@ def test_broken_csv_records_cost_their_own_line_alone(tmp_path):
 
 
 def test_an_unclosed_quote_before_a_very_long_file_is_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr("ajuste.rows.read.texts.MAX_RECORD", 5000)
+    monkeypatch.setattr("ajuste.rows.read.files.MAX_RECORD", 5000)
     path = tmp_path / "a.csv"
     path.write_text('review,sentiment\n"open,bad\n' + "fine,good\n" * 2000 + "y" * 6000 + ",bad\nlast,good\n")
     rows = read(path, "csv", Columns(text="review", label="sentiment"))

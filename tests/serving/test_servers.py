@@ -108,7 +108,7 @@ def test_ajuste_serve_and_mlflow_serve_give_the_same_answers(recorded):  # noqa:
 @pytest.fixture(scope="module")
 def both_registered(tmp_path_factory):
     """A project with an assistant and, in the same store, a classifier."""
-    from ajuste.tracking.project import versions
+    from ajuste.tracking.project import lock
     from ajuste.tracking.registry import registry
     from ajuste.tracking.runs import runs
 
@@ -120,7 +120,7 @@ def both_registered(tmp_path_factory):
         for run_of in (projects.make(tmp_path_factory.mktemp("classifier")), root):
             patch.chdir(run_of)
             parent = runs.parent(run_of.name[:8] * 8)
-            for stage in versions.lock():
+            for stage in lock.stages():
                 runs.record(stage, parent)
             registry.register_all(parent)
             runs.finish(parent)

@@ -14,10 +14,11 @@ from safetensors.torch import load_file
 from ajuste.core.errors import UsageError
 from ajuste.core.figures import rounded
 from ajuste.core.params import Compute
+from ajuste.judging.words import TOKEN
 from ajuste.models.classifier import load, load_adapter, predict
 from ajuste.models.folder import load_tokenizer
 from tasks.classify.frozen import FrozenConfig
-from tasks.classify.full import FullConfig
+from tasks.classify.full import FullConfig, full
 from tasks.classify.lora import LoraConfig
 from tasks.features.reviews import ReviewsConfig, features
 from tasks.supervised import loop
@@ -27,7 +28,7 @@ from tests.made.tiny_rows import sentence_set
 from tests.made.trained import classify
 
 COMPUTE = Compute(dtype="float32", device="cpu", threads=1, seed=0)
-SHARED = {"task": "sequence", "class_weights": "none"}
+SHARED = {"class_weights": "none"}
 TRAINING = {
     **SHARED,
     "pooling": "cls",
@@ -288,10 +289,9 @@ def test_wrong_settings_are_named(encoded: Path, base: Path, tmp_path: Path) -> 
         run(FROZEN, encoded, base, tmp_path / "b", tmp_path / "none")
     with pytest.raises(UsageError, match="base.json is missing: run stage `base_encoder`"):
         run(FULL, encoded, tmp_path, tmp_path / "c")
-    with pytest.raises(
-        UsageError, match="train.parquet has no column `labels`: it is not encoded for classify.task `token`"
-    ):
-        run(FULL.model_copy(update={"task": "token"}), encoded, base, tmp_path / "d")
+    (tmp_path / "d").mkdir()
+    with pytest.raises(UsageError, match="train.parquet has no column `labels`: it is not encoded for task `token`"):
+        full(FULL, COMPUTE, encoded, base, tmp_path / "d/out", tmp_path / "d", TOKEN)
     with pytest.raises(UsageError, match="training diverged: the loss of step .* is no number: lower `lr`"):
         run(FULL.model_copy(update={"lr": 1e30, "max_grad_norm": 1e30}), encoded, base, tmp_path / "e")
 

@@ -12,7 +12,7 @@ from ajuste.core.errors import DataError, UsageError
 from ajuste.learning.text import chat
 from ajuste.rows.split import SPLITS
 from tasks.encode.preferences import PreferencesConfig, encode_preferences
-from tasks.validate.preferences import KEPT, PROMPTS
+from tasks.validate.comparisons import KEPT, PROMPTS
 from tests.made.preference_files import messages
 
 MARGINS = (0.25, 0.5, 1.0, 3.0)

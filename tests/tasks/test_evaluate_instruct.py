@@ -14,12 +14,13 @@ import torch
 
 from ajuste.core.errors import UsageError
 from ajuste.core.params import Compute
+from ajuste.judging.assistant import means, reference_scores, rules_kept, rules_report
 from ajuste.judging.prompts import Prompt, ReviewPrompt, read_prompts, read_review_prompt
 from ajuste.learning.statistics import metrics
 from ajuste.learning.text import chat
 from ajuste.models import classifier, decoder
 from ajuste.models.folder import CARD
-from tasks.evaluate.instruct import InstructConfig, Reviews, _references, _rules, evaluate_instruct
+from tasks.evaluate.instruct import InstructConfig, Reviews, evaluate_instruct
 from tests.made import tiny_classifiers
 from tests.made.tiny_decoders import ANSWERED, ASKED, card, encoded, tiny_adapter, tiny_base, tiny_full
 
@@ -37,6 +38,15 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tiny_base(folder / "base")
     tiny_full(base, folder / "full")
     encoded(base, folder / "encoded")
+    write_prompts(folder)
+    encoder = tiny_classifiers.tiny_base(folder / "encoder")
+    tiny_classifiers.tiny_full(encoder, folder / "classifier")
+    write_reviews(folder)
+    return folder
+
+
+def write_prompts(folder: Path) -> None:
+    """The prompts that every answer is asked by, in `folder`/prompts."""
     (folder / "prompts").mkdir()
     (folder / "prompts/open.yaml").write_text('- {id: hello, prompt: "Say hello."}\n')
     (folder / "prompts/verifiable.yaml").write_text(
@@ -44,15 +54,16 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         '- {id: any, prompt: "Anything.", rules: [{rule: words, max: 1000}, {rule: exclude, words: [zebra]}]}\n'
     )
     (folder / "prompts/reviews.yaml").write_text('template: "Is it {labels}? {text}"\n')
-    encoder = tiny_classifiers.tiny_base(folder / "encoder")
-    tiny_classifiers.tiny_full(encoder, folder / "classifier")
+
+
+def write_reviews(folder: Path) -> None:
+    """What the comparison with a classifier reads, in `folder`/validated and `folder`/reviews."""
     for name, rows in (("validated", REVIEWS), ("reviews", REVIEWS[:4])):
         (folder / name).mkdir()
         ids = [f"{9 - i:016x}" for i in range(len(rows))]
         columns = {"row_id": ids, "text": [text for text, _ in rows], "label": [label for _, label in rows]}
         pq.write_table(pa.table(columns), folder / name / "test.parquet")
     (folder / "reviews/labels.json").write_text(json.dumps(tiny_classifiers.LABELS))
-    return folder
 
 
 def run(files: Path, out: Path, model: str = "full", **changes) -> dict:
@@ -195,12 +206,12 @@ def test_what_is_missing_or_does_not_fit_is_named(files: Path, tmp_path: Path) -
 
 def test_exact_match_and_rouge_by_hand() -> None:
     references = ["the cat sat on the mat", "Paris."]
-    found = _references(["the cat was on a mat", "  paris"], references, CONFIG, 0)
+    found = means(reference_scores(["the cat was on a mat", "  paris"], references), 200, 0)
     # 4 words in common of 6 and 6; the longest common sequence is "the cat on mat"
     assert found["rouge1"]["value"] == pytest.approx((4 / 6 + 1) / 2)
     assert found["rougeL"]["value"] == pytest.approx((4 / 6 + 1) / 2)
     assert found["exact_match"]["value"] == 0.5
-    turned = _references(["mat the on cat"], ["cat on the mat"], CONFIG, 0)
+    turned = means(reference_scores(["mat the on cat"], ["cat on the mat"]), 200, 0)
     assert turned["rouge1"]["value"] == 1.0
     assert turned["rougeL"]["value"] == pytest.approx(0.25)  # backwards: one word of four in order
 
@@ -214,7 +225,7 @@ def test_a_prompt_passes_with_all_its_rules() -> None:
             {"id": "c", "prompt": "x"},
         )
     ]
-    found = _rules(asked, ["three small words", "fine", "NOT JUDGED"])
+    found = rules_report(asked, rules_kept(asked, ["three small words", "fine", "NOT JUDGED"]))
     low, high = metrics.wilson_interval(1, 2)
     assert found["passed"] == {"value": 0.5, "low": low, "high": high}
     assert found["kinds"] == {"lowercase": {"kept": 2, "asked": 2}, "words": {"kept": 0, "asked": 1}}

@@ -12,7 +12,7 @@ import torch
 from ajuste.core.errors import DataError, UsageError
 from ajuste.core.figures import rounded
 from ajuste.core.params import Compute
-from ajuste.learning.rl.rollout import sample
+from ajuste.learning.rl.rollout import Answers, sample
 from ajuste.learning.text import chat
 from ajuste.models import classifier, decoder, reward
 from tasks.evaluate.ppo import Folders, Ledger, PpoConfig, evaluate_ppo, read_prompts
@@ -89,7 +89,7 @@ def test_the_scores_are_the_judges_own_words(made):
     responses = []
     for start in range(0, len(table), CONFIG.batch_rows):
         some = [row["prompt_ids"] for row in table[start : start + CONFIG.batch_rows]]
-        drawn = sample(model, some, CONFIG.max_new_tokens, stop, 0, CONFIG.temperature, generator)
+        drawn = sample(Answers(model), some, CONFIG.max_new_tokens, stop, 0, CONFIG.temperature, generator)
         responses += [row[kept].tolist() for row, kept in zip(drawn.responses, drawn.mask, strict=True)]
     for row, response, line in zip(table, responses, lines, strict=True):
         assert line["ppo"] == row["prefill"] + chat.response_text(tokenizer, response)

@@ -42,9 +42,13 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return write_sets(tmp_path_factory.mktemp("sets") / "validated")
+
+
+def write_sets(root: Path) -> tuple[Path, Path]:
     """validated/reviews and validated/preferences."""
-    root, rng = tmp_path_factory.mktemp("validated"), random.Random(0)
-    (root / "reviews").mkdir()
+    rng = random.Random(0)
+    (root / "reviews").mkdir(parents=True)
     (root / "preferences").mkdir()
     for number, (split, count) in enumerate((("train", 120), ("validation", 40), ("test", 40))):
         rows = []

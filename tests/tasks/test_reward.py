@@ -145,9 +145,8 @@ def test_the_reference_policy_has_mean_0_and_deviation_1(trained, sft: Path, rat
     model, tokenizer, card = reward.load(folder / "out", sft)
     policy = decoder.load_base(sft)[0]
     prompts = read_prompts(rated, "train", 12, model.config)
-    drawn = rollout.sample(
-        policy, prompts, 6, chat.end_of_turn(tokenizer), card["pad_id"], 1.0, torch.Generator().manual_seed(0)
-    )
+    generator, stop = torch.Generator().manual_seed(0), chat.end_of_turn(tokenizer)
+    drawn = rollout.sample(rollout.Answers(policy), prompts, 6, stop, card["pad_id"], 1.0, generator)
     rows = [p + r[m].tolist() for p, r, m in zip(prompts, drawn.responses, drawn.mask, strict=True)]
     scores = reward.score(model, rows)
     assert scores.mean().abs() < 1e-4 and abs(scores.std(unbiased=False) - 1) < 1e-4

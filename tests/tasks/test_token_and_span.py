@@ -8,17 +8,23 @@ import torch
 
 from ajuste.core.errors import DataError, UsageError
 from ajuste.core.params import Compute
+from ajuste.judging import answers as judging_answers
 from ajuste.judging import spans as judging_spans
 from ajuste.judging import words as judging_words
+from ajuste.judging.spans import SPAN
+from ajuste.judging.words import TOKEN
 from ajuste.learning.losses.cross_entropy import IGNORED
 from ajuste.models.classifier import load, load_adapter
 from ajuste.models.folder import load_tokenizer
 from ajuste.rows.encoded.labelled import read_rows
-from tasks.classify.frozen import FrozenConfig
+from ajuste.rows.encoded.questions import encode_questions
+from ajuste.rows.encoded.words import encode_words
+from studies.ner.evaluate import measure_words
+from studies.qa.evaluate import measure_questions
 from tasks.classify.full import FullConfig
 from tasks.classify.lora import LoraConfig
 from tasks.evaluate.classify import ClassifyConfig, evaluate_classify
-from tests.made.tiny_classifiers import tiny_base
+from tests.made.tiny_classifiers import tiny_base, tiny_full
 from tests.made.tiny_rows import write_set
 from tests.made.trained import classify
 
@@ -44,6 +50,11 @@ TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_base(tmp_path_factory.mktemp("base") / "encoder")
+
+
+def placed(rows: list[dict]) -> list[dict]:
+    """The rows, each with its place."""
+    return [{**row, "location": f"rows.jsonl:{number}"} for number, row in enumerate(rows, 1)]
 
 
 # --- named entities --------------------------------------------------------------------------------------------------
@@ -75,22 +86,20 @@ def test_entity_f1_by_hand() -> None:
 
 def test_a_words_label_stands_on_its_first_piece(base: Path) -> None:
     tokenizer = load_tokenizer(base)
-    table = judging_words.encode_words(
-        tokenizer, [{"words": ["the", "xyz", "film"], "tags": ["O", "B-PER", "I-PER"]}], TAGS, 32, "f"
-    )
-    row = table.to_pylist()[0]
+    sentence = {"words": ["the", "xyz", "film"], "tags": ["O", "B-PER", "I-PER"]}
+    row = encode_words(tokenizer, placed([sentence]), TAGS, 32).to_pylist()[0]
     assert tokenizer.convert_ids_to_tokens(row["input_ids"]) == ["[CLS]", "the", "x", "##y", "##z", "film", "[SEP]"]
-    assert row["labels"] == [IGNORED, 0, 1, IGNORED, IGNORED, 2, IGNORED]
+    assert row["labels"] == [IGNORED, 0, 1, IGNORED, IGNORED, 2, IGNORED] and row["length"] == 7
+    cut = encode_words(tokenizer, placed([sentence]), TAGS, 5).to_pylist()[0]
+    assert cut["labels"] == [IGNORED, 0, 1, IGNORED, IGNORED] and cut["length"] == 7
 
 
 def test_bad_token_rows_are_named(base: Path) -> None:
     tokenizer = load_tokenizer(base)
     with pytest.raises(DataError, match="rows.jsonl:2: `words` and `tags` must be lists of one length"):
-        judging_words.encode_words(
-            tokenizer, [{"words": ["a"], "tags": ["O"]}, {"words": ["a"], "tags": []}], TAGS, 32, "rows.jsonl"
-        )
+        encode_words(tokenizer, placed([{"words": ["a"], "tags": ["O"]}, {"words": ["a"], "tags": []}]), TAGS, 32)
     with pytest.raises(DataError, match="rows.jsonl:1: tag 'B-ORG' is not one of O, B-PER"):
-        judging_words.encode_words(tokenizer, [{"words": ["a"], "tags": ["B-ORG"]}], TAGS, 32, "rows.jsonl")
+        encode_words(tokenizer, placed([{"words": ["a"], "tags": ["B-ORG"]}]), TAGS, 32)
 
 
 def token_rows(rows: int, seed: int) -> list[dict]:
@@ -113,16 +122,14 @@ def test_classify_learns_entities(lora: bool, base: Path, tmp_path: Path) -> Non
     encoded = write_set(
         tmp_path / "encoded",
         {
-            split: judging_words.encode_words(tokenizer, token_rows(rows, i), TAGS, 32, split)
+            split: encode_words(tokenizer, placed(token_rows(rows, i)), TAGS, 32)
             for i, (split, rows) in enumerate({"train": 80, "validation": 20, "test": 20}.items())
         },
         TAGS,
     )
     (tmp_path / "checkpoints").mkdir()
-    config = (
-        LoraConfig(task="token", **{**TRAINING, "lr": 2e-2}, **LORA) if lora else FullConfig(task="token", **TRAINING)
-    )
-    card = classify(config, encoded, base, None, tmp_path / "out", tmp_path / "checkpoints")
+    config = LoraConfig(**{**TRAINING, "lr": 2e-2}, **LORA) if lora else FullConfig(**TRAINING)
+    card = classify(config, encoded, base, None, tmp_path / "out", tmp_path / "checkpoints", TOKEN)
     assert card["task"] == "token" and card["validation"]["entity_f1"] > 0.9
     if lora:
         model, _, _ = load_adapter(base, tmp_path / "out")
@@ -132,7 +139,8 @@ def test_classify_learns_entities(lora: bool, base: Path, tmp_path: Path) -> Non
         )
         return
     report = evaluate_classify(
-        ClassifyConfig(bootstrap=100, batch_rows=8), COMPUTE, {"full": tmp_path / "out"}, encoded, tmp_path / "test"
+        ClassifyConfig(bootstrap=100, batch_rows=8), COMPUTE, {"full": tmp_path / "out"}, encoded, tmp_path / "test",
+        "token", measure_words,
     )
     assert report["full"]["entity_f1"]["value"] > 0.9
     assert (
@@ -147,12 +155,12 @@ def test_classify_learns_entities(lora: bool, base: Path, tmp_path: Path) -> Non
 
 
 def test_squad_scores_by_hand() -> None:
-    assert judging_spans.normalise("The Cat, a dog!") == ["cat", "dog"]
-    assert judging_spans.exact_match("the cat.", ["dog", "Cat"]) == 1.0
-    assert judging_spans.exact_match("cat dog", ["cat"]) == 0.0
+    assert judging_answers.normalise("The Cat, a dog!") == ["cat", "dog"]
+    assert judging_answers.exact_match("the cat.", ["dog", "Cat"]) == 1.0
+    assert judging_answers.exact_match("cat dog", ["cat"]) == 0.0
     # found 2 words, true 3, 2 in common: 2 * 2 / 5
-    assert judging_spans.word_f1("black cat", ["a big black cat", "dog"]) == pytest.approx(0.8)
-    assert judging_spans.word_f1("", ["the"]) == 1.0 and judging_spans.word_f1("dog", ["cat"]) == 0.0
+    assert judging_answers.word_f1("black cat", ["a big black cat", "dog"]) == pytest.approx(0.8)
+    assert judging_answers.word_f1("", ["the"]) == 1.0 and judging_answers.word_f1("dog", ["cat"]) == 0.0
 
 
 def test_best_span_against_brute_force() -> None:
@@ -167,22 +175,22 @@ def test_best_span_against_brute_force() -> None:
 def test_the_answers_tokens_are_found_and_a_cut_answer_is_left_out(base: Path) -> None:
     tokenizer = load_tokenizer(base)
     rows = [{"question": "the plot", "context": "a xyz film is good", "answers": ["xyz film"], "answer_start": 2}]
-    row = judging_spans.encode_questions(tokenizer, rows, 32, "f").to_pylist()[0]
+    row = encode_questions(tokenizer, placed(rows), [], 32).to_pylist()[0]
     tokens = tokenizer.convert_ids_to_tokens(row["input_ids"])
     assert tokens[row["start"] : row["end"] + 1] == ["x", "##y", "##z", "film"]
     spans = list(zip(row["offsets"][::2], row["offsets"][1::2], strict=True))
     assert rows[0]["context"][spans[row["start"]][0] : spans[row["end"]][1]] == "xyz film"
     assert spans[0] == (-1, -1) and spans[1] == (-1, -1)
-    cut = judging_spans.encode_questions(tokenizer, rows, 7, "f").to_pylist()[0]
+    cut = encode_questions(tokenizer, placed(rows), [], 7).to_pylist()[0]
     assert (cut["start"], cut["end"]) == (IGNORED, IGNORED)
 
 
 def test_bad_questions_are_named(base: Path) -> None:
     good = {"question": "q", "context": "a film", "answers": ["film"], "answer_start": 2}
-    with pytest.raises(DataError, match="q.jsonl:1: `context` is missing or empty"):
-        judging_spans.encode_questions(load_tokenizer(base), [{**good, "context": ""}], 32, "q.jsonl")
-    with pytest.raises(DataError, match="q.jsonl:2: the context has no 'film' at character 0"):
-        judging_spans.encode_questions(load_tokenizer(base), [good, {**good, "answer_start": 0}], 32, "q.jsonl")
+    with pytest.raises(DataError, match="rows.jsonl:1: `context` is missing or empty"):
+        encode_questions(load_tokenizer(base), placed([{**good, "context": ""}]), [], 32)
+    with pytest.raises(DataError, match="rows.jsonl:2: the context has no 'film' at character 0"):
+        encode_questions(load_tokenizer(base), placed([good, {**good, "answer_start": 0}]), [], 32)
 
 
 def question_rows(rows: int, seed: int) -> list[dict]:
@@ -211,14 +219,14 @@ def test_classify_learns_to_answer(base: Path, tmp_path: Path) -> None:
     encoded = write_set(
         tmp_path / "encoded",
         {
-            split: judging_spans.encode_questions(tokenizer, question_rows(rows, i), 32, split)
+            split: encode_questions(tokenizer, placed(question_rows(rows, i)), [], 32)
             for i, (split, rows) in enumerate({"train": 100, "validation": 20, "test": 20}.items())
         },
         [],
     )
     (tmp_path / "checkpoints").mkdir()
-    config = FullConfig(task="span", **TRAINING)
-    card = classify(config, encoded, base, None, tmp_path / "out", tmp_path / "checkpoints")
+    config = FullConfig(**TRAINING)
+    card = classify(config, encoded, base, None, tmp_path / "out", tmp_path / "checkpoints", SPAN)
     assert card["validation"]["exact_match"] > 0.9 and card["validation"]["f1"] > 0.9
     model, _, _ = load(tmp_path / "out")
     rows = read_rows(encoded, "test", "span")
@@ -227,20 +235,15 @@ def test_classify_learns_to_answer(base: Path, tmp_path: Path) -> None:
         == [r["answers"][0] for r in question_rows(20, 2)][:3]
     )
     report = evaluate_classify(
-        ClassifyConfig(bootstrap=100, batch_rows=8), COMPUTE, {"full": tmp_path / "out"}, encoded, tmp_path / "test"
+        ClassifyConfig(bootstrap=100, batch_rows=8), COMPUTE, {"full": tmp_path / "out"}, encoded, tmp_path / "test",
+        "span", measure_questions,
     )
     assert report["full"]["exact_match"]["value"] > 0.9 and "length" in report["full"]["slices"]
 
 
-def test_feature_extraction_is_for_texts_only(base: Path, tmp_path: Path) -> None:
-    encoded = write_set(
-        tmp_path / "encoded",
-        {
-            split: judging_words.encode_words(load_tokenizer(base), token_rows(4, 0), TAGS, 32, split)
-            for split in ("train", "validation")
-        },
-        TAGS,
-    )
-    config = FrozenConfig(task="token", class_weights="none", l2=0.01, steps=5, patience=5)
-    with pytest.raises(UsageError, match="for classify.task `token` use full or lora"):
-        classify(config, encoded, base, None, tmp_path / "out", tmp_path)
+def test_a_model_of_another_task_is_not_measured(base: Path, tmp_path: Path) -> None:
+    folder = tiny_full(base, tmp_path / "model", labels=TAGS)
+    encoded = write_set(tmp_path / "encoded", {}, TAGS)
+    with pytest.raises(UsageError, match="was trained for task sequence, and token is measured here"):
+        config = ClassifyConfig(bootstrap=100, batch_rows=8)
+        evaluate_classify(config, COMPUTE, {"full": folder}, encoded, tmp_path / "out", "token", measure_words)

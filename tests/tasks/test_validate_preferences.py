@@ -295,5 +295,5 @@ def test_a_set_of_another_kind_is_refused_and_dialogues_keep_their_turns(tmp_pat
     assert len(found) == 20 and len({row["split"] for row in found}) == 1  # by the first user turn
     assert [turn["role"] for turn in found[0]["prompt"]] == ["user", "assistant", "user"]
     (tmp_path / "mine/set.yaml").write_text("kind: chats\n")
-    with pytest.raises(DataError, match="must be classification, instructions, preferences or control"):
+    with pytest.raises(DataError, match="a set of kind chats, and preferences is needed here"):
         validate_preferences(config(), None, tmp_path / "mine", tmp_path / "out")

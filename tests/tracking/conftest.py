@@ -10,7 +10,7 @@ from ajuste.core.home import home
 @pytest.fixture(scope="session")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose stages are recorded under one parent and whose models are registered. To be read only."""
-    from ajuste.tracking.project import versions
+    from ajuste.tracking.project import lock
     from ajuste.tracking.registry import registry
     from ajuste.tracking.runs import runs
     from tests.tracking import projects
@@ -21,7 +21,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(root)
         home.cache_clear()
         parent = runs.parent("a" * 64)
-        for stage in versions.lock():
+        for stage in lock.stages():
             runs.record(stage, parent)
         registry.register_all(parent)
         runs.finish(parent)

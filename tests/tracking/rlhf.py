@@ -21,6 +21,8 @@ STAGES = {
     "merge_ppo": ([f"{ADAPTERS}/ppo", f"{MERGED}/instruct"], f"{MERGED}/ppo"),
     "evaluate_ppo": (["artifacts/evaluated/forgetting_base", f"{MERGED}/gold", f"{MERGED}/instruct", f"{MERGED}/ppo",
                       f"{MERGED}/reward"], "artifacts/evaluated/ppo"),
+    "assistant_ppo": (["artifacts/encoded/instructions", "artifacts/evaluated/instruct", f"{MERGED}/ppo"],
+                      "artifacts/evaluated/assistant_ppo"),
 }
 PROMPTS = 12
 
@@ -43,6 +45,7 @@ def make(root: Path, seed: int = 30, instruct_seed: int = 10, loss: float = 2.0,
     policy = tiny_rlhf.policy(base, root / ADAPTERS / "ppo", seed, **validation)
     tiny_rlhf.policy_merged(base, policy, root / MERGED / "ppo")
     evaluate_ppo(root / "artifacts/evaluated/ppo", seed)
+    still_assistant(root / "artifacts/evaluated")
     lock(root)
     return root
 
@@ -96,6 +99,30 @@ def evaluate_ppo(folder: Path, seed: int = 0, hostile: str = "") -> None:
     }))  # fmt: skip
     pq.write_table(pa.table({"set": ["general"], "row_id": ["a"], "score": [-3.1], "weight": [5.0]}),
                    folder / "rows.parquet")
+
+
+def still_assistant(evaluated: Path, lost: float = 0.03) -> None:
+    """What stage `assistant_ppo` writes: `lost` nats a token more than the version before; all else as it was."""
+    folder = evaluated / "assistant_ppo"
+    folder.mkdir(parents=True, exist_ok=True)
+    before = pq.read_table(evaluated / "instruct/rows.parquet")
+    tokens, sums = before["tokens"].to_numpy(), before["instruct"].to_numpy()
+    pq.write_table(pa.table({"row_id": before["row_id"], "tokens": tokens, "sft": sums, "ppo": sums + lost * tokens}),
+                   folder / "rows.parquet")
+    models = {"sft": 2.0, "ppo": 2.0 + lost}
+    (folder / "assistant.json").write_text(json.dumps({
+        "held_out": {model: {"loss": interval(loss), "perplexity": float(np.exp(loss)), "rows": assistants.TEST_ROWS,
+                             "tokens": 500} for model, loss in models.items()} | {"difference": interval(lost, 0.005)},
+        "references": {model: {"exact_match": interval(0.1), "rouge1": interval(0.3), "rougeL": interval(0.2)}
+                       for model in (*models, "difference")},
+        "rules": {model: {"passed": interval(0.4), "prompts": 10, "kinds": {}} for model in models},
+    }))  # fmt: skip
+    answers = [{"id": f"p{i}", "prompt": prompt, "sft": f"sft answers {i}", "ppo": f"ppo answers {i}",
+                "kept_sft": i == 0, "kept_ppo": i == 0} for i, prompt in enumerate(assistants.PROMPTS)]
+    references = [{"row_id": f"te{i:014x}", "reference": "so", "sft": "so", "ppo": "so", "rougeL_sft": 0.2,
+                   "rougeL_ppo": 0.2} for i in range(6)]
+    for name, rows in (("answers.jsonl", answers), ("references.jsonl", references)):
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def figures(root: Path, hostile: str = "") -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ajuste.core.home import home
-from ajuste.tracking.project import versions
+from ajuste.tracking.project import lock
 from ajuste.tracking.registry import registry
 from ajuste.tracking.runs import runs
 
@@ -24,7 +24,7 @@ def stored(folder: Path, roots: dict[str, Path]) -> Iterator[None]:
             patch.chdir(root)
             shutil.copytree(root / ".state", folder / ".state", dirs_exist_ok=True)
             parent = runs.parent(root.name * 8)
-            for stage in versions.lock():
+            for stage in lock.stages():
                 runs.record(stage, parent)
             registry.register_all(parent)
             runs.finish(parent)

@@ -16,7 +16,7 @@ from ajuste.models import decoder
 from ajuste.models.folder import sha256_of
 from ajuste.tracking.comparing import compare
 from ajuste.tracking.comparing import text as text
-from ajuste.tracking.project import versions
+from ajuste.tracking.project import lock
 from ajuste.tracking.registry import registry
 from ajuste.tracking.runs import store as runs_store
 from tests.tracking import assistants
@@ -68,7 +68,7 @@ def test_a_version_has_the_evidence_of_its_training(project) -> None:
         assert float(tags[f"test.loss{suffix}"]) == result["held_out"]["instruct"]["loss"][key]
         assert float(tags[f"test.difference{suffix}"]) == result["held_out"]["difference"][key]
         assert float(tags[f"forgetting.general{suffix}"]) == assistants.interval(0.1, 0.02)[key]
-    assert tags["dvc"] == versions.stage_lock("merge_instruct")["outs"][0]["md5"]
+    assert tags["dvc"] == lock.entry("merge_instruct")["outs"][0]["md5"]
 
 
 def test_the_challenger_has_the_lowest_validation_loss(project) -> None:

@@ -9,7 +9,7 @@ from ajuste.core.errors import DataError, UsageError
 from ajuste.tracking.again import claim as again_claim
 from ajuste.tracking.again import hardware
 from ajuste.tracking.again.claim import artefact_differences, claim_of, upstream
-from ajuste.tracking.project import versions
+from ajuste.tracking.project import lock
 from ajuste.tracking.registry import registry
 from ajuste.tracking.runs import store
 
@@ -32,11 +32,11 @@ def test_a_version_claims_its_stage_and_what_that_needs(project: Path) -> None:
 
 
 def test_the_stages_that_one_needs_are_found_through_files_inside_of_outs() -> None:
-    lock = {
+    recorded = {
         "a": {"outs": [{"path": "x/a"}]}, "b": {"deps": [{"path": "x/a/part.json"}], "outs": [{"path": "x/b"}]},
         "c": {"deps": [{"path": "x/bc"}], "outs": [{"path": "x/c"}]}, "d": {"deps": [{"path": "x/b"}]},
     }  # fmt: skip
-    assert list(upstream(lock, "d")) == ["a", "b", "d"] and list(upstream(lock, "c")) == ["c"]
+    assert list(upstream(recorded, "d")) == ["a", "b", "d"] and list(upstream(recorded, "c")) == ["c"]
 
 
 def test_a_changed_byte_of_a_registered_file_is_named(project: Path) -> None:
@@ -124,4 +124,4 @@ def test_the_kind_of_processor_and_what_narrows_it(monkeypatch: pytest.MonkeyPat
 def test_the_run_of_a_stage_names_its_hardware(project: Path) -> None:
     run = store.client().get_run(lora().run_id)
     assert run.data.tags["ajuste.hardware"] == hardware.hardware("cpu")
-    assert run.data.tags["ajuste.stage_key"] == versions.stage_key("merge_classify")
+    assert run.data.tags["ajuste.stage_key"] == lock.stage_key("merge_classify")

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from ajuste.core.errors import UsageError
 from ajuste.tracking.comparing import compare
-from ajuste.tracking.comparing import rows as comparing_rows
 from ajuste.tracking.comparing import text as text
 from ajuste.tracking.registry import registry
+from ajuste.tracking.registry.families.classifier import Classifier
 from tests.tracking import projects
 
 NAME = "reviews-classifier"
@@ -82,7 +82,7 @@ def test_the_paired_difference_is_that_of_a_plain_bootstrap(found: dict) -> None
 def test_a_real_difference_is_called_so(project: Path, monkeypatch) -> None:
     rights = {"1": {f"{i}": (i % 4 == 0, 1) for i in range(200)}, "2": {f"{i}": (i % 4 != 0, 1) for i in range(200)},
               "3": {f"{i}": (i % 4 == 0, 1) for i in range(50, 250)}}
-    monkeypatch.setattr(comparing_rows, "right", lambda version: rights[version.version])
+    monkeypatch.setattr(Classifier, "recorded", lambda self, version: rights[version.version])
     first, second = compare.compare(NAME)["paired"]
     assert first["rows"] == 150 and first["difference"] == 0 and first["verdict"] == "no clear difference"
     assert second["verdict"] == "better" and second["low"] > 0.2

@@ -13,9 +13,9 @@ from ajuste.core.errors import DataError, UsageError
 from ajuste.core.home import home
 from ajuste.core.imports import ROOT
 from ajuste.core.params import read_yaml
-from ajuste.tracking.project import versions
+from ajuste.tracking.project import lock
 from ajuste.tracking.registry import promotion, registry
-from ajuste.tracking.registry.families import CLASSIFIER
+from ajuste.tracking.registry.families.classifier import CLASSIFIER
 from ajuste.tracking.registry.tags import unfold
 from ajuste.tracking.runs import runs
 from ajuste.tracking.runs.store import client
@@ -60,7 +60,7 @@ def register(root: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         parent = runs.parent(root.name * 8)
-        for stage in versions.lock():
+        for stage in lock.stages():
             runs.record(stage, parent)
         registry.register_all(parent)
     params = {"compute": {"dtype": "float32", "device": "cpu", "threads": 1, "seed": 0},

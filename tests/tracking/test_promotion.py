@@ -14,6 +14,7 @@ from ajuste.core.errors import DataError, UsageError
 from ajuste.core.imports import ROOT
 from ajuste.tracking.comparing import compare
 from ajuste.tracking.registry import promotion, rank, registry
+from ajuste.tracking.registry.moves import LONGEST
 from ajuste.tracking.runs.store import client
 from tests.tracking.bare import Killed, aliases, at_home, registered, writes
 
@@ -212,7 +213,7 @@ def test_a_store_that_fails_in_a_move_is_one_line() -> None:
 def test_text_of_people_is_kept_as_one_line_that_fits() -> None:
     name = registered("h-classifier")
     made = promotion.move(name, "1", "a\x1b[31m\nb", "é\x00" + "w" * 9000)
-    assert made.who == "a [31m b" and made.why.startswith("é w") and len(made.why) == promotion.LONGEST
+    assert made.who == "a [31m b" and made.why.startswith("é w") and len(made.why) == LONGEST
     assert promotion.history(name)[0].why == made.why
 
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from ajuste.cli.main import app
 from ajuste.core.errors import UsageError
 from ajuste.core.home import home
-from ajuste.tracking.project import versions
+from ajuste.tracking.project import dvc, git, lock
 from ajuste.tracking.pruning import prune
 from ajuste.tracking.pruning import registry_plan as rules
 from ajuste.tracking.registry import promotion, registry
@@ -44,9 +44,9 @@ def store(original, tmp_path: Path, monkeypatch):
     backup = tmp_path / "backup"
     shutil.copytree(folder, backup, copy_function=os.link)
     shutil.copyfile(folder / "mlruns/mlflow.db", tmp_path / "mlflow.db")
-    monkeypatch.setattr(versions, "worktrees", lambda: [])  # there is neither git nor DVC here
+    monkeypatch.setattr(git, "worktrees", lambda: [])  # there is neither git nor DVC here
     monkeypatch.setattr(prune, "_current_keys", set)
-    monkeypatch.setattr(versions, "unused_cache", lambda pins, projects, experiments, remove: [])
+    monkeypatch.setattr(dvc, "unused_cache", lambda pins, projects, experiments, remove: [])
     with within(folder, roots["new"], monkeypatch):
         yield folder
     shutil.rmtree(folder / "mlruns/artifacts")
@@ -154,7 +154,7 @@ def test_nothing_is_thrown_away_while_a_stage_runs(store: Path) -> None:
 @pytest.mark.slow
 def test_checkpoints_and_worktrees(store: Path, monkeypatch) -> None:
     monkeypatch.setattr(prune, "_current_keys", lambda: {"wanted"})
-    recorded = versions.stage_key("classify_full")
+    recorded = lock.stage_key("classify_full")
     old = time.time() - 2 * prune.WEEK
     for name in (recorded, "wanted", "unknown", "fresh"):
         (store / ".checkpoints" / name).mkdir(parents=True)
@@ -200,20 +200,20 @@ def test_the_cache_keeps_pins_branches_and_the_workspace(tmp_path: Path, monkeyp
     home.cache_clear()
 
     def run(*command: str) -> None:
-        subprocess.run(command, check=True, capture_output=True, env=versions.environment())
+        subprocess.run(command, check=True, capture_output=True, env=dvc.environment())
 
     def add(text: str) -> str:
         shutil.rmtree("data", ignore_errors=True)
         Path("data").mkdir()
         Path("data/rows.txt").write_text(text)
-        run(*versions.DVC, "add", "--quiet", "data")
+        run(*dvc.DVC, "add", "--quiet", "data")
         return yaml.safe_load(Path("data.dvc").read_text())["outs"][0]["md5"]
 
     try:
         run("git", "init", "--quiet")
         run("git", "config", "user.email", "a@localhost")
         run("git", "config", "user.name", "a")
-        run(*versions.DVC, "init", "--quiet")
+        run(*dvc.DVC, "init", "--quiet")
         on_branch = add("on a branch")
         run("git", "add", "--all")
         run("git", "commit", "--quiet", "--message", "one")
@@ -228,10 +228,10 @@ def test_the_cache_keeps_pins_branches_and_the_workspace(tmp_path: Path, monkeyp
 
         everything = (on_branch, pinned, lost, here)
         assert all(map(cached, everything))
-        unused = versions.unused_cache({pinned}, [], False, remove=False)
+        unused = dvc.unused_cache({pinned}, [], False, remove=False)
         assert len(unused) == 2 and all(path.exists() for path in unused) and all(map(cached, everything))
-        assert len(versions.unused_cache({pinned}, [], False, remove=True)) in (0, 2)
+        assert len(dvc.unused_cache({pinned}, [], False, remove=True)) in (0, 2)
         assert cached(on_branch) and cached(pinned) and cached(here) and not cached(lost)
-        assert versions.unused_cache({pinned}, [], False, remove=False) == []
+        assert dvc.unused_cache({pinned}, [], False, remove=False) == []
     finally:
         home.cache_clear()

@@ -12,7 +12,7 @@ from ajuste.core.errors import DataError, UsageError
 from ajuste.core.home import home
 from ajuste.models import classifier
 from ajuste.models.folder import sha256_of
-from ajuste.tracking.project import versions
+from ajuste.tracking.project import lock
 from ajuste.tracking.registry import register, registry
 from ajuste.tracking.runs import store
 from tests.tracking import projects
@@ -300,8 +300,8 @@ def test_without_a_store_reading_makes_none(tmp_path: Path, monkeypatch) -> None
 def test_pages_say_where_a_version_came_from(project: Path) -> None:
     version = by_strategy(NAME)["lora"]
     text = store.client().get_model_version(NAME, version.version).description
-    for part in ("merged, W = W0 + (alpha/r) B A", "validation: accuracy 0.8200", "largest logit difference 4.8e-07",
+    for part in ("merged into its base", "validation: accuracy 0.8200", "largest logit difference 4.8e-07",
                  "trained 600 of 20,000 parameters (3.00%)", "stage `merge_classify`", "adapter version 1"):
         assert part in text
     assert "ajuste compare reviews-classifier" in store.client().get_registered_model(NAME).description
-    assert versions.stage_key("merge_classify") == version.tags["stage_key"]
+    assert lock.stage_key("merge_classify") == version.tags["stage_key"]

@@ -9,7 +9,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from scipy.stats import binomtest
 from typer.testing import CliRunner
 
 from ajuste.core import stage
@@ -17,7 +16,7 @@ from ajuste.tracking.pages import report
 from ajuste.tracking.pages import report_data as data
 from ajuste.tracking.pages import report_trust as trust
 from ajuste.tracking.pages import svg as svg
-from ajuste.tracking.project import versions
+from ajuste.tracking.project import lock
 from ajuste.tracking.registry import registry
 from tests.tracking import made_run
 
@@ -135,8 +134,8 @@ def test_the_study_is_drawn_where_it_was_run(place):
 def test_times_of_another_run_are_not_shown(place):
     made_run.make(place)
     assert data.strategies()[1]["seconds"] is not None
-    lock = Path("dvc.lock")
-    lock.write_text(lock.read_text().replace("tasks.classify.full", "tasks.classify.full --again"))  # another stage key
+    path = Path("dvc.lock")
+    path.write_text(path.read_text().replace("tasks.classify.full", "tasks.classify.full --again"))  # another stage key
     full = next(row for row in data.strategies() if row["id"] == "full")
     assert full["seconds"] is None and full["peak_memory_mb"] is None
     assert "not measured on this machine" in report.write_report(Path("index.html")).read_text()
@@ -151,7 +150,7 @@ def test_the_best_is_chosen_on_validation_not_on_test(place):
 
 def test_versions_and_aliases_stand_in_table_and_lineage(place, monkeypatch):
     made_run.make(place)
-    tags = {"strategy": "full", "sha256": "e" * 64, "stage_key": versions.stage_key("classify_full")}
+    tags = {"strategy": "full", "sha256": "e" * 64, "stage_key": lock.stage_key("classify_full")}
     found = [
         registry.Version("reviews-classifier", "7", "champion", None, tags, "run", ("champion", "challenger")),
         registry.Version("reviews-classifier", "6", None, None, tags | {"stage_key": "of an earlier run"}, "run"),
@@ -202,20 +201,11 @@ def test_few_test_rows_are_named_even_when_all_are_right(place):
     assert found["Enough test rows"]["state"] == "warn" and "0.912 and 1.000" in found["Enough test rows"]["detail"]
 
 
-@pytest.mark.parametrize(("b", "c"), [(0, 0), (1, 0), (7, 2), (40, 45), (30, 10), (5, 5)])
-def test_mcnemar_is_the_binomial_test(b, c):
-    def rows(right: list[bool]) -> list[dict]:
-        return [{"row_id": i, "label": 1, "prediction": int(r)} for i, r in enumerate(right)]
-
-    first = rows([True] * b + [False] * c + [True] * 9)
-    second = rows([False] * b + [True] * c + [True] * 9)
-    p = binomtest(b, b + c, 0.5).pvalue if b + c else 1.0
-    assert data.mcnemar(first, second) == (b, c, pytest.approx(p, abs=1e-12))
-
-
-def test_mcnemar_refuses_other_rows():
+def test_rightness_refuses_other_rows():
+    rows = [{"row_id": 1, "label": 1, "prediction": 1}, {"row_id": 2, "label": 1, "prediction": 0}]
+    assert data.rightness(rows, rows) == ([True, False], [True, False])
     with pytest.raises(ValueError, match="same rows"):
-        data.mcnemar([{"row_id": 1}], [{"row_id": 2}])
+        data.rightness(rows, rows[::-1])
 
 
 def test_reliability_of_a_known_set():

@@ -13,10 +13,10 @@ from ajuste.models import reward
 from ajuste.models.folder import sha256_of
 from ajuste.tracking.comparing import compare
 from ajuste.tracking.comparing import text as text
-from ajuste.tracking.project import versions
+from ajuste.tracking.project import lock
 from ajuste.tracking.registry import registry
 from ajuste.tracking.runs import store as runs_store
-from tests.tracking import rlhf
+from tests.tracking import assistants, rlhf
 from tests.tracking.stored import stored, within
 from tests.tracking.test_runs import history_of, run_of
 
@@ -77,9 +77,10 @@ def test_figures_are_tags_and_metrics(project) -> None:
     assert float(tags["test.kl"]) == 3.5 and float(tags["test.distinct2_ratio"]) == 0.9
     assert "test.length_gain" not in tags and tags["test.rows"] == str(rlhf.PROMPTS)
     assert float(tags["forgetting.general"]) == 0.15 and float(tags["validation.gold_gain_low"]) == 0.04
-    lock = versions.lock()
-    assert tags["judge.gold"] == lock["gold"]["outs"][0]["md5"]
-    assert tags["judge.reward"] == lock["merge_reward"]["outs"][0]["md5"]
+    recorded = lock.stages()
+    assert tags["judge.gold"] == recorded["gold"]["outs"][0]["md5"]
+    assert tags["judge.reward"] == recorded["merge_reward"]["outs"][0]["md5"]
+    assert float(tags["test.loss"]) == 2.03 and float(tags["test.rules"]) == 0.4 and tags["run.assistant_ppo"]
     tags = of(project["good"], REWARD, "reward").tags
     assert float(tags["test.accuracy_margin_1.5"]) == 0.85 and float(tags["test.ece"]) == 0.04
     assert float(tags["validation.accuracy"]) == 0.75 and tags["test.rows"] == "60"
@@ -144,7 +145,8 @@ def test_pages_say_what_was_found(project) -> None:
     page = client.get_model_version(NAME, ppo.version).description
     sft = of(project["good"], folder="instruct").version
     for said in (f"ppo, gold +0.080 against {NAME}/{sft}", "merged into its base", "gain 0.0800 [0.0500, 0.1100]",
-                 "KL 3.5000", "distinct-2 0.90", f"it is {NAME}/{sft}", "general 0.1500 [0.1300, 0.1700]"):
+                 "KL 3.5000", "distinct-2 0.90", f"it is {NAME}/{sft}", "general 0.1500 [0.1300, 0.1700]",
+                 "as an assistant: held-out loss 2.0300"):
         assert said in page, said
     page = client.get_model_version(REWARD, judge.version).description
     for said in ("pair accuracy 0.750", "60 pairs", "1.5 or more 0.8500 [0.8000, 0.9000]", "Reward model"):
@@ -183,9 +185,9 @@ def test_registering_again_changes_nothing(project) -> None:
 
 def test_an_old_reward_model_does_not_get_the_figures_of_a_new_training(project, tmp_path, monkeypatch) -> None:
     root = rlhf.make(tmp_path / "run", seed=77, instruct_seed=77)
-    lock = yaml.safe_load((root / "dvc.lock").read_text())
-    lock["stages"]["merge_reward"]["deps"][0]["md5"] = "0" * 32 + ".dir"
-    (root / "dvc.lock").write_text(yaml.safe_dump(lock, sort_keys=False))
+    recorded = yaml.safe_load((root / "dvc.lock").read_text())
+    recorded["stages"]["merge_reward"]["deps"][0]["md5"] = "0" * 32 + ".dir"
+    (root / "dvc.lock").write_text(yaml.safe_dump(recorded, sort_keys=False))
     monkeypatch.chdir(root)
     registry.register_all(None)
     tags = of(root, REWARD, "reward").tags
@@ -208,9 +210,13 @@ def test_sft_and_ppo_side_by_side(project) -> None:
     assert json.loads(json.dumps(found)) == found
     first, second = found["versions"]
     assert (first["method"], second["method"], second["base_version"]) == ("sft", "ppo", f"{NAME}/{sft}")
-    assert found["answers"][0] == {"id": "te0", "prompt": "the film 0", "base": None,
-                                   "versions": {sft: "sft says 0", ppo: "ppo says 0"}}
-    assert {pair["metric"] for pair in found["paired"]} == {"gold score", "proxy reward"}
+    assert {"id": "te0", "prompt": "the film 0", "base": None,
+            "versions": {sft: "sft says 0", ppo: "ppo says 0"}} in found["answers"]
+    assert found["answers"][0]["versions"] == {sft: "answer 0 of 10", ppo: "ppo answers 0"}, "to the fixed prompts too"
+    assert {pair["metric"] for pair in found["paired"]} == {"gold score", "proxy reward", "held-out loss"}
+    loss = next(pair for pair in found["paired"] if pair["metric"] == "held-out loss")
+    assert (loss["version"], loss["difference"], loss["verdict"]) == (sft, pytest.approx(-0.03), "better")
+    assert second["test"]["loss"]["value"] == 2.03 and second["test"]["rougeL"]["value"] == 0.2
     lines = [json.loads(line) for line in
              (project["good"] / "artifacts/evaluated/ppo/answers.jsonl").read_text().splitlines()]
     gold = next(pair for pair in found["paired"] if pair["metric"] == "gold score")
@@ -229,15 +235,16 @@ def test_a_table_shows_some_answers_and_says_so(project) -> None:
     found = compare.compare(NAME, [of(project["good"], folder="instruct").version, of(project["good"]).version])
     found["answers"] *= 3
     for shown in (text.to_terminal(found, 110), text.to_markdown(found)):
-        assert shown.count("ppo says") == text.MOST and "16 more answers: --format json has all 36" in shown
+        assert shown.count("ppo says") + shown.count("ppo answers") == text.MOST
+        assert "22 more answers: --format json has all 42" in shown
 
 
 def test_two_policies_are_held_against_each_other_if_the_same_models_judged_them(project) -> None:
     good, other = of(project["good"]).version, of(project["other"]).version
     # another SFT, so another reward model, whose scale is its own; the gold scorer is the same
     found = compare.compare(NAME, [good, other])
-    assert {pair["metric"] for pair in found["paired"]} == {"gold score"}
-    assert len(found["answers"]) == rlhf.PROMPTS
+    assert {pair["metric"] for pair in found["paired"]} == {"gold score", "held-out loss"}
+    assert len(found["answers"]) == rlhf.PROMPTS + len(assistants.PROMPTS)
 
 
 def test_reward_models_side_by_side(project) -> None:

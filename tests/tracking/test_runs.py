@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from ajuste.core.errors import UsageError
-from ajuste.tracking.project import versions
+from ajuste.tracking.project import lock
 from ajuste.tracking.runs import facts, runs, store
 from tests.tracking import projects
 
 
 def run_of(stage: str):
     """All runs of the stage's key that are not deleted."""
-    key = versions.stage_key(stage)
+    key = lock.stage_key(stage)
     return store.client().search_runs([store.experiment_id()], f"tags.`ajuste.stage_key` = '{key}'")
 
 
@@ -43,7 +43,7 @@ def test_a_run_holds_all_that_dvc_lock_and_the_outs_say(project: Path) -> None:
     assert expected.items() <= run.data.metrics.items()
     assert history_of(run.info.run_id, "curve/loss") == [(step, 1 / step) for step in range(1, 7)]
     assert history_of(run.info.run_id, "curve/validation_accuracy") == [(3, 0.65), (6, 0.8)]
-    entry = versions.stage_lock("classify_lora")
+    entry = lock.entry("classify_lora")
     inputs = {(i.dataset.name, i.dataset.digest, i.tags[0].value) for i in run.inputs.dataset_inputs}
     assert inputs == {*((d["path"], d["md5"], "dep") for d in entry["deps"]),
                       *((o["path"], o["md5"], "out") for o in entry["outs"])}
@@ -70,29 +70,29 @@ def test_evaluation_and_proof_are_metrics(project: Path) -> None:
 
 def test_children_hang_under_one_finished_parent_that_sums_up(project: Path) -> None:
     client = store.client()
-    parents = {run_of(stage)[0].data.tags["mlflow.parentRunId"] for stage in versions.lock()}
+    parents = {run_of(stage)[0].data.tags["mlflow.parentRunId"] for stage in lock.stages()}
     (parent,) = parents
     run = client.get_run(parent)
     assert run.info.status == "FINISHED" and runs.parent("a" * 64) == parent
     client.set_terminated(parent)
     assert run.data.metrics["cost/seconds"] == sum(2.5 * n for n in range(1, 7))
     note = run.data.tags["mlflow.note.content"]
-    assert all(f"| {stage} |" in note for stage in versions.lock()) and "accuracy/lora" in note
+    assert all(f"| {stage} |" in note for stage in lock.stages()) and "accuracy/lora" in note
 
 
 def test_recording_again_changes_nothing(project: Path) -> None:
-    for stage in versions.lock():
+    for stage in lock.stages():
         (before,) = run_of(stage)
         assert runs.record(stage, None) == before.info.run_id
-        assert runs.begin(stage, versions.stage_key(stage), "another-parent") == before.info.run_id
+        assert runs.begin(stage, lock.stage_key(stage), "another-parent") == before.info.run_id
         (after,) = run_of(stage)
         assert frozen(after) == frozen(before)
-        assert runs.is_recorded(versions.stage_key(stage))
+        assert runs.is_recorded(lock.stage_key(stage))
 
 
 def test_two_processes_at_once_make_one_run(other) -> None:
     root = other(seed=20)
-    code = "from tracking import runs; p = runs.parent('b' * 64); print(p, runs.record('classify_full', p))"
+    code = "from ajuste.tracking.runs import runs; p = runs.parent('b' * 64); print(p, runs.record('classify_full', p))"
     path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     started = [
         subprocess.Popen([sys.executable, "-c", code], cwd=root, env={**os.environ, "PYTHONPATH": path}, text=True,
@@ -110,7 +110,7 @@ def test_two_processes_at_once_make_one_run(other) -> None:
 @pytest.mark.parametrize("broken", ["log_inputs", "log_artifacts", "set_terminated"])
 def test_a_record_that_was_cut_off_is_completed(other, monkeypatch, broken: str) -> None:
     other(seed=30 + len(broken))
-    parent, key = runs.parent("c" * 64), versions.stage_key("classify_lora")
+    parent, key = runs.parent("c" * 64), lock.stage_key("classify_lora")
     begun = runs.begin("classify_lora", key, parent)
     assert store.client().get_run(begun).info.status == "RUNNING" and not runs.is_recorded(key)
 
@@ -131,7 +131,7 @@ def test_a_record_that_was_cut_off_is_completed(other, monkeypatch, broken: str)
 
 def test_following_a_stage_that_is_killed_and_resumed(other, tmp_path: Path) -> None:
     other(seed=40)
-    run_id = runs.begin("classify_full", versions.stage_key("classify_full"), runs.parent("d" * 64))
+    run_id = runs.begin("classify_full", lock.stage_key("classify_full"), runs.parent("d" * 64))
     history = tmp_path / "history.jsonl"
     assert runs.follow(run_id, history, 0) == 0  # not there yet
     lines = [json.dumps({"step": step, "loss": 1 / step}) + "\n" for step in range(1, 7)]
@@ -150,7 +150,7 @@ def test_following_a_stage_that_is_killed_and_resumed(other, tmp_path: Path) -> 
 
 def test_a_failed_run_is_taken_up_again_and_a_deleted_one_made_anew(other) -> None:
     other(seed=50)
-    key, parent, client = versions.stage_key("classify_full"), runs.parent("e" * 64), store.client()
+    key, parent, client = lock.stage_key("classify_full"), runs.parent("e" * 64), store.client()
     first = runs.begin("classify_full", key, parent)
     runs.fail(first, "out of disk")
     run = client.get_run(first)
@@ -179,11 +179,11 @@ def test_mlflows_global_state_is_neither_read_nor_written(other, monkeypatch) ->
 
 def test_a_measurement_of_another_run_is_not_recorded(other, project: Path) -> None:
     root = other(seed=70)
-    lock = json.loads(json.dumps(projects.PARAMS))
-    lock["classify_full"]["classify.full"]["lr"] = 1.0
-    projects.lock(root, lock)
+    recorded = json.loads(json.dumps(projects.PARAMS))
+    recorded["classify_full"]["classify.full"]["lr"] = 1.0
+    projects.lock(root, recorded)
     shutil.rmtree(root / ".state")  # the home has one, of the first project's run
-    assert facts.state("classify_full", versions.stage_key("classify_full")) == {}
+    assert facts.state("classify_full", lock.stage_key("classify_full")) == {}
     run = store.client().get_run(runs.record("classify_full", None))
     assert "cost/seconds" not in run.data.metrics and run.data.params["lr"] == "1.0"
 

@@ -20,7 +20,7 @@ from ajuste.core.home import home
 from ajuste.models import classifier
 from ajuste.models.folder import sha256_of
 from ajuste.tracking.comparing import compare
-from ajuste.tracking.project import versions
+from ajuste.tracking.project import lock
 from ajuste.tracking.registry import registry
 from ajuste.tracking.runs import runs, store
 from tests.tracking import projects
@@ -117,13 +117,13 @@ def team(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def test_a_run_is_recorded_registered_resolved_and_served(team: Path, server: str, tmp_path: Path) -> None:
     parent = runs.parent("f" * 64)
-    ids = [runs.record(stage, parent) for stage in versions.lock()]
+    ids = [runs.record(stage, parent) for stage in lock.stages()]
     new = registry.register_all(parent)
     runs.finish(parent)
     assert [f"{version.name}/{version.version}" for version in new] == [
         "reviews-classifier-adapter/1", "reviews-classifier/1", "reviews-classifier/2", "reviews-classifier/3"]
     # again: nothing
-    assert [runs.record(stage, parent) for stage in versions.lock()] == ids and registry.register_all(parent) == []
+    assert [runs.record(stage, parent) for stage in lock.stages()] == ids and registry.register_all(parent) == []
     found = store.client().search_runs([store.experiment_id()])
     assert len(found) == len(ids) + 1 and {run.info.status for run in found} == {"FINISHED"}
     lora = next(run for run in found if run.info.run_name == "classify_lora")

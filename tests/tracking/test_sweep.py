@@ -8,10 +8,10 @@ import pytest
 
 from ajuste.core.errors import UsageError
 from ajuste.core.params import parse_yaml
-from ajuste.tracking.registry.families import CLASSIFIER, SFT
-from ajuste.tracking.sweeps import grid as grid
-from ajuste.tracking.sweeps import sweep
-from ajuste.tracking.sweeps.sweep import Point
+from ajuste.tracking.registry.families.classifier import CLASSIFIER
+from ajuste.tracking.registry.families.sft import SFT
+from ajuste.tracking.sweeps import grid
+from ajuste.tracking.sweeps.points import Point, ranked
 from tests.made.projects import ROOT, ajuste, environment, mlflow_runs, run, tiny_project
 
 
@@ -66,8 +66,8 @@ def test_what_the_best_runs_through(here) -> None:
 def test_ranked_by_validation() -> None:
     points = [Point({}, "a", figure=0.8, trainable=9), Point({}, "b"), Point({}, "c", figure=0.8, trainable=3),
               Point({}, "d", figure=0.7), Point({}, "e", figure=float("nan"))]
-    assert [p.name for p in sweep.ranked(points, CLASSIFIER)] == ["c", "a", "d", "b", "e"]
-    assert [p.name for p in sweep.ranked(points, SFT)] == ["d", "c", "a", "b", "e"]
+    assert [p.name for p in ranked(points, CLASSIFIER)] == ["c", "a", "d", "b", "e"]
+    assert [p.name for p in ranked(points, SFT)] == ["d", "c", "a", "b", "e"]
 
 
 def state(project: Path) -> tuple[str, ...]:

@@ -66,10 +66,11 @@ def texts_of(file: Path, mapping: list[str]) -> tuple[list[str], list[str] | Non
 
     A .txt file is a text a line. Rows that cannot be read are left out and counted on standard error.
     """
-    from ajuste.cli.data.sets import BATCH_ROWS, columns_from, format_of, mapping_from
+    from ajuste.cli.data.label_sets import columns_from
+    from ajuste.cli.data.sets import BATCH_ROWS, format_of, mapping_from
     from ajuste.core.errors import DataError, UsageError
     from ajuste.rows.read.texts import read_rows
-    from ajuste.rows.sets import Columns
+    from ajuste.rows.sets.classification import Columns
 
     given = mapping_from(mapping)
     columns = columns_from(given)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import yaml
 
-from ajuste.cli.data.sets import BATCH_ROWS, Seen
+from ajuste.cli.data import use as in_params
+from ajuste.cli.data.sets import BATCH_ROWS, Added, Asked, Seen, listed_columns
 from ajuste.core.errors import DataError, UsageError
 from ajuste.rows.layouts import preferences
 from ajuste.rows.layouts.instructions import (
@@ -17,12 +18,26 @@ from ajuste.rows.layouts.instructions import (
     template_fields,
     to_row,
 )
+from ajuste.rows.read.files import columns_of, printable
 from ajuste.rows.read.records import TAG_BEGIN, check_needed, read_records, record_columns
-from ajuste.rows.read.texts import check_columns, columns_of, printable
-from ajuste.rows.sets import Columns, InstructionFile, InstructionSet, check_set
+from ajuste.rows.read.texts import check_columns
+from ajuste.rows.sets.base import check_set
+from ajuste.rows.sets.classification import Columns
+from ajuste.rows.sets.instructions import InstructionFile, InstructionSet
 
 TEMPLATES = Path("sources/templates")
 SAMPLE_ROWS = 100
+
+
+def prepare(asked: Asked, path: Path, own: str, form: str, old: InstructionSet | None) -> Added:
+    """The set with the file, once the whole file was read."""
+    layout = layout_of(path, form, asked.mapping, asked.layout, asked.templates)
+    file = file_of(path, own, form, layout, asked.mapping, asked.templates, asked.labels, asked.source)
+    seen = look(path, file)
+    new = extend(old, file, asked.licence)
+    sources = {part.name or Path(part.path).stem for part in new.files}
+    changes = in_params.instruction_changes(asked.name, sources)
+    return Added(new, seen, layout, [f"categories: {categories(seen)}"], lambda: in_params.use(changes, asked.use))
 
 
 def is_for_instructions(path: Path, form: str, mapping: dict[str, str]) -> bool:
@@ -59,9 +74,8 @@ def layout_of(path: Path, form: str, mapping: dict[str, str], given: str, templa
     found = record_columns(path, form)
     layout = recognise(found, mapping, _is_tagged(path, form, found, mapping))
     if layout is None:
-        shown = ", ".join(printable(name)[:60] for name in found[:30]) + (", ..." if len(found) > 30 else "")
         raise DataError(
-            f"{path}: no layout of instructions has its columns: {shown or 'none'}. A layout needs: "
+            f"{path}: no layout of instructions has its columns: {listed_columns(path, form)}. A layout needs: "
             f"{needs_of_layouts()}. Name your columns, such as --map instruction=COLUMN --map output=COLUMN"
         )
     return layout
@@ -98,7 +112,8 @@ def file_of(path: Path, own: str, form: str, layout: str, mapping: dict[str, str
         raise UsageError(f"{path}: a .txt file has no columns, so its layout is text or tagged, not {layout}")
     values = {"path": own, "format": form, "layout": layout, "columns": mapping, "source": source or f"path:{own}",
               "category": category, "templates": phrasings, "label_names": names}  # fmt: skip
-    made = check_set({"kind": "instructions", "licence": "unknown", "files": [values]}, str(path)).files[0]
+    found = {"kind": "instructions", "licence": "unknown", "files": [values]}
+    made = check_set(found, str(path), InstructionSet).files[0]
     check_needed(path, record_columns(path, form), columns_needed(layout, mapping, phrasings), layout)
     return made
 
@@ -124,7 +139,8 @@ def _read_templates(name: str) -> tuple[str | None, list[dict]]:
 def extend(old: InstructionSet | None, file: InstructionFile, licence: str) -> InstructionSet:
     """The set with one more file."""
     files = [part.model_dump(exclude_none=True) for part in [*(old.files if old else []), file]]
-    return check_set({"kind": "instructions", "licence": old.licence if old else licence, "files": files}, "set.yaml")
+    values = {"kind": "instructions", "licence": old.licence if old else licence, "files": files}
+    return check_set(values, "set.yaml", InstructionSet)
 
 
 def look(path: Path, file: InstructionFile) -> Seen:

@@ -2,16 +2,27 @@
 
 from pathlib import Path
 
-from ajuste.cli.data.sets import BATCH_ROWS, Seen
+from ajuste.cli.data import use as in_params
+from ajuste.cli.data.sets import BATCH_ROWS, Added, Asked, Seen, listed_columns
 from ajuste.core.errors import DataError, UsageError
 from ajuste.rows.layouts.preferences import LAYOUTS, Comparison, columns_known, needs_of_layouts, recognise
 from ajuste.rows.read.comparisons import read_comparisons
+from ajuste.rows.read.files import printable
 from ajuste.rows.read.records import check_needed, read_records, record_columns
-from ajuste.rows.read.texts import printable
-from ajuste.rows.sets import PreferenceFile, PreferenceSet, check_set
+from ajuste.rows.sets.base import check_set
+from ajuste.rows.sets.preferences import PreferenceFile, PreferenceSet
 
 OFFERED = [layout for layout in LAYOUTS if layout != "raters"]
 SAMPLE_ROWS = 100
+
+
+def prepare(asked: Asked, path: Path, own: str, form: str, old: PreferenceSet | None) -> Added:
+    """The set with the file, once the whole file was read."""
+    file = file_of(path, own, form, asked.layout, asked.mapping, asked.source)
+    new = extend(old, file, asked.licence, asked.prompt)
+    seen = look(path, new, file)
+    changes = in_params.preference_changes(asked.name)
+    return Added(new, seen, file.layout, [contents(seen)], lambda: in_params.use(changes, asked.use))
 
 
 def is_for_preferences(path: Path, form: str, mapping: dict[str, str]) -> bool:
@@ -33,10 +44,8 @@ def file_of(path: Path, own: str, form: str, given: str, mapping: dict[str, str]
         raise UsageError(f"{path}: a .txt file has no columns: give preferences as CSV, JSON, JSON Lines or Parquet")
     layout = given or recognised(path, form, mapping)
     if layout is None:
-        found = record_columns(path, form)
-        shown = ", ".join(printable(name)[:60] for name in found[:30]) + (", ..." if len(found) > 30 else "")
         raise DataError(
-            f"{path}: no layout of preferences has its columns: {shown or 'none'}. A layout needs: "
+            f"{path}: no layout of preferences has its columns: {listed_columns(path, form)}. A layout needs: "
             f"{needs_of_layouts()}. Name your columns, such as --map chosen=COLUMN --map rejected=COLUMN"
         )
     known = columns_known(layout)
@@ -61,7 +70,7 @@ def extend(old: PreferenceSet | None, file: PreferenceFile, licence: str, prompt
         "kind": "preferences", "prompt": asked, "licence": old.licence if old else licence,
         "files": [part.model_dump(exclude_none=True) for part in [*(old.files if old else []), file]],
     }  # fmt: skip
-    return check_set(values, "set.yaml")
+    return check_set(values, "set.yaml", PreferenceSet)
 
 
 def look(path: Path, data_set: PreferenceSet, file: PreferenceFile) -> Seen:

@@ -1,4 +1,4 @@
-"""How `ajuste data add` makes or extends a set of data/: look at the file, choose classes, publish, or change nothing.
+"""What `ajuste data add` does for every kind of set: look at a file, name it, publish the set, or change nothing.
 
 A new file is prepared beside data/ and moved in only when everything is known to be right; if recording it in data.dvc
 fails, or the command is interrupted, data/ is put back as it was.
@@ -8,25 +8,39 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ajuste.cli.data.kinds import DataSet, read_any
 from ajuste.core.errors import DataError, UsageError
-from ajuste.rows.read.texts import printable, read_rows
-from ajuste.rows.sets import ClassificationSet, Columns, DataSet, SourceFile, check_set, dump_set, read_set
+from ajuste.rows.read.files import printable
+from ajuste.rows.read.records import record_columns
+from ajuste.rows.sets.base import Set, dump_set
 
 DATA = Path("data")
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl",
-           ".parquet": "parquet", ".pq": "parquet", ".txt": "txt"}  # fmt: skip
-PARTS = {"train", "test", "dev", "val", "valid", "validation"}  # folders between a set and its labels, as in aclImdb
-UNLABELLED = {"unsup"}  # aclImdb's reviews without a label
-MIN_CLASS_SHARE, MIN_CLASS_ROWS = 0.1, 2  # a rarer value is taken for a slip, not for a class, unless it is named
-MAX_CLASSES = 1000
-MAX_VALUES = 100_000  # distinct labels that are counted: a column of texts is no column of labels
+           ".parquet": "parquet", ".pq": "parquet", ".txt": "txt", ".conll": "conll", ".bio": "conll"}  # fmt: skip
 BATCH_ROWS = 4096
 SHOWN_ROWS = 3
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What `ajuste data add` was asked for."""
+
+    name: str
+    file: str
+    mapping: dict[str, str]  # the layout's own name -> the column's name in the file
+    labels: str = ""
+    layout: str = ""
+    prompt: str = ""
+    templates: str = ""
+    replace: bool = False
+    source: str = ""
+    licence: str = "unknown"
+    use: bool = False
 
 
 @dataclass
@@ -36,7 +50,7 @@ class Seen:
     rows: int = 0
     unreadable: int = 0
     first_problem: str = ""
-    values: Counter = field(default_factory=Counter)  # label, category or number of responses -> rows
+    values: Counter = field(default_factory=Counter)  # label, tag, category or number of responses -> rows
     first: list = field(default_factory=list)  # rows, to be shown
 
     def readable(self, path: Path, batch: list, problems: list[str | None]) -> list:
@@ -56,56 +70,6 @@ class Seen:
             raise DataError(f"{path.name}: not one row can be read as {layout}; first: {self.first_problem}")
 
 
-def look(path: Path, file: SourceFile) -> Seen:
-    """Read the whole file once. Raises DataError for what is wrong with it as a whole."""
-    seen = Seen()
-    for batch in read_rows(path, file.format, file.columns, BATCH_ROWS):
-        good = seen.readable(path, batch, [row.problem for row in batch])
-        seen.values.update(printable(row.label.strip()) for row in good)
-        if len(seen.values) > MAX_VALUES:
-            raise DataError(f"{path.name}: column `{file.columns.label}` has over {MAX_VALUES} different values: "
-                            "is it the label column?")  # fmt: skip
-    return seen
-
-
-def choose_labels(where: str, seen: Seen, given: str, existing: list[str]) -> tuple[list[str], dict[str, str] | None]:
-    """Class names in id order, the existing ones first, and the map from values of the file if one was given.
-
-    given: "a,b,c" or "0=a,1=b"; empty: the values with 2 rows and a tenth of the most frequent one's.
-    """
-    if given:
-        pairs = [part.strip().partition("=") for part in given.split(",") if part.strip()]
-        names = [(name if is_map else value).strip() for value, is_map, name in pairs]
-        mapped = {value.strip(): name.strip() for value, is_map, name in pairs if is_map} or None
-        labels = existing + [name for name in dict.fromkeys(names) if name not in existing]
-    else:
-        known = set(existing)
-        least = max(MIN_CLASS_ROWS, MIN_CLASS_SHARE * max(seen.values.values(), default=0))
-        found = [value for value, rows in seen.values.items() if value and rows >= least]
-        if existing and not known & seen.values.keys():
-            raise UsageError(
-                f"{where}: none of its labels ({_shown(found or list(seen.values))}) is a class of the set "
-                f"({_shown(existing)}): give --labels {found[0] if found else 'VALUE'}={existing[0]},..., "
-                "or --replace, or another set name"
-            )
-        labels, mapped = existing + sorted((value for value in found if value not in known), key=_natural), None
-    if not 2 <= len(labels) <= MAX_CLASSES:
-        raise DataError(
-            f"{where}: {len(labels)} classes; a value counts as one with {MIN_CLASS_ROWS} rows and a tenth of those of "
-            f"the most frequent one; the values are {_shown([value for value, _ in seen.values.most_common()])}: "
-            "is it the label column? Name the classes with --labels a,b,c"
-        )
-    return labels, mapped
-
-
-def _natural(value: str) -> tuple:
-    return (0, int(value), "") if re.fullmatch(r"-?\d{1,18}", value) else (1, 0, value)
-
-
-def _shown(values: list[str]) -> str:
-    return ", ".join(value[:40] or "(empty)" for value in values[:10]) + (", ..." if len(values) > 10 else "") or "none"
-
-
 def mapping_from(parts: list[str]) -> dict[str, str]:
     """["text=review", "label=sentiment"] as a dictionary, whatever the keys."""
     pairs = [part.partition("=") for part in parts]
@@ -115,12 +79,10 @@ def mapping_from(parts: list[str]) -> dict[str, str]:
     return {key: column for key, _, column in pairs}
 
 
-def columns_from(mapping: dict[str, str]) -> Columns:
-    """The mapping as Columns; text and label are their own names if left out."""
-    for key, column in mapping.items():
-        if key not in ("text", "label", "source"):
-            raise UsageError(f"--map {key}={column}: write text=COLUMN, label=COLUMN or source=COLUMN")
-    return Columns(**{"text": "text", "label": "label", **mapping})
+def listed_columns(path: Path, form: str) -> str:
+    """The columns of a file for messages."""
+    found = record_columns(path, form)
+    return (", ".join(printable(name)[:60] for name in found[:30]) + (", ..." if len(found) > 30 else "")) or "none"
 
 
 def format_of(path: Path) -> str:
@@ -130,30 +92,6 @@ def format_of(path: Path) -> str:
             f"{path}: `{path.suffix}` is no known ending: {' '.join(FORMATS)}, or a folder of texts by label"
         )
     return FORMATS[path.suffix.lower()]
-
-
-def pack(folder: Path, out: Path) -> None:
-    """A folder of .txt files by label, <label>/*.txt or <train|test>/<label>/*.txt, as one Parquet file."""
-    import pyarrow as pa
-
-    from ajuste.rows.parquet import ParquetRows
-
-    def folders(parent: Path) -> list[Path]:
-        return sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-    parts = [path for path in folders(folder) if path.name in PARTS]
-    labels = [path for part in parts or [folder] for path in folders(part) if path.name not in UNLABELLED]
-    files = [(label.name, path) for label in labels for path in sorted(label.glob("*.txt"))]
-    if not files:
-        raise DataError(f"{folder} holds no texts by label: make folders like pos/ and neg/ with one .txt file a text")
-    with ParquetRows(out, pa.schema([("file", pa.string()), ("label", pa.string()), ("text", pa.binary())])) as sink:
-        for begin in range(0, len(files), 1000):
-            part = files[begin : begin + 1000]
-            sink.write({
-                "file": [printable(path.relative_to(folder).as_posix()) for _, path in part],
-                "label": [printable(label) for label, _ in part],
-                "text": [path.read_bytes() for _, path in part],
-            })  # fmt: skip
 
 
 def free_name(path: Path, folder: Path, taken: list[str]) -> str:
@@ -177,15 +115,15 @@ def same_bytes(one: Path, other: Path) -> bool:
     return other.is_file() and filecmp.cmp(one, other, shallow=False)
 
 
-def extend(old: ClassificationSet | None, file: SourceFile, labels: list[str], licence: str) -> ClassificationSet:
-    """The set with one more file."""
-    values = {
-        "kind": "classification",
-        "labels": labels,
-        "licence": old.licence if old else licence,
-        "files": [*(old.files if old else []), file],
-    }
-    return check_set({**values, "files": [part.model_dump(exclude_none=True) for part in values["files"]]}, "set.yaml")
+@dataclass
+class Added:
+    """A set as it will be, what its new file holds, what is said about it, and what params.yaml needs to use it."""
+
+    set: Set
+    seen: Seen
+    layout: str  # of the file, as it is said
+    said: list[str]
+    use: Callable[[], None]
 
 
 @contextmanager
@@ -210,7 +148,7 @@ def published(folder: Path, new: DataSet, file: Path, workspace: Path) -> Iterat
     prepared = workspace / "set.yaml"
     prepared.write_text(dump_set(new), encoding="utf-8")
     try:
-        before = {part.path for part in read_set(folder).files}
+        before = {part.path for part in read_any(folder).files}
     except DataError:  # no set yet, or one whose set.yaml is broken and replaced
         before = set()
     leaving = before - {part.path for part in new.files} | {"set.yaml", file.name}
@@ -237,7 +175,7 @@ def existing(name: str, replace: bool) -> DataSet | None:
     """The set that is extended, or None for a new one. Raises UsageError for a bad name."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,63}", name):
         raise UsageError(f"`{name}` is no name for a set: use small letters, digits, - and _")
-    old = read_set(DATA / name) if (DATA / name / "set.yaml").exists() and not replace else None
+    old = read_any(DATA / name) if (DATA / name / "set.yaml").exists() and not replace else None
     if old and old.kind == "control":
         raise UsageError(f"data/{name} judges models and no stage trains on it: choose another set name for your rows")
     return old

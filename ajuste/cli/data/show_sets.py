@@ -7,18 +7,19 @@ from pathlib import Path
 
 import typer
 
-from ajuste.cli.data import instruction_sets, preference_sets, sets
+from ajuste.cli.data import instruction_sets, label_sets, preference_sets, question_sets, sets, word_sets
 from ajuste.cli.data.sets import BATCH_ROWS
 from ajuste.cli.work.ui_address import working
+from ajuste.rows.read.files import printable
 from ajuste.rows.read.records import read_records
-from ajuste.rows.read.texts import printable, read_rows
-from ajuste.rows.sets import read_set
+from ajuste.rows.read.texts import read_rows
+from ajuste.rows.sets.preferences import read_set
 
 
 def show_texts(path: Path, file) -> None:
     """A file of texts and classes: columns, rows by class, the first rows."""
     with working(f"Reading {file.path}"):
-        seen = sets.look(path, file)
+        seen = label_sets.look(path, file)
     columns = ", ".join(f"{key} = {column}" for key, column in file.columns.model_dump(exclude_none=True).items())
     typer.echo(f"\n{file.path}: {seen.rows:,} rows, {file.format}, {columns}, from {file.source}")
     names = file.label_names or {}
@@ -72,3 +73,31 @@ def show_control(path: Path, file) -> None:
     for record in first:
         text = " ".join(printable(json.dumps(record.values, ensure_ascii=False)).split())
         typer.echo(f"  line {record.line}: {text[:160]}{'...' if len(text) > 160 else ''}")
+
+
+def show_words(path: Path, file) -> None:
+    """A file of tagged words: words by tag, the first rows."""
+    with working(f"Reading {file.path}"):
+        seen = word_sets.look(path, file)
+    typer.echo(f"\n{file.path}: {seen.rows:,} rows, {file.format}, from {file.source}")
+    typer.echo("  " + ", ".join(f"{tag[:40]} {n:,}" for tag, n in seen.values.most_common(20)))
+    _show_first(seen, word_sets.shown)
+
+
+def show_questions(path: Path, file) -> None:
+    """A file of questions: rows by number of answers, the first rows."""
+    with working(f"Reading {file.path}"):
+        seen = question_sets.look(path, file)
+    typer.echo(f"\n{file.path}: {seen.rows:,} rows, {file.format}, from {file.source}")
+    typer.echo(f"  {question_sets.contents(seen)}")
+    _show_first(seen, question_sets.shown)
+
+
+SHOW = {
+    "classification": show_texts,
+    "instructions": show_instructions,
+    "preferences": show_preferences,
+    "control": show_control,
+    "words": show_words,
+    "questions": show_questions,
+}

@@ -60,15 +60,31 @@ def lacks_gold(stem: str, by_file: bool) -> bool:
     return by_file and _params().get("gold", {}).get("source", stem) != stem
 
 
-def use(changes: list[tuple[str, object]], write: bool, alone: bool = False) -> None:
+def use_in_study(study: str, name: str, write: bool) -> None:
+    """Say, or write, what the params.yaml of a study needs to train on the set, and how the study is run."""
+    path = Path("studies") / study / "params.yaml"
+    if write:
+        if not path.is_file():
+            raise UsageError(f"{path} is missing: the study cannot be pointed at the set")
+        params = _yaml().load(path.read_text(encoding="utf-8"))
+        params["set"] = f"data/{name}"
+        text = io.StringIO()
+        _yaml().dump(params, text)
+        write_atomically(path, text.getvalue())
+    typer.echo(f"{path if write else f'set in {path}'}: set: data/{name}")
+    run = f"ajuste study {study}"
+    typer.echo(f"next: {run}" if write else f"then: {run}   (--use writes this for you)")
+
+
+def use(changes: list[tuple[str, object]], write: bool, alone: str = "") -> None:
     """Say, or write, what params.yaml needs. A change is a dotted key and its value.
 
-    `alone`: only the classification stages can run with the set.
+    `alone`: the registered name that alone can be made with the set, "" if all can.
     """
-    run = "ajuste run" + " --until evaluate_classify" * alone
+    run = f"ajuste run {alone}".rstrip()
     if alone:
-        typer.echo("note: RLHF's judge `gold` learns from a source of the set `reviews` that this set has not: a run "
-                   "of the classifiers ends before it")
+        typer.echo("note: RLHF's judge `gold` learns from a source of the set `reviews` that this set has not: run the "
+                   "classifiers alone")
     if not changes:
         typer.echo(f"next: {run}")
         return

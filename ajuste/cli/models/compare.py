@@ -30,8 +30,8 @@ def command(
 ) -> None:
     """Compare registered versions: metrics with intervals, the parameters that differ, where they come from.
 
-    Of assistants also what each version, and the base, answered to the same prompts; a PPO version beside the one that
-    it was made from, on the prompts of its evaluation.
+    Of assistants also what each version, and the base, answered to the same prompts; a version that was made from
+    another beside that one, on the prompts of its evaluation.
 
     Examples:  ajuste compare reviews-classifier   |   ajuste compare reviews-classifier champion 7
 

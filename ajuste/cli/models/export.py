@@ -28,7 +28,7 @@ model = PeftModel.from_pretrained(base, "{folder}")
 # BASE is a folder with {base_id}, model.safetensors of sha256 {base_sha256}; here it is {base}"""
 MEAN = """\
 from pathlib import Path
-from learning.classifier import {load}, predict     # mean pooling: the head is head.safetensors, beside the encoder
+from ajuste.models.classifier import {load}, predict     # mean pooling: head.safetensors is beside the encoder
 predict(*{load}({arguments}Path("{folder}")), ["A warm, funny film."])"""
 
 

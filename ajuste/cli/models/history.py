@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from ajuste.tracking.registry.promotion import Move
+    from ajuste.tracking.registry.moves import Move
 
 
 def command(

@@ -22,7 +22,7 @@ def command(
 
     if force and not why.strip():
         raise UsageError('--force needs a reason: --why "..." is kept with the move')
-    from ajuste.tracking.project.versions import author
+    from ajuste.tracking.project.git import author
     from ajuste.tracking.registry import promotion, registry
 
     default = ("challenger",)

@@ -19,7 +19,7 @@ def command(
     gc.disable()
     try:
         from ajuste.cli.models.promote import told
-        from ajuste.tracking.project.versions import author
+        from ajuste.tracking.project.git import author
         from ajuste.tracking.registry import promotion
 
         typer.echo(told(promotion.rollback(name, author(), why)))

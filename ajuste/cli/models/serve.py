@@ -28,7 +28,6 @@ def command(
 
     ajuste chat --url http://127.0.0.1:8000
     """
-    from ajuste.core.errors import UsageError
     from ajuste.core.home import home
 
     listening = listen(host, port)
@@ -44,14 +43,7 @@ def command(
         from ajuste.serving.request_log import RequestLog
         from ajuste.tracking.registry import registry
 
-        registered = sorted(registry.names(), key=lambda name: (name.endswith("-adapter"), name))
-        if not registered:
-            raise UsageError("nothing is registered yet: `ajuste run` trains and registers the first models")
-        asked = names or [name for name in registered if not name.endswith("-adapter")] or registered
-        allowed = list(dict.fromkeys(name.partition("@")[0].partition("/")[0] for name in names or registered))
-        unknown = [name for name in allowed if name not in registered]
-        if unknown:
-            raise UsageError(f"no model `{unknown[0]}` is registered: there is {', '.join(registered)}")
+        allowed, asked = chosen(names, registry.names())
         models = open_models(allowed, asked)
         for name in asked:
             try:
@@ -77,6 +69,22 @@ def command(
     with suppress(KeyboardInterrupt):
         server.run(sockets=[listening])
     typer.echo("stopped")
+
+
+def chosen(names: list[str] | None, registered: list[str]) -> tuple[list[str], list[str]]:
+    """(the registered names that may be asked for, the references that are loaded at the start). Adapters are loaded
+    when somebody asks. Raises UsageError for a name that is not registered."""
+    from ajuste.core.errors import UsageError
+
+    known = sorted(registered, key=lambda name: (name.endswith("-adapter"), name))
+    if not known:
+        raise UsageError("nothing is registered yet: `ajuste run` trains and registers the first models")
+    asked = names or [name for name in known if not name.endswith("-adapter")] or known
+    allowed = list(dict.fromkeys(name.partition("@")[0].partition("/")[0] for name in names or known))
+    unknown = [name for name in allowed if name not in known]
+    if unknown:
+        raise UsageError(f"no model `{unknown[0]}` is registered: there is {', '.join(known)}")
+    return allowed, asked
 
 
 def listen(host: str, port: int) -> socket.socket:

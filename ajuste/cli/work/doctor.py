@@ -104,22 +104,22 @@ def params() -> Iterator[Line]:
 
 
 def code() -> Iterator[Line]:
-    from ajuste.tracking.project import versions
+    from ajuste.tracking.project import git
 
-    if not versions.git_commit():
+    if not git.head():
         yield "fail", "no commit", "Ajuste records the commit of each run: git init, git add, git commit"
-    elif changed := versions.changed_files():
+    elif changed := git.changed_files():
         yield (
             "warn",
             f"{len(changed)} changed files ({', '.join(changed[:5])})",
             "runs are marked dirty until a commit",
         )
     else:
-        yield "ok", f"commit {versions.git_commit()[:10]}, nothing changed", ""
+        yield "ok", f"commit {git.head()[:10]}, nothing changed", ""
 
 
 def data() -> Iterator[Line]:
-    from ajuste.tracking.project import versions
+    from ajuste.tracking.project import raw_data
 
     advice = {
         "untracked": ("fail", "data.dvc is missing", "ajuste data add, or git checkout data.dvc"),
@@ -129,20 +129,20 @@ def data() -> Iterator[Line]:
             "data/ is not what data.dvc names",
             "`dvc add data` or `dvc checkout data.dvc`",
         ),
-        "same": ("ok", f"data/ is what data.dvc names, {versions.data_digest()[:10]}", ""),
+        "same": ("ok", f"data/ is what data.dvc names, {raw_data.digest()[:10]}", ""),
     }
-    yield advice[versions.data_status()]
+    yield advice[raw_data.status()]
 
 
 def pipeline() -> Iterator[Line]:
     from ajuste.core.errors import UsageError
-    from ajuste.tracking.project import versions
+    from ajuste.tracking.project import dvc
 
     if not Path(".dvc/config").exists():
         yield "fail", "no DVC project here", "run this in the project's folder"
         return
     try:
-        stale = [name for name in versions.status() if ":" not in name and not name.endswith(".dvc")]  # no studies
+        stale = [name for name in dvc.status() if ":" not in name and not name.endswith(".dvc")]  # no studies
         yield ("warn", f"stale: {', '.join(stale)}", "ajuste run") if stale else ("ok", "up to date", "")
     except UsageError as error:
         yield "fail", str(error), ""
@@ -231,18 +231,14 @@ def port() -> Iterator[Line]:
 
 def leftovers() -> Iterator[Line]:
     """Running stages hold a lock; checkpoints of inputs that nobody asks for any more only take room."""
-    import fcntl
-
     from ajuste.core.errors import UsageError
     from ajuste.core.home import home
+    from ajuste.core.locks import owner
     from ajuste.core.stages import stage_key, stage_names
 
     for lock in sorted((home() / ".checkpoints").glob("*.lock")):
-        with lock.open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield "warn", f"stage {lock.stem} is running as process {file.read().strip()}", "wait for it or end it"
+        if running := owner(lock):
+            yield "warn", f"stage {lock.stem} is running as process {running}", "wait for it or end it"
     wanted = set()
     for name in stage_names():
         try:

@@ -7,22 +7,28 @@ import typer
 
 
 def command(
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(help="Stages or registered names (reviews-classifier, assistant, ratings-reward); all if none."),
+    ] = None,
     from_stage: Annotated[
         str | None, typer.Option("--from", help="Run this stage again, and what follows from it.")
     ] = None,
-    until: Annotated[str | None, typer.Option("--until", help="Stop after this stage.")] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", help="Stop after this stage, in the order of dvc.yaml.")
+    ] = None,
 ) -> None:
-    """Run every stage that is stale, register what is new.
+    """Run every stage that is stale, or those that the targets need; register what is new, and judge it.
 
-    Examples:  ajuste run   |   ajuste run --until encode_reviews   |   ajuste run --from classify_lora
+    Examples:  ajuste run   |   ajuste run ratings-reward   |   ajuste run encode_reviews   |   ajuste run --from ppo
     """
-    from ajuste.core.errors import UsageError
+    typer.echo(f"ajuste run: {', '.join(targets or ['all stages'])}; what is stale is being looked up", err=True)
     from ajuste.core.home import home
-    from ajuste.core.stages import stage_names
+    from flows._plan import Asked, check, look_ahead
 
-    for name in (from_stage, until):
-        if name is not None and name not in stage_names():
-            raise UsageError(f"dvc.yaml has no stage `{name}`: stages are {', '.join(stage_names())}")
+    asked = Asked(tuple(targets or ()), from_stage, until)
+    check(asked)  # a mistake is said before Prefect is started
+    look_ahead(asked)
     os.environ.setdefault("PREFECT_HOME", str(home() / ".prefect"))
     # its own 20 seconds are too short on a busy machine, where the first start also makes the database
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
@@ -33,7 +39,7 @@ def command(
     from flows.pipeline import adapt
 
     try:
-        adapt(from_stage, until)
+        adapt(list(asked.targets), from_stage, until)
     except StageFailed as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1 if error.kind != "usage" else 2) from None

@@ -11,11 +11,11 @@ def command() -> None:
     their champions; then the deployments of the Prefect server, if one answers."""
     from ajuste.core.home import home
     from ajuste.core.stages import stage_names
-    from ajuste.tracking.project import versions
+    from ajuste.tracking.project import dvc, git, raw_data
     from ajuste.tracking.registry import registry
 
     console = Console()
-    stale = versions.status()
+    stale = dvc.status()
     table = Table("stage", "state", "last run", "why", title="Stages")
     for name in stage_names():
         path = home() / ".state" / f"{name}.json"
@@ -28,9 +28,9 @@ def command() -> None:
             name, "[yellow]stale[/]" if name in stale else "[green]up to date[/]", seconds, _why(stale.get(name))
         )
     console.print(table)
-    data = versions.data_status()
+    data = raw_data.status()
     console.print(
-        f"data/ against data.dvc: {data}   code against git: {'changed' if versions.dirty() else 'committed'}"
+        f"data/ against data.dvc: {data}   code against git: {'changed' if git.dirty() else 'committed'}"
     )
     for name, text in registry.summary().items():
         console.print(f"{name}: {text}")

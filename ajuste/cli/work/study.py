@@ -12,7 +12,7 @@ def command(name: Annotated[str, typer.Argument(help="The folder under studies/;
     Examples:  ajuste study list   |   ajuste study data-size
     """
     from ajuste.core.errors import UsageError
-    from ajuste.tracking.project import versions
+    from ajuste.tracking.project import dvc, raw_data
 
     names = sorted(path.parent.name for path in Path("studies").glob("*/dvc.yaml"))
     if name == "list":
@@ -20,6 +20,6 @@ def command(name: Annotated[str, typer.Argument(help="The folder under studies/;
         return
     if name not in names:
         raise UsageError(f"no study `{name}`: studies are {', '.join(names)}")
-    versions.heal()
-    versions.check_data()
-    raise typer.Exit(versions.repro_study(f"studies/{name}/dvc.yaml"))
+    dvc.heal()
+    raw_data.check()
+    raise typer.Exit(dvc.repro_study(f"studies/{name}/dvc.yaml"))

@@ -27,6 +27,7 @@ def command(
     from rich.table import Table
 
     from ajuste.tracking.sweeps import sweep
+    from ajuste.tracking.sweeps.points import interval
 
     console = Console(highlight=False)
     with console.status(f"Sweeping {stage}"):
@@ -40,7 +41,7 @@ def command(
         table.add_column(heading, overflow="fold")
     for rank, point in enumerate(done.points, 1):
         figure = "failed" if point.figure is None else f"{point.figure:.4f}"
-        table.add_row(str(rank), *(json.dumps(point.params[key]) for key in keys), figure, sweep.interval(point),
+        table.add_row(str(rank), *(json.dumps(point.params[key]) for key in keys), figure, interval(point),
                       "" if point.seconds is None else f"{point.seconds:.1f}", point.name)
     console.print(table)
     console.print(sweep.verdict(done), markup=False, soft_wrap=True)

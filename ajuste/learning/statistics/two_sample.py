@@ -15,8 +15,8 @@ Private to the tasks.
 """
 
 import numpy as np
-from scipy.spatial.distance import cdist
-from scipy.stats import chi2_contingency, false_discovery_control, fisher_exact, ks_2samp
+
+# scipy takes seconds to import, and every `ajuste run` reads the config of drift: so it is imported where it is used
 
 FEWEST_EXPECTED = 5  # rows that a class must be expected to have for the chi-squared test, as is usual
 TIE = 1e-12  # relative; a permutation that deals the same rows differs by rounding alone
@@ -24,12 +24,16 @@ TIE = 1e-12  # relative; a permutation that deals the same rows differs by round
 
 def length_test(reference: np.ndarray, window: np.ndarray) -> tuple[float, float]:
     """(D, p) of two samples of numbers [n], [m]. With ties p is too large, never too small."""
+    from scipy.stats import ks_2samp
+
     found = ks_2samp(reference, window)
     return float(found.statistic), float(found.pvalue)
 
 
 def class_test(reference: np.ndarray, window: np.ndarray) -> tuple[float, float]:
     """(TV, p) of counts by class, [C] each. Classes that are too rare for the test are joined; one class: p = 1."""
+    from scipy.stats import chi2_contingency, fisher_exact
+
     shares = reference / reference.sum(), window / window.sum()
     effect = float(np.abs(shares[0] - shares[1]).sum() / 2)
     table = np.stack([reference, window])
@@ -63,6 +67,8 @@ def share_test(
 
 def energy_test(reference: np.ndarray, window: np.ndarray, permutations: int, seed: int) -> tuple[float, float]:
     """(H, p) of two samples of vectors [n, d], [m, d]. H is unbiased about 0 without drift, so it may be below."""
+    from scipy.spatial.distance import cdist
+
     n, m = len(reference), len(window)
     rows = np.concatenate([reference, window]).astype(np.float64)
     distances = cdist(rows, rows)
@@ -95,6 +101,8 @@ def corrected(p_values: list[float], how: str) -> list[float]:
     """p-values that may be compared with alpha, whatever their number. how: `holm` or `bh` (Benjamini-Hochberg)."""
     values = np.asarray(p_values, float)
     if how == "bh":
+        from scipy.stats import false_discovery_control
+
         return false_discovery_control(values, method="bh").tolist()
     order = np.argsort(values, kind="stable")
     steps = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))

@@ -1,10 +1,11 @@
-"""The checks, as Great Expectations' own expectations on frames of rows; nothing else decides whether a row is good.
+"""Great Expectations' own expectations on frames of rows decide whether a row is good, and nothing else does.
 
+What a row of one kind must be by itself stands beside this file: reviews.py, instructions.py, preferences.py.
 Every expectation carries in `meta` the name of its check, which is also the reason that a row gets. A check of severity
 `error` sends its rows to quarantine; one of severity `warn` only counts them. Relations between rows (duplicates,
 conflicting labels) are found by ajuste/rows/duplicates.py, arrive here as columns, and are judged like all others.
 
-Great Expectations repeats failing values in its results: they stay in memory. Private to tasks/validate/reviews.py.
+Great Expectations repeats failing values in its results: they stay in memory.
 """
 
 import logging
@@ -17,9 +18,7 @@ import pandas as pd  # noqa: E402
 from great_expectations import expectations as gxe  # noqa: E402
 from great_expectations.data_context.types.base import ProgressBarsConfig  # noqa: E402
 
-ROW_COLUMNS = ["row", "problem", "damage", "text", "label"]
 RELATION_COLUMNS = ["row", "duplicate_of", "conflicts_with", "near_duplicate_of", "split", "kept_split"]
-HTML_RESIDUE = r"<[A-Za-z/!][^<>]{0,200}>|&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});"
 MOJIBAKE = "Ã[\u0080-\u00bf\u0192\u201a-\u203a\u02c6\u20ac\u2122]|â€|Â[\u00a0-\u00bf]"  # UTF-8 read as Latin-1
 WARNINGS = {"html_residue", "mojibake", "class_balance", "pii"}
 
@@ -57,19 +56,6 @@ def schema_checks(columns: list[str]) -> list[gxe.Expectation]:
     return [gxe.ExpectTableColumnsToMatchSet(column_set=columns, exact_match=False, meta={"check": "schema"})]
 
 
-def row_checks(labels: list[str], max_chars: int) -> list[gxe.Expectation]:
-    """What a row must be by itself."""
-    return [
-        gxe.ExpectColumnValuesToBeNull(column="problem", meta={"check": "unreadable_row"}),
-        gxe.ExpectColumnValuesToBeBetween(column="damage", max_value=0, meta={"check": "encoding_damage"}),
-        gxe.ExpectColumnValueLengthsToBeBetween(column="text", min_value=1, meta={"check": "empty_text"}),
-        gxe.ExpectColumnValueLengthsToBeBetween(column="text", max_value=max_chars, meta={"check": "over_long_text"}),
-        gxe.ExpectColumnValuesToBeInSet(column="label", value_set=labels, meta={"check": "unknown_label"}),
-        gxe.ExpectColumnValuesToNotMatchRegex(column="text", regex=HTML_RESIDUE, meta={"check": "html_residue"}),
-        gxe.ExpectColumnValuesToNotMatchRegex(column="text", regex=MOJIBAKE, meta={"check": "mojibake"}),
-    ]
-
-
 def relation_checks() -> list[gxe.Expectation]:
     """What a row must be beside all others."""
     return [
@@ -79,13 +65,6 @@ def relation_checks() -> list[gxe.Expectation]:
         gxe.ExpectColumnPairValuesToBeEqual(
             column_A="split", column_B="kept_split", ignore_row_if="either_value_is_missing", meta={"check": "leakage"}
         ),
-    ]
-
-
-def balance_checks(min_class_share: float) -> list[gxe.Expectation]:
-    """On a frame of (row, split, label, share of the split's rows)."""
-    return [
-        gxe.ExpectColumnValuesToBeBetween(column="share", min_value=min_class_share, meta={"check": "class_balance"})
     ]
 
 

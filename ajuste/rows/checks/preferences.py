@@ -2,12 +2,11 @@
 
 A row that could not be brought into a comparison fails the one check that its fault names
 (ajuste/rows/layouts/preferences.py); of such a row no more is known. All others are judged on their cleaned prompt and
-responses. Repetitions are no fault here: what a model should not write may be what the rejected response shows. Private
-to tasks/validate/preferences.py.
+responses. Repetitions are no fault here: what a model should not write may be what the rejected response shows.
 """
 
 from ajuste.rows.checks.expectations import MOJIBAKE, gxe, relation_checks
-from ajuste.rows.checks.instructions import TEMPLATE, pii
+from ajuste.rows.checks.turns import TEMPLATE, pii
 from ajuste.rows.clean import damage
 from ajuste.rows.layouts.preferences import FAULTS
 

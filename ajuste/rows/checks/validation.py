@@ -10,7 +10,6 @@ The rows of `staged` are all rows in order of reading, with at least the columns
 
 `counts` is what the stage has counted: read, quarantined, kept:<split>, reason:<check>, cleaned:<kind>, the warnings by
 name, (split, "source", name) and what else the kind counts of a split, and ("first", check) -> file:line.
-Private to tasks/validate/reviews.py.
 """
 
 import shutil
@@ -33,12 +32,10 @@ from ajuste.rows.checks.expectations import (
     RELATION_COLUMNS,
     WARNINGS,
     Judge,
-    balance_checks,
     quarantine_checks,
     relation_checks,
     schema_checks,
 )
-from ajuste.rows.clean import KINDS
 from ajuste.rows.duplicates import Duplicates
 from ajuste.rows.parquet import GROUP_ROWS, ParquetRows, read_batches
 from ajuste.rows.split import SPLITS
@@ -187,13 +184,6 @@ def finish(work: Work, report: dict) -> dict:
     return report
 
 
-def validation_report(work: Work, labels: list[str], rules: dict[str, dict]) -> dict:
-    """validation.json of a classification set. `rules`: check -> its numbers, in the order of the report."""
-    splits = {split: _split(split, labels, work.counts) for split in SPLITS}
-    small = {"class_balance": _small_classes(splits, rules["class_balance"]["min_share"], work.judge)}
-    return report_of(work, rules, KINDS, small) | {"splits": splits}
-
-
 def report_of(work: Work, rules: dict[str, dict], cleaned: tuple[str, ...], more: dict[str, int] | None = None) -> dict:
     """validation.json without its splits. `more`: failures that `counts` does not hold, by check."""
     counts, read = work.counts, work.counts["read"]
@@ -258,17 +248,3 @@ def most_common(counts: Counter, split: str, what: str) -> dict[str, int]:
     if len(found) > SOURCES_SHOWN:
         shown["(others)"] = sum(n for n, _ in found[SOURCES_SHOWN:])
     return shown
-
-
-def _split(split: str, labels: list[str], counts: Counter) -> dict:
-    return {
-        "rows": counts[f"kept:{split}"],
-        "labels": {label: counts[(split, "label", i)] for i, label in enumerate(labels)},
-        "sources": most_common(counts, split, "source"),
-    }
-
-
-def _small_classes(splits: dict, min_share: float, judge: Judge) -> int:
-    shares = [n / max(split["rows"], 1) for split in splits.values() for n in split["labels"].values()]
-    frame = pd.DataFrame({"row": range(len(shares)), "share": shares})
-    return len(judge.judge(frame, balance_checks(min_share))["class_balance"])

@@ -2,7 +2,7 @@
 
 A split is <encoded>/<split>.parquet with row_id, prompt_ids (list of int32), responses (list of such lists, each with
 its end of turn), and margin, agreement, ratings and the human figures, null where people gave none. Nothing is cut
-here: a row that the model cannot read is an error. Private to `reward`.
+here: a row that the model cannot read is an error.
 """
 
 from dataclasses import dataclass

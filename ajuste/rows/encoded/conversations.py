@@ -1,4 +1,4 @@
-"""Encoded conversations as training reads them: pairs (token ids, labels). Private to `instruct`.
+"""Encoded conversations as training reads them: pairs (token ids, labels).
 
 A split is <encoded>/<split>.parquet with row_id, input_ids and labels (lists of int32 of the same length, -100 where a
 token is read and not learnt) and more columns. Nothing is cut here: a row that the model cannot read is an error.

@@ -1,4 +1,4 @@
-"""What encoding any kind of set shares: its inputs, the choice of rows, encoding.json. Private to the tasks."""
+"""What encoding any kind of set shares: its inputs, the choice of rows, encoding.json."""
 
 import json
 import shutil

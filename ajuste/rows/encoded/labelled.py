@@ -1,8 +1,8 @@
 """Encoded rows as training and evaluation read them: token ids from Parquet, kept in flat arrays, padded per batch.
 
 A classification split is <encoded>/<split>.parquet with row_id, input_ids (list of int32), label (int32), source,
-length (tokens before truncation) and location. Token and span splits have other label columns (ajuste/judging/words.py,
-ajuste/judging/spans.py). Private to the tasks.
+length (tokens before truncation) and location. Token and span splits have other label columns (words.py and
+questions.py beside this file).
 """
 
 import json
@@ -56,7 +56,7 @@ def read_rows(encoded: Path, split: str, task: str) -> Rows:
     table = pq.read_table(path)
     missing = [name for name in ("input_ids", *LABEL_COLUMNS[task]) if name not in table.column_names]
     if missing:
-        raise UsageError(f"{path} has no column `{missing[0]}`: it is not encoded for classify.task `{task}`")
+        raise UsageError(f"{path} has no column `{missing[0]}`: it is not encoded for task `{task}`")
     if not table.num_rows:
         raise DataError(f"{path} has no rows: add data or take more sources")
     if task == "sequence":

@@ -1,7 +1,7 @@
 """Encoded conversations as text again, with what is trained told apart: for `ajuste show-mask` and for the report.
 
 Reads artifacts/encoded/<set>/<split>.parquet and the base's tokenizer.json; nothing is computed anew, so what is shown
-is what trains. Private to the tasks, the command line and the report.
+is what trains.
 """
 
 from collections.abc import Iterator

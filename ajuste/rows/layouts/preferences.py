@@ -16,7 +16,7 @@ Pairs may have `chosen_rating` and `rejected_rating`, or `agreement`, the share 
 Any layout may have a column `source`. A value that is a list may also be its JSON in a text column.
 
 A row that cannot be brought into a comparison has a `fault`: the name of a check and what is wrong. What the prompt and
-the responses say is for the checks. Private to the tasks and the command line.
+the responses say is for the checks.
 """
 
 import json
@@ -25,7 +25,8 @@ import re
 from dataclasses import dataclass, field
 
 from ajuste.learning.statistics.agreement import agreement
-from ajuste.rows.layouts.instructions import Message, Record
+from ajuste.rows.layouts.turns import Message, Unfit, listed, messages_of, name_of, text_of, transcript_of
+from ajuste.rows.read.records import Record
 
 PAIR = ("chosen_rating", "rejected_rating", "agreement")
 LAYOUTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # needed columns, optional ones
@@ -38,9 +39,6 @@ LAYOUTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # needed column
     "raters": (("id", "ratings"), ()),
 }
 FAULTS = ("unreadable_row", "not_a_transcript", "different_prompts", "bad_ratings", "tied_ranks", "order_contradicted")
-SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant"}
-SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):")
-SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 SEPARATOR = re.compile(r"[\s,;|]+")
 
 
@@ -67,12 +65,12 @@ class Comparison:
         return next((turn["content"] for turn in self.prompt if turn["role"] == "user"), "")
 
 
-class _Fault(ValueError):
-    """What is wrong with a row: the name of a check, and words."""
+class _Fault(Unfit):
+    """What else may be wrong with a row than its form: the name of a check, and words."""
 
     def __init__(self, check: str, words: str) -> None:
         super().__init__(words)
-        self.fault = (check, words)
+        self.check = check
 
 
 def columns_known(layout: str) -> list[str]:
@@ -111,30 +109,27 @@ def to_comparison(record: Record, layout: str, columns: dict[str, str], prompt: 
         return row
     values = {key: record.values.get(columns.get(key, key)) for key in columns_known(layout)}
     try:
-        source = values["source"]
-        row.source = json.dumps(source) if isinstance(source, int | float) else _text(values, "source").strip() or None
+        row.source = name_of(values, "source")
         _FILL[layout](row, values, prompt or "")
-        system = _text(values, "system") if "system" in values else ""
+        system = text_of(values, "system") if "system" in values else ""
         if system.strip():
             row.prompt.insert(0, {"role": "system", "content": system})
             row.roles = f"system {row.roles}"
-    except _Fault as wrong:
-        row.fault, row.raw = wrong.fault, json.dumps(record.values, ensure_ascii=False)
+    except Unfit as wrong:
+        row.fault = (wrong.check if isinstance(wrong, _Fault) else "unreadable_row", str(wrong))
+        row.raw = json.dumps(record.values, ensure_ascii=False)
         row.prompt, row.responses = [], []
     return row
 
 
-# --- layouts --------------------------------------------------------------------------------------------------------
-
-
 def _pairs(row: Comparison, values: dict, _: str) -> None:
     asked = _asked(values) or [{"role": "user", "content": ""}]
-    _set_pair(row, asked, *({"role": "assistant", "content": _text(values, side)} for side in ("chosen", "rejected")))
+    _set_pair(row, asked, *({"role": "assistant", "content": text_of(values, side)} for side in ("chosen", "rejected")))
     _judgement(row, values)
 
 
 def _transcripts(row: Comparison, values: dict, _: str) -> None:
-    sides = [_transcript(_text(values, "prompt") + _text(values, side), side) for side in ("chosen", "rejected")]
+    sides = [_transcript(text_of(values, "prompt") + text_of(values, side), side) for side in ("chosen", "rejected")]
     _set_sides(row, *sides)
     _judgement(row, values)
 
@@ -143,7 +138,7 @@ def _conversational(row: Comparison, values: dict, _: str) -> None:
     asked = _asked(values)
     sides = []
     for side in ("chosen", "rejected"):
-        turns = _messages(_turns(values[side]), side, "role", "content")
+        turns = _messages(_turns(values[side]), side)
         if asked is not None and len(turns) <= 1:
             turns = [*asked, *(turns or [{"role": "assistant", "content": ""}])]
         elif asked is not None and _normal(turns[:-1])[-len(asked) :] != _normal(asked):
@@ -154,12 +149,12 @@ def _conversational(row: Comparison, values: dict, _: str) -> None:
 
 
 def _sharegpt(row: Comparison, values: dict, _: str) -> None:
-    asked = _messages(_turns(values["conversations"]), "conversations", "from", "value")
+    asked = _messages(_turns(values["conversations"]), "conversations", "from")
     sides = []
     for side in ("chosen", "rejected"):
         value = _turns(values[side])
         value = {"from": "gpt", "value": value} if isinstance(value, str) or value is None else value
-        (turn,) = _messages([value], side, "from", "value")
+        (turn,) = _messages([value], side, "from")
         sides.append(turn)
     _set_pair(row, asked, *sides)
     _judgement(row, values)
@@ -167,17 +162,17 @@ def _sharegpt(row: Comparison, values: dict, _: str) -> None:
 
 def _rankings(row: Comparison, values: dict, _: str) -> None:
     row.prompt = _asked(values) or []
-    responses = _listed(values["responses"])
+    responses = listed(values["responses"])
     if not isinstance(responses, list) or not all(isinstance(text, str) for text in responses):
-        raise _Fault("unreadable_row", "the responses are no list of texts")
+        raise Unfit("the responses are no list of texts")
     row.roles = " ".join([*(turn["role"] for turn in row.prompt), "assistant"])
     count = len(responses)
-    ranks, ratings = (_listed(values[key]) for key in ("ranks", "ratings"))
+    ranks, ratings = (listed(values[key]) for key in ("ranks", "ratings"))
     raters = None
     if ratings is not None:
         if not isinstance(ratings, list) or len(ratings) != count:
             raise _Fault("bad_ratings", f"there are {count} responses, and the ratings are no list of as many")
-        raters = [numbers(_listed(value) if isinstance(value, str) else value) for value in ratings]
+        raters = [numbers(listed(value) if isinstance(value, str) else value) for value in ratings]
         row.ratings = [sum(given) / len(given) for given in raters]
     key = row.ratings and [-value for value in row.ratings]
     if ranks is not None:
@@ -201,16 +196,13 @@ def _rankings(row: Comparison, values: dict, _: str) -> None:
 
 def _ratings(row: Comparison, values: dict, prompt: str) -> None:
     row.prompt = [{"role": "user", "content": prompt}]
-    row.responses, row.roles = [_text(values, "text")], "user assistant"
-    row.raters = numbers(_listed(values["ratings"]))
+    row.responses, row.roles = [text_of(values, "text")], "user assistant"
+    row.raters = numbers(listed(values["ratings"]))
     row.ratings = [math.fsum(row.raters) / len(row.raters)]
 
 
 _FILL = {"pairs": _pairs, "transcripts": _transcripts, "conversational": _conversational, "sharegpt": _sharegpt,
          "rankings": _rankings, "ratings": _ratings}  # fmt: skip
-
-
-# --- pieces ---------------------------------------------------------------------------------------------------------
 
 
 def numbers(value: object) -> list[float]:
@@ -237,8 +229,8 @@ def _asked(values: dict) -> list[Message] | None:
     """The prompt as messages: a text is the user's; None if there is none."""
     prompt = _turns(values["prompt"])
     if isinstance(prompt, list):
-        return _messages(prompt, "prompt", "role", "content")
-    return None if prompt is None else [{"role": "user", "content": _text(values, "prompt")}]
+        return _messages(prompt, "prompt")
+    return None if prompt is None else [{"role": "user", "content": text_of(values, "prompt")}]
 
 
 def _judgement(row: Comparison, values: dict) -> None:
@@ -246,7 +238,7 @@ def _judgement(row: Comparison, values: dict) -> None:
     given = [values[key] for key in ("chosen_rating", "rejected_rating")]
     given = [None if isinstance(value, str) and not value.strip() else value for value in given]
     if any(value is not None for value in given):
-        raters = [numbers(_listed(value)) for value in given]
+        raters = [numbers(listed(value)) for value in given]
         row.ratings = [sum(part) / len(part) for part in raters]
         if row.ratings[0] < row.ratings[1]:
             words = f"the chosen one has {row.ratings[0]:g}, the rejected {row.ratings[1]:g}"
@@ -284,29 +276,15 @@ def _normal(turns: list[Message]) -> list[tuple[str, str]]:
 
 
 def _transcript(text: str, side: str) -> list[Message]:
-    """The turns of "\\n\\nHuman: ...\\n\\nAssistant: ...". An empty text has none: a side that is missing."""
-    if not text.strip():
-        return []
-    before, *parts = SPEAKER.split(text.replace("\r\n", "\n"))
-    if before.strip() or not parts:
+    turns = transcript_of(text)
+    if turns is None:
         raise _Fault("not_a_transcript", f"the {side} text does not begin with `Human:`")
-    names, contents = parts[::2], parts[1::2]
-    return [{"role": SPEAKERS[name], "content": said.strip()} for name, said in zip(names, contents, strict=True)]
-
-
-def _listed(value: object) -> object:
-    """A list or an object that stands in a text column as JSON, else the value itself."""
-    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
-        try:
-            return json.loads(value)
-        except (ValueError, RecursionError):
-            return value
-    return value
+    return turns
 
 
 def _turns(value: object) -> object:
-    """As _listed, but only what holds messages: a prompt or a response may itself be the JSON of something else."""
-    found = _listed(value)
+    """As listed, but only what holds messages: a prompt or a response may itself be the JSON of something else."""
+    found = listed(value)
     if isinstance(value, str) and not isinstance(found, str):
         parts = found if isinstance(found, list) else [found]
         if not parts or not all(isinstance(part, dict) and part.keys() & {"role", "from"} for part in parts):
@@ -314,28 +292,6 @@ def _turns(value: object) -> object:
     return found
 
 
-def _messages(turns: object, what: str, role_key: str, content_key: str) -> list[Message]:
-    """A list of turns. Roles that nobody knows stay as they are; none counts as empty."""
-    if turns is None:
-        return []
-    if not isinstance(turns, list):
-        raise _Fault("unreadable_row", f"the {what} are of type {type(turns).__name__}, not a list of messages")
-    messages = []
-    for number, turn in enumerate(turns, 1):
-        if not isinstance(turn, dict) or role_key not in turn or content_key not in turn:
-            raise _Fault("unreadable_row", f"message {number} of the {what} has no `{role_key}` and `{content_key}`")
-        role, content = turn[role_key], "" if turn[content_key] is None else turn[content_key]
-        if not isinstance(role, str) or not isinstance(content, str):
-            raise _Fault("unreadable_row", f"message {number} of the {what} is not of texts")
-        messages.append({"role": SHAREGPT_ROLES.get(role, role) if role_key == "from" else role, "content": content})
-    return messages
-
-
-def _text(values: dict, key: str) -> str:
-    """A value that must be text; none counts as empty."""
-    value = values.get(key)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise _Fault("unreadable_row", f"the {key} is of type {type(value).__name__}, not text")
-    return value
+def _messages(turns: object, what: str, speaker: str = "role") -> list[Message]:
+    """As messages_of; a side or a prompt that is not there has no turns."""
+    return [] if turns is None else messages_of(turns, what, speaker)

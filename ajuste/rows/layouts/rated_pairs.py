@@ -6,7 +6,7 @@
        another mean
 
 Texts wait in files of `scratch` by the first digits of their row id, one file in memory at a time. What is written for
-a text and for a pair is the caller's. Private to tasks/validate/preferences.py.
+a text and for a pair is the caller's.
 """
 
 import json

@@ -2,7 +2,7 @@
 
 A comparison of K responses, best first, says that each is better than the next. On the graph of all responses to all
 prompts a comparison is part of a cycle exactly if two neighbours of it stand in one strongly connected component.
-Memory: 24 bytes an edge. Private to ajuste/rows/quality/report.py.
+Memory: 24 bytes an edge.
 """
 
 from array import array

@@ -9,7 +9,7 @@
 The judge reads words, not meaning: a suspect is a pair to look at, not a verdict, and an accuracy near 0.5 says that
 the judge knows nothing, so neither does this report. Where people's agreement is known, that of the suspects stands
 beside that of all others: suspects are worth their name if people agree less on them. Of more than MOST pairs the
-lowest row ids are judged. The prompt cancels out of the difference. Private to tasks/validate/preferences.py.
+lowest row ids are judged. The prompt cancels out of the difference.
 """
 
 import heapq

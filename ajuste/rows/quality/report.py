@@ -9,33 +9,28 @@
     label noise  ajuste/rows/quality/noise.py
     prompts      different ones by split, and those that train and test share when only letters and digits count
     shared       texts of five words and more that stand in other sets too, letters and digits alone
+                 (ajuste/rows/quality/shared.py)
     humans       ajuste/learning/statistics/agreement.py
 
 Of K responses the first and the last are the pair that length is about. No text of a row is in the report. Memory: some
-200 bytes a comparison, most of them its place. Private to tasks/validate/preferences.py.
+200 bytes a comparison, most of them its place.
 """
 
 import hashlib
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import numpy as np
 
 from ajuste.learning.statistics.agreement import MARGINS, by_margin
 from ajuste.learning.statistics.metrics import wilson_interval
-from ajuste.rows.decontaminate import NO_WORD, rows_of
+from ajuste.rows.ngrams import words_of
 from ajuste.rows.quality.cycles import Cycles
-from ajuste.rows.split import SPLITS, split_text
+from ajuste.rows.split import SPLITS
 
 LEAST_WORDS = 5
 STEPS = (0.0, *MARGINS)
-
-
-def words_of(text: str) -> str:
-    """Letters and digits alone, a blank between words: what tokenization and punctuation cannot change."""
-    return NO_WORD.sub(" ", split_text(text)).strip()
 
 
 def digest(text: str) -> int:
@@ -154,13 +149,6 @@ class Quality:
             "chosen_words": _round(chosen.mean()), "rejected_words": _round(rejected.mean()),
             "correlation_with_margin": _round(np.corrcoef(difference, margin[known])[0, 1]) if varied else None,
         }  # fmt: skip
-
-
-def texts_of_sets(data: Path, names: list[str]) -> Iterator[tuple[str, str, str]]:
-    """(set, source, text) of all texts of other sets. data: the folder of all sets. Raises DataError."""
-    for name in names:
-        for _, source, _, texts in rows_of(data / name):
-            yield from ((name, source, text) for text in texts)
 
 
 def _mean(values: array) -> dict | None:

@@ -3,19 +3,16 @@
 The formats of ajuste/rows/read/records.py, and a `.tsv` whose set.yaml names its `header`: a file without one, whose
 lines are cut at tabs alone, so that a quotation mark is a character like others. Texts and ratings that stand in two
 files meet by `id`; the file of the ratings is held in memory, some 200 bytes a text, the other one in batches.
-
-Private to the tasks and the command line.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 
 from ajuste.core.errors import DataError
-from ajuste.rows.layouts.instructions import Record
 from ajuste.rows.layouts.preferences import Comparison, to_comparison
-from ajuste.rows.read.records import check_needed, read_records, record_columns
-from ajuste.rows.read.texts import check_file
-from ajuste.rows.sets import PreferenceFile, PreferenceSet
+from ajuste.rows.read.files import check_file
+from ajuste.rows.read.records import Record, check_needed, read_records, record_columns
+from ajuste.rows.sets.preferences import PreferenceFile, PreferenceSet
 
 
 def read_comparisons(folder: Path, data_set: PreferenceSet, file: PreferenceFile, batch_rows: int) \

@@ -1,7 +1,6 @@
 """The items of a JSON Lines file or of a JSON list, one at a time, with the line where each begins.
 
-Each item is (line, value, problem); of a line that is not JSON the value is its text. Private to
-ajuste/rows/read/texts.py.
+Each item is (line, value, problem); of a line that is not JSON the value is its text.
 """
 
 import json

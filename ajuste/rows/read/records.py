@@ -1,23 +1,23 @@
 """Whole rows of a data file, all columns, in batches: what instruction and control sets are read from.
 
-The formats of ajuste/rows/read/texts.py, and plain text, which has one column, `text`:
+The formats of ajuste/rows/read/files.py, and plain text, which has one column, `text`:
 
     txt, general text   a blank line ends a document; one of over 2,000 characters is cut into pieces, at the last line
                         end, else sentence end, else blank before that. Joined, the pieces are the document again
     txt, tagged         a line that begins with <instruction> begins a row; it ends where the next one begins
 
 A row that cannot be read keeps its place and says why in `problem`; what is wrong with the whole file is a DataError.
-Bytes that are no UTF-8 become lone surrogates. Memory: one batch. Private to the tasks and the command line.
+Bytes that are no UTF-8 become lone surrogates. Memory: one batch.
 """
 
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from ajuste.core.errors import DataError
-from ajuste.rows.layouts.instructions import Record
-from ajuste.rows.read.texts import (
+from ajuste.rows.read.files import (
     DELIMITERS,
     MAX_RECORD,
     batched,
@@ -33,6 +33,16 @@ PIECE_CHARS = 2000
 PIECE_LEAST = 200  # a line end before this is no place to cut: a heading would stand alone
 SENTENCE_END = re.compile(r"[.!?][\"')\]]*\s")
 TAG_BEGIN = "<instruction>"
+
+
+@dataclass(slots=True)
+class Record:
+    """A row as it stands in the file: its columns, or the text of one that cannot be read and why."""
+
+    line: int
+    values: dict[str, object] | None = None
+    text: str = ""
+    problem: str | None = None
 
 
 def record_columns(path: Path, form: str) -> list[str]:

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ajuste.core.errors import DataError, UsageError
-from ajuste.core.stages import key_of, md5_of
+from ajuste.core.stages import md5_of
 from ajuste.tracking.again.inputs import MANY, cached_bytes
 from ajuste.tracking.again.outs import first_byte, recorded_files
-from ajuste.tracking.project import versions
+from ajuste.tracking.project import git, lock
 from ajuste.tracking.registry import registry
 from ajuste.tracking.registry.registry import Version
 from ajuste.tracking.runs import facts
@@ -65,12 +65,12 @@ def claim_of(reference: str) -> Claim:
 
 def _of_revision(reference: str, commit: str) -> Claim:
     """HEAD's claim is the dvc.lock of the working tree, the proof of the last run; that of others the committed one."""
-    here = commit == versions.git_commit()
-    lock = versions.lock() if here else versions.parse_lock(versions.git("show", f"{commit}:dvc.lock"))
-    if not lock:
+    here = commit == git.head()
+    recorded = lock.stages() if here else lock.parse(git.run("show", f"{commit}:dvc.lock"))
+    if not recorded:
         raise DataError("dvc.lock is empty: there is no result to make again; `ajuste run` makes the first")
-    kinds = {_hardware(_key(entry)) for entry in lock.values()} if exists() else {None}
-    return Claim(f"{reference} ({commit[:8]})", commit, lock, hardware=kinds.pop() if len(kinds) == 1 else None)
+    kinds = {_hardware(lock.key(entry)) for entry in recorded.values()} if exists() else {None}
+    return Claim(f"{reference} ({commit[:8]})", commit, recorded, hardware=kinds.pop() if len(kinds) == 1 else None)
 
 
 def _of_version(version: Version) -> Claim:
@@ -80,7 +80,7 @@ def _of_version(version: Version) -> Claim:
         raise DataError(f"{title} does not say where it came from (no {', '.join(missing) or 'MLflow run'}): "
                         "it cannot be made again")
     files = {name: _recorded(version, name) for name in ("dvc.lock", "params.yaml", "environment.txt")}
-    whole = versions.parse_lock(files["dvc.lock"].decode())
+    whole = lock.parse(files["dvc.lock"].decode())
     stage = tags["stage"]
     if stage not in whole:
         raise DataError(f"the dvc.lock that the run of {title} keeps has no stage `{stage}`")
@@ -89,7 +89,7 @@ def _of_version(version: Version) -> Claim:
     digest = client().get_run(version.run_id).data.tags.get("dvc.lock.sha256")
     if hashlib.sha256(files["dvc.lock"]).hexdigest() != digest:
         claim.wrong.append(f"the dvc.lock that run {version.run_id} keeps is not the one that it recorded")
-    if _key(whole[stage]) != tags["stage_key"]:
+    if lock.key(whole[stage]) != tags["stage_key"]:
         claim.wrong.append(f"the recorded inputs of stage {stage} are not those of {title} (another stage key)")
     claim.wrong += artefact_differences(version)
     if tags.get("dirty") != "false":
@@ -99,19 +99,19 @@ def _of_version(version: Version) -> Claim:
     return claim
 
 
-def upstream(lock: dict[str, dict], stage: str) -> dict[str, dict]:
+def upstream(recorded: dict[str, dict], stage: str) -> dict[str, dict]:
     """The entries of a stage and of all stages that it needs, directly or not, in the order of the lock."""
-    makers = {out["path"]: name for name, entry in lock.items() for out in entry.get("outs", [])}
+    makers = {out["path"]: name for name, entry in recorded.items() for out in entry.get("outs", [])}
     found, todo = set(), [stage]
     while todo:
         name = todo.pop()
         if name in found:
             continue
         found.add(name)
-        for dep in lock[name].get("deps", []):
+        for dep in recorded[name].get("deps", []):
             parts = Path(dep["path"])
             todo += [makers[str(path)] for path in (parts, *parts.parents) if str(path) in makers]
-    return {name: entry for name, entry in lock.items() if name in found}
+    return {name: entry for name, entry in recorded.items() if name in found}
 
 
 def artefact_differences(version: Version) -> list[str]:
@@ -154,11 +154,6 @@ def _recorded(version: Version, name: str) -> bytes:
         except (MlflowException, OSError):
             raise DataError(f"{version.name}/{version.version} cannot be made again: its run {version.run_id} has no "
                             f"{name} any more; was the run deleted, or MLflow's folder moved?") from None
-
-
-def _key(entry: dict) -> str:
-    """The stage key of a lock entry."""
-    return key_of(entry["cmd"], {dep["path"]: dep["md5"] for dep in entry.get("deps", [])}, versions.lock_params(entry))
 
 
 def _hardware(key: str) -> str | None:

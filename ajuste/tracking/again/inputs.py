@@ -12,7 +12,7 @@ from pathlib import Path
 from ajuste.core.errors import UsageError
 from ajuste.core.params import lookup, parse_yaml, read_yaml
 from ajuste.core.stages import md5_of, md5_of_listing
-from ajuste.tracking.project import versions
+from ajuste.tracking.project import dvc, git, lock
 
 MANY = 5  # differences of one file that are listed before "and n more"
 
@@ -27,7 +27,7 @@ def input_differences(recorded: dict, folder: Path) -> list[str]:
         if definitions.get(name, {}).get("cmd") != entry["cmd"]:
             now = definitions[name]["cmd"] if name in definitions else "no such stage"
             found[f"command of stage {name}: {entry['cmd']} -> {now}"] = None
-        for key, old in versions.lock_params(entry).items():
+        for key, old in lock.params_of(entry).items():
             for line in _param_differences(key, old, _lookup(params, key)):
                 found[line] = None
         for dep in entry.get("deps", []):
@@ -116,14 +116,14 @@ def cached_bytes(md5: str) -> bytes | None:
 
 def cache_folder() -> str:
     """DVC's cache of the current folder."""
-    return versions.dvc("cache", "dir").stdout.strip()
+    return dvc.run("cache", "dir").stdout.strip()
 
 
 def _listing(name: str, md5: str) -> dict[str, str] | None:
     """The files and hashes of a folder under data/ as recorded, from a data.dvc of git's history, or None."""
     commits = subprocess.run(["git", "log", "--format=%H", "--", "data.dvc"], capture_output=True, text=True).stdout
     for commit in commits.split():
-        whole = cached_bytes(parse_yaml(versions.git("show", f"{commit}:data.dvc"))["outs"][0]["md5"])
+        whole = cached_bytes(parse_yaml(git.run("show", f"{commit}:data.dvc"))["outs"][0]["md5"])
         inside = Path(name).relative_to("data").as_posix() + "/"
         entries = [entry for entry in json.loads(whole or "[]") if entry["relpath"].startswith(inside)]
         files = {entry["relpath"].removeprefix(inside): entry["md5"] for entry in entries}

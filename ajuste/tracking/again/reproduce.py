@@ -29,7 +29,7 @@ from ajuste.tracking.again.claim import Claim, claim_of
 from ajuste.tracking.again.hardware import hardware
 from ajuste.tracking.again.inputs import MANY, cache_folder, input_differences
 from ajuste.tracking.again.outs import DIFFERENT, EQUAL, WITHIN, Out
-from ajuste.tracking.project import versions
+from ajuste.tracking.project import dvc, git, lock
 from ajuste.tracking.runs.store import client
 
 TAG = "reproduced"
@@ -82,10 +82,10 @@ def reproduce(reference: str = "HEAD", keep: Path | None = None, tolerance: floa
         raise UsageError(f"{keep} exists: name a new folder for the clone")
     claim = claim_of(reference)
     verdict = Verdict(claim.title, claim.commit, wrong=claim.wrong, notes=claim.notes)
-    if not verdict.wrong and claim.version is None and claim.commit == versions.git_commit():
+    if not verdict.wrong and claim.version is None and claim.commit == git.head():
         # uncommitted changes would not be in the clone: they are named, not ignored
         verdict.wrong += input_differences(claim.lock, Path.cwd())
-        changed = [] if verdict.wrong else versions.changed_files()
+        changed = [] if verdict.wrong else git.changed_files()
         if changed:
             raise DataError(f"uncommitted changes would not be in the clone: commit {', '.join(changed[:MANY])} first")
     if not verdict.wrong:
@@ -123,7 +123,7 @@ def check(folder: Path | None = None) -> list[str]:
     parameter it is. Raw data that is not there is not compared.
     """
     folder = folder or Path.cwd()
-    recorded = versions.parse_lock((folder / "dvc.lock").read_text(encoding="utf-8"))
+    recorded = lock.parse((folder / "dvc.lock").read_text(encoding="utf-8"))
     if not recorded:
         raise DataError("dvc.lock is empty: there is no result to check; `ajuste run` makes the first")
     absent = not (folder / "data").is_dir()
@@ -136,7 +136,7 @@ def check(folder: Path | None = None) -> list[str]:
     if done.returncode != 0:
         stuck = re.search(r"failed to reproduce '([^']+)'", done.stderr)
         if not (absent and stuck):
-            raise DataError(f"dvc repro --dry failed: {versions.last_error(done.stderr)}")
+            raise DataError(f"dvc repro --dry failed: {dvc.last_error(done.stderr)}")
         stale.append(stuck[1])  # a stale stage that reads raw data: DVC cannot look further without it
     return lines + ([f"DVC would run stage {', '.join(stale)}"] if stale else [])
 
@@ -177,13 +177,13 @@ def report(verdict: Verdict) -> str:
 
 def _clone(claim: Claim, clone: Path) -> None:
     """A clone at the commit with the recorded params.yaml, its data from the cache by digest, a home of its own."""
-    root = versions.git("rev-parse", "--show-toplevel").strip()
-    versions.git("clone", "--quiet", "--no-checkout", root, str(clone))
+    root = git.run("rev-parse", "--show-toplevel").strip()
+    git.run("clone", "--quiet", "--no-checkout", root, str(clone))
     try:
-        versions.git("-C", str(clone), "checkout", "--quiet", "--detach", claim.commit)
+        git.run("-C", str(clone), "checkout", "--quiet", "--detach", claim.commit)
     except UsageError:  # of a revision that no branch holds any more
-        versions.git("-C", str(clone), "fetch", "--quiet", root, claim.commit)
-        versions.git("-C", str(clone), "checkout", "--quiet", "--detach", claim.commit)
+        git.run("-C", str(clone), "fetch", "--quiet", root, claim.commit)
+        git.run("-C", str(clone), "checkout", "--quiet", "--detach", claim.commit)
     if claim.params is not None:
         (clone / "params.yaml").write_text(claim.params, encoding="utf-8")
     if claim.data is not None and _digest(clone) != claim.data:
@@ -193,11 +193,11 @@ def _clone(claim: Claim, clone: Path) -> None:
         (clone / ".assets").symlink_to(assets)
     _dvc_in(clone, "remote", "add", "--local", "--default", "origin-cache", cache_folder(), capture_output=True)
     done = _dvc_in(clone, "pull", "--quiet", "data.dvc", capture_output=True)
-    if done.returncode != 0 and versions.has_remote():
-        versions.dvc("fetch", "--quiet", "--all-commits", "data.dvc")  # into the cache; the working tree is not touched
+    if done.returncode != 0 and dvc.has_remote():
+        dvc.run("fetch", "--quiet", "--all-commits", "data.dvc")  # into the cache; the working tree is not touched
         done = _dvc_in(clone, "pull", "--quiet", "data.dvc", capture_output=True)
     if done.returncode != 0:
-        reason = versions.last_error(done.stderr)
+        reason = dvc.last_error(done.stderr)
         raise DataError(f"the data of {claim.title}, {_digest(clone)}, is neither in the DVC cache nor in its remote: "
                         f"`ajuste data pull` brings that of the working tree ({reason})")
 
@@ -212,7 +212,7 @@ def _run(clone: Path, target: str | None) -> dict:
     done = _dvc_in(clone, "repro", "--force", "--no-run-cache", *([target] if target else []), stdout=sys.stderr)
     if done.returncode != 0:
         raise DataError("the run in the clone failed; its last lines are above")
-    return versions.parse_lock((clone / "dvc.lock").read_text(encoding="utf-8"))
+    return lock.parse((clone / "dvc.lock").read_text(encoding="utf-8"))
 
 
 def _device(clone: Path) -> str:
@@ -227,6 +227,6 @@ def _portable(clone: Path) -> bool:
 
 
 def _dvc_in(clone: Path, *args: str, **options: object) -> subprocess.CompletedProcess[str]:
-    env = {**versions.environment(), "AJUSTE_HOME": str(clone)}
+    env = {**dvc.environment(), "AJUSTE_HOME": str(clone)}
     env.pop("AJUSTE_FLOW_PID", None)
-    return subprocess.run([*versions.DVC, *args], cwd=clone, env=env, text=True, **options)
+    return subprocess.run([*dvc.DVC, *args], cwd=clone, env=env, text=True, **options)

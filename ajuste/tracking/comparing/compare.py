@@ -5,7 +5,7 @@
                    d_i = 1[a right on row i] - 1[b right on row i],  mean(d) with the 2.5 % and 97.5 % percentiles of
                    its mean over 1000 resamples of rows. It is far sharper than two intervals that overlap or not.
                    Of assistants the difference in held-out loss, sum(d) / sum(tokens) with d_i that of row i's -log p;
-                   of a PPO and the SFT version that it was made from those in gold and proxy, on the same prompts
+                   of a version that was made from another what its evaluation judged of both, on the same prompts
     answers        of assistants: what each version, and the base, said to the same prompts
     parameters     only those that differ, over everything that led to the version (its run and the runs that made
                    what that one read, found by DVC hash)
@@ -25,11 +25,9 @@ from ajuste.core.errors import UsageError
 from ajuste.core.stages import split_name
 from ajuste.tracking.comparing import rows as comparing_rows
 from ajuste.tracking.registry import registry
-from ajuste.tracking.registry.families import FAMILIES, FIGURES, of_stage
+from ajuste.tracking.registry.families import all as families
 from ajuste.tracking.registry.registry import Version
 from ajuste.tracking.runs.store import client, experiment_id
-
-TRAINING = ("features", *(family.trains for family in FAMILIES), "merge")  # verbs whose time and memory a version costs
 
 
 def compare(name: str, wanted: list[str] | None = None) -> dict:
@@ -79,12 +77,14 @@ def _choose(name: str, everything: list[Version], wanted: list[str]) -> list[Ver
 def _row(version: Version) -> dict:
     """Everything of one version; a number that nobody recorded is None."""
     tags, led = version.tags, chain(version.run_id)
-    test: dict = {figure: _interval(tags, f"test.{figure}") for figure in FIGURES if f"test.{figure}" in tags}
+    figures = [figure for figure in families.figures_of(version.name) if f"test.{figure}" in tags]
+    test: dict = {figure: _interval(tags, f"test.{figure}") for figure in figures}
     if test:
         test |= {"rows": _int(tags.get("test.rows")), "rows_digest": tags.get("test_rows")}
     control = [key for key in sorted(tags) if key.startswith("forgetting.") and not key.endswith((".low", ".high"))]
     runs = {run.data.tags["ajuste.stage"]: run.data.metrics for run in led}
-    trained = [numbers for stage, numbers in sorted(runs.items()) if split_name(stage)[0] in TRAINING]
+    costing = families.training_verbs()
+    trained = [numbers for stage, numbers in sorted(runs.items()) if split_name(stage)[0] in costing]
     measured = [numbers for numbers in trained if "cost/seconds" in numbers]
     complete = bool(measured) and len(measured) == len(trained)
     return {
@@ -152,7 +152,7 @@ def _maker(path: str, md5: str) -> object | None:
 
 def _trained_by(chain: list, stage: str) -> str | None:
     """The run of the training itself, which has the curves: of a merged model its adapter's."""
-    family = of_stage(stage)
+    family = families.of_stage(stage)
     found = [run.info.run_id for run in chain
              if family and split_name(run.data.tags["ajuste.stage"])[0] == family.trains]
     return found[0] if found else None
@@ -160,8 +160,8 @@ def _trained_by(chain: list, stage: str) -> str | None:
 
 def _parameters(chain: list, stage: str) -> dict[str, str]:
     """lr, epochs, ... of the version's own training as they are; of other stages by their full names of params.yaml:
-    PPO has two bases, the decoder and the encoder of the gold scorer."""
-    family = of_stage(stage)
+    a training may read two bases, as that of the policy and the encoder of its gold scorer."""
+    family = families.of_stage(stage)
     own = family.trains if family else split_name(stage)[0]
     found = {}
     for run in chain:

@@ -5,32 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from io import StringIO
 
+from ajuste.tracking.registry.families import all as families
+
 COLUMN = 22  # characters that a version needs
 MOST = 20  # answers that a table shows; JSON has all
 LONGEST = 600  # characters of an answer on a terminal; Markdown and JSON have all
 FIRST = 22  # characters of the first column
-METRICS = {  # of the test rows
-    "accuracy": "test accuracy", **{
-        f"accuracy_margin_{margin}": f"  margin {margin} or more" for margin in ("0.5", "1.0", "1.5", "2.5")
-    }, "macro_f1": "test macro-F1", "mcc": "test MCC", "auc": "test AUC",
-    "ece": "test calibration error", "loss": "held-out loss", "base_loss": "  of the base",
-    "difference": "  tuned - base", "perplexity": "held-out perplexity", "rules": "rules kept",
-    "base_rules": "  by the base", "exact_match": "exact match", "base_exact_match": "  of the base",
-    "rouge1": "ROUGE-1", "base_rouge1": "  of the base", "rougeL": "ROUGE-L", "base_rougeL": "  of the base",
-    "reviews_accuracy": "accuracy on reviews",
-    "gold": "gold score", "sft_gold": "  before PPO", "gold_gain": "  gain", "proxy": "proxy reward",
-    "sft_proxy": "  before PPO", "proxy_gain": "  gain", "kl": "KL, nats a response", "length": "tokens a response",
-    "sft_length": "  before PPO", "ended": "responses that end", "sft_ended": "  before PPO",
-    "distinct2": "distinct bigrams", "sft_distinct2": "  before PPO", "distinct2_ratio": "  ratio",
-    "length_correlation": "reward with length",
-}  # fmt: skip
-VALIDATION = {
-    "accuracy": ".3f", "macro_f1": ".3f", "loss": ".4f", "perplexity": ".3f", "gold_gain": "+.3f",
-    "gold_gain_low": "+.3f", "proxy_gain": "+.3f", "kl": ".2f",
-}  # fmt: skip
-NAMED = {"macro_f1": "macro-F1", "gold_gain": "gold gain", "gold_gain_low": "  at least", "proxy_gain": "proxy gain",
-         "kl": "KL"}
-
 
 def rows(found: dict) -> list[tuple[str, list[str]]]:
     """(fact, one text a version); a fact that no version has is left out, and "" is a line between groups."""
@@ -41,14 +21,10 @@ def rows(found: dict) -> list[tuple[str, list[str]]]:
         ("made from", [v["base_version"] or "" for v in versions]),
         ("", []),
     ]
-    for key, title in METRICS.items():
+    for key, title in families.figures_of(found["name"]).items():
         table.append((title, [_interval(v["test"].get(key)) for v in versions]))
-    judged = any("accuracy" in v["validation"] for v in versions)
-    for key, form in VALIDATION.items():
-        if judged == (key in ("accuracy", "macro_f1")):  # of a classifier the loss says little
-            name = NAMED.get(key, key)
-            title = name if name.startswith(" ") else f"validation {name}"
-            table.append((title, [_number(v["validation"].get(key), form) for v in versions]))
+    for key, (title, form) in families.validation_of(found["name"]).items():
+        table.append((title, [_number(v["validation"].get(key), form) for v in versions]))
     table.append(("", []))
     for name in sorted({name for v in versions for name in v["forgetting"]}):
         table.append((f"forgetting {name}", [_interval(v["forgetting"].get(name)) for v in versions]))

@@ -20,16 +20,12 @@ from ajuste.tracking.comparing import text as text
 from ajuste.tracking.pages import compare_svg as svg
 from ajuste.tracking.pages.report_data import averaged
 from ajuste.tracking.pages.svg import Line, lines
-from ajuste.tracking.registry.families import kind_of
+from ajuste.tracking.registry.families import all as families
+from ajuste.tracking.registry.families.family import Picture
 from ajuste.tracking.registry.registry import ALIASES
 from ajuste.tracking.runs.store import client
 
 PALETTE = 6  # versions that all get a colour of their own
-FIGURES = {  # of the test rows: (title, whether higher is better, the figure of validation beside it)
-    "accuracy": ("accuracy", True, "accuracy"),
-    "loss": ("held-out loss, nats a token", False, "loss"),
-    "gold": ("gold score", True, None),
-}
 CURVES = {
     "curve/loss": "training loss", "curve/validation_loss": "validation loss",
     "curve/validation_accuracy": "validation accuracy", "curve/score": "reward (proxy)",
@@ -55,13 +51,9 @@ def write_page(found: dict, output: Path) -> Path:
 def page(found: dict) -> dict:
     """Everything that the template shows."""
     versions = found["versions"]
-    kind = "pair accuracy" if kind_of(found["name"]) == "reward" else "accuracy"
     styles = _styles(versions)
-    qualities = {key: (kind if key == "accuracy" else title, higher)
-                 for key, (title, higher, _) in FIGURES.items()
-                 if any(v["test"].get(key) for v in versions)}
-    if "gold" in qualities and not any("loss" in v["validation"] for v in versions):
-        qualities.pop("loss", None)
+    pictures = families.pictures_of(found["name"])
+    qualities = {key: picture for key, picture in pictures.items() if any(v["test"].get(key) for v in versions)}
     return {
         "name": found["name"],
         "made": datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
@@ -69,8 +61,9 @@ def page(found: dict) -> dict:
         "styles": styles,
         "few": len(versions) <= PALETTE,
         "lead": _lead(found),
-        "qualities": [(title, higher, svg.over_versions(_points(versions, key, styles), title))
-                      for key, (title, higher) in qualities.items()],
+        "qualities": [(picture.title, picture.higher,
+                       svg.over_versions(_points(versions, key, picture, styles), picture.title))
+                      for key, picture in qualities.items()],
         "same_test_rows": found["same_test_rows"],
         "forests": _forests(found, styles),
         "curves": _curves(versions, styles),
@@ -113,9 +106,8 @@ def _lead(found: dict) -> list[str]:
     return said
 
 
-def _points(versions: list[dict], key: str, styles: dict[str, str]) -> list[svg.Point]:
-    of_validation = FIGURES[key][2]
-    found = []
+def _points(versions: list[dict], key: str, picture: Picture, styles: dict[str, str]) -> list[svg.Point]:
+    of_validation, found = picture.validation, []
     for v in versions:
         if figure := v["test"].get(key):
             found.append(svg.Point(
@@ -131,11 +123,12 @@ def _forests(found: dict, styles: dict[str, str]) -> list[tuple[str, str, Markup
     for pair in found["paired"]:
         by_metric.setdefault(pair["metric"], []).append(pair)
     aliases = {v["version"]: v["aliases"] for v in found["versions"]}
+    lower_ones = {metric.name for metric in families.metrics_of(found["name"]) if metric.lower}
     pictures = []
     for metric, pairs in by_metric.items():
         rows = [(_label(pair["version"], aliases), styles[pair["version"]], pair["difference"], pair["low"],
                  pair["high"], pair["verdict"]) for pair in pairs]
-        lower = "below 0 is better" if metric == "held-out loss" else "above 0 is better"
+        lower = "below 0 is better" if metric in lower_ones else "above 0 is better"
         against = _label(pairs[0]["against"], aliases)
         pictures.append((metric, against, svg.forest(rows, f"difference in {metric}; {lower}")))
     return pictures
@@ -173,11 +166,11 @@ def _history(run_id: str | None, metric: str) -> list[tuple[float, float]]:
     return sorted({point.step: point.value for point in found}.items())
 
 
-def _costs(versions: list[dict], qualities: dict, styles: dict[str, str]) -> list[tuple[str, Markup]]:
+def _costs(versions: list[dict], qualities: dict[str, Picture], styles: dict[str, str]) -> list[tuple[str, Markup]]:
     """(title, picture): the first figure against seconds, and against trained parameters where these differ."""
     pictures = []
-    for key, (title, _) in qualities.items():
-        points = {point.label: point for point in _points(versions, key, styles)}
+    for key, picture in qualities.items():
+        title, points = picture.title, {point.label: point for point in _points(versions, key, picture, styles)}
         costs = {
             "seconds of training": {v["version"]: v["seconds"] for v in versions},
             "trained parameters": {v["version"]: v["trained_parameters"].get("trainable") for v in versions},

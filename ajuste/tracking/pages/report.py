@@ -21,8 +21,9 @@ from ajuste.tracking.pages import report_instruct as instruct
 from ajuste.tracking.pages import report_rlhf as rlhf
 from ajuste.tracking.pages import report_trust as trust
 from ajuste.tracking.pages import svg as svg
-from ajuste.tracking.project import versions
+from ajuste.tracking.project import dvc, git, lock, raw_data
 from ajuste.tracking.registry import registry
+from ajuste.tracking.registry.families import all as families
 from ajuste.tracking.verdicts import gate
 
 METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1", "mcc": "MCC", "auc": "AUC", "ece": "calibration error"}
@@ -65,7 +66,7 @@ def page() -> dict:
         "verdict": best,
         "findings": trust.findings(best, validation, encoding, quarantine, proof, provenance)
         + instruct.findings(assistant)
-        + rlhf.findings(preferred),
+        + _findings(),
         "assistant": assistant,
         "rlhf": preferred,
         "intervals": _intervals(rows, best),
@@ -76,8 +77,7 @@ def page() -> dict:
         "quarantine": quarantine,
         "curves": [(row["name"], *_curves(row)) for row in rows if row["history"]],
         "reliability": _reliability(rows, predictions),
-        "proofs": {name: found for name, found in (("classifier", proof), ("assistant", assistant.get("proof")))
-                   if found} | rlhf.proofs(),
+        "proofs": _proofs(),
         "registered": registered,
         "registry_problem": registry_problem,
         "gates": _gates(registered),
@@ -87,19 +87,33 @@ def page() -> dict:
     }
 
 
+def _findings() -> list[dict]:
+    """What a careful reader asks of the models of this run, family by family."""
+    return [{"state": state, "what": what, "detail": detail}
+            for family in families.FAMILIES for state, what, detail in family.findings()]
+
+
+def _proofs() -> dict[str, dict]:
+    """The proofs of the merges that there are, by what was merged."""
+    found = {}
+    for family in families.FAMILIES:
+        for path in sorted(data.ARTIFACTS.glob(f"{family.folders.replace('*', 'merged', 1)}/proof.json")):
+            found[family.title] = data.read_json(path)
+    return {title: proof for title, proof in found.items() if proof}
+
+
 def _provenance() -> dict:
-    lock = Path("dvc.lock")
     try:
-        stale = sorted(versions.status().keys() & set(stage_names()))  # studies are not part of the run
-        dirty = versions.dirty()
+        stale = sorted(dvc.status().keys() & set(stage_names()))  # studies are not part of the run
+        dirty = git.dirty()
     except UsageError:  # no DVC or no git here: nothing can be said about it
         stale, dirty = [], False
     return {
-        "commit": versions.git_commit(),
+        "commit": git.head(),
         "dirty": dirty,
         "stale": stale,
-        "data": versions.data_digest(),
-        "lock": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.exists() else "",
+        "data": raw_data.digest(),
+        "lock": hashlib.sha256(lock.LOCK.read_bytes()).hexdigest() if lock.LOCK.exists() else "",
     }
 
 
@@ -165,9 +179,9 @@ def _lineage(registered: list[dict]):
     if not nodes:
         return ""
     drawn = [
-        svg.Node(node, "stage" if node in versions.lock() else "data", name, detail) for node, name, detail in nodes
+        svg.Node(node, "stage" if node in lock.stages() else "data", name, detail) for node, name, detail in nodes
     ]
-    by_key = {versions.stage_key(stage): stage for stage in versions.lock()}
+    by_key = {lock.stage_key(stage): stage for stage in lock.stages()}
     for item in registered:
         stage = by_key.get(item["tags"].get("stage_key"))
         if stage is None:

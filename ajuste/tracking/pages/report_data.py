@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from ajuste.core.home import home
-from ajuste.tracking.project import versions
+from ajuste.tracking.project import lock
 
 ARTIFACTS = Path("artifacts")
 FEATURES_STAGE = "features_reviews"
@@ -38,8 +38,8 @@ def read_json(path: Path) -> dict:
 def state_of(stage: str) -> dict:
     """What this machine measured of the run that dvc.lock records; {} if it measured another run or none."""
     state = read_json(home() / ".state" / f"{stage}.json")
-    entry = versions.lock().get(stage)
-    if not state or state.get("error") or entry is None or state.get("key") != versions.stage_key(stage):
+    entry = lock.stages().get(stage)
+    if not state or state.get("error") or entry is None or state.get("key") != lock.stage_key(stage):
         return {}
     return state
 
@@ -104,13 +104,13 @@ def averaged(points: list[tuple[float, float]], about: int = 30) -> list[tuple[f
 def stages() -> list[dict]:
     """Every stage of dvc.lock: the short hash of what it made, and its time where this machine measured it."""
     rows = []
-    for name, entry in versions.lock().items():
+    for name, entry in lock.stages().items():
         state = state_of(name)
         rows.append(
             {
                 "name": name,
                 "outs": [(out["path"], out.get("md5", "")[:8]) for out in entry.get("outs", [])],
-                "key": versions.stage_key(name)[:12],
+                "key": lock.stage_key(name)[:12],
                 "seconds": state.get("seconds"),
                 "peak_memory_mb": state.get("peak_memory_mb"),
                 "phases": state.get("phases", {}),
@@ -171,33 +171,24 @@ def reliability(rows: list[dict], bins: int = 10) -> list[tuple[float, float]]:
     ]
 
 
-def mcnemar(first: list[dict], second: list[dict]) -> tuple[int, int, float]:
-    """Two classifiers on the same rows: rows that only the first has right, only the second, and the exact p-value.
-
-    If both were equally good, each of the b + c rows on which they differ in rightness would be a fair coin:
-    p = 2 P(X <= min(b, c)), X ~ Binomial(b + c, 1/2), at most 1 (McNemar 1947, exact form).
-    Raises ValueError when the rows are not the same.
-    """
+def rightness(first: list[dict], second: list[dict]) -> tuple[list[bool], list[bool]]:
+    """Whether each of two classifiers was right on each row. Raises ValueError when the rows are not the same."""
     if [row["row_id"] for row in first] != [row["row_id"] for row in second]:
         raise ValueError("the two strategies were not judged on the same rows")
-    right = [(a["prediction"] == a["label"], b["prediction"] == b["label"]) for a, b in zip(first, second, strict=True)]
-    b, c = sum(x and not y for x, y in right), sum(y and not x for x, y in right)
-    n = b + c
-    tail = sum(math.comb(n, k) for k in range(min(b, c) + 1))
-    return b, c, min(1.0, 2 * tail / 2**n)
+    return tuple([row["prediction"] == row["label"] for row in rows] for rows in (first, second))
 
 
 def lineage() -> tuple[list[tuple[str, str, str]], list[tuple[str, str]]]:
     """((id, name, detail), ...) of data and stages and the edges between them, from dvc.lock alone."""
-    lock = versions.lock()
-    made = {out["path"]: name for name, entry in lock.items() for out in entry.get("outs", [])}
+    recorded = lock.stages()
+    made = {out["path"]: name for name, entry in recorded.items() for out in entry.get("outs", [])}
     nodes, edges = [], []
     for kind in ("encoder", "decoder"):
         base = read_json(ARTIFACTS / f"base/{kind}/base.json")
-        if base and f"base_{kind}" in lock:
+        if base and f"base_{kind}" in recorded:
             nodes.append((base["source"], base["source"].rpartition("/")[2] or base["source"], base["sha256"][:10]))
             edges.append((base["source"], f"base_{kind}"))
-    for name, entry in lock.items():
+    for name, entry in recorded.items():
         hashes = [out.get("md5", "")[:10] for out in entry.get("outs", [])]
         nodes.append((name, name, hashes[0] if len(hashes) == 1 else f"{len(hashes)} files"))
         for dep in entry.get("deps", []):

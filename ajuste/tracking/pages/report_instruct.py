@@ -12,7 +12,7 @@ from ajuste.core.errors import UsageError
 from ajuste.rows.encoded.mask import as_html, read_masked
 from ajuste.tracking.pages import report_data as data
 from ajuste.tracking.pages import svg as svg
-from ajuste.tracking.registry.describe import STRATEGIES
+from ajuste.tracking.registry.describe import in_words
 
 EVALUATED = data.ARTIFACTS / "evaluated"
 FIGURES = {  # of both models, each with its interval
@@ -31,7 +31,7 @@ def section(shown_rows: int = 2) -> dict:
     validated = data.validated("instructions")
     found = {
         "card": card,
-        "method": STRATEGIES.get(card.get("method", ""), card.get("method", "")),
+        "method": in_words(card.get("method", "")),
         "held_out": result.get("held_out", {}),
         "figures": _figures(result),
         "kinds": _kinds(result),

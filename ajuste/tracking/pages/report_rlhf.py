@@ -25,8 +25,6 @@ FIGURES = (  # of ppo.json: key, name, form, whether higher is better
     ("proxy", "reward model's score (proxy)", "{:+.3f}"), ("gold", "gold score, P(positive)", "{:.3f}"),
     ("length", "tokens a response", "{:.1f}"), ("ended", "responses that end by themselves", "{:.2f}"),
 )  # fmt: skip
-STEADY = 1.5  # the margin at which people hardly disagree
-VARIED = 0.8  # distinct-2 below this share of SFT's: the responses have become alike
 
 
 def section() -> dict:
@@ -41,14 +39,6 @@ def section() -> dict:
         "forgetting": forgetting(),
     }
     return found if any(found.values()) else {}
-
-
-def proofs() -> dict[str, dict]:
-    """The proofs of the two merges that there are."""
-    merged = data.ARTIFACTS / "merged"
-    found = {name: data.read_json(merged / folder / "proof.json")
-             for name, folder in (("reward model", "reward"), ("PPO", "ppo"))}
-    return {name: proof for name, proof in found.items() if proof}
 
 
 # --- reward model -----------------------------------------------------------------------------------------------------
@@ -188,56 +178,3 @@ def forgetting() -> list[dict]:
 def _list(path: Path) -> list[dict]:
     found = data.read_json(path)
     return found if isinstance(found, list) else []
-
-
-# --- can it be trusted? -----------------------------------------------------------------------------------------------
-
-
-def findings(found: dict) -> list[dict]:
-    """What a careful reader asks of reward model and PPO; [] where neither was trained."""
-    asked = _of_reward(found["reward"]["test"]) if found and found["reward"] else []
-    asked += _of_ppo(found["ppo"]) if found and found["ppo"] else []
-    return [{"state": state, "what": what, "detail": detail} for state, what, detail in asked]
-
-
-def _of_reward(test: dict) -> list[tuple[str, str, str]]:
-    if not test.get("accuracy"):
-        return [("unknown", "Reward model: agrees with people", "Not evaluated yet.")]
-    clear = next((row for row in test.get("by_margin", []) if row["margin"] == STEADY and row["accuracy"]), None)
-    if clear is None:
-        low = test["accuracy"]["low"]
-        return [("good" if low > 0.5 else "bad", "Reward model: better than a coin",
-                 f"{_said(test['accuracy'])} of the test pairs in the right order.")]
-    human = clear.get("one_against_rest")
-    state = "good" if human is None or clear["accuracy"]["high"] >= human else "warn"
-    beside = "" if human is None else f"; one person against the others: {human:.3f}"
-    return [(state if clear["accuracy"]["low"] > 0.5 else "bad", "Reward model: agrees with people",
-             f"Margin {STEADY} or more: {_said(clear['accuracy'])} of {clear['pairs']} pairs{beside}.")]
-
-
-def _of_ppo(found: dict) -> list[tuple[str, str, str]]:
-    result, asked = found["result"], []
-    if not result:
-        asked.append(("unknown", "PPO: better", "Not evaluated yet."))
-    else:
-        proxy, gold = (result[name]["difference"] for name in ("proxy", "gold"))
-        rose = proxy["low"] > 0
-        asked.append(("good" if rose else "warn" if proxy["high"] > 0 else "bad", "PPO: learnt what it was paid for",
-                      f"Proxy reward {_said(proxy, '+.3f')} at {result['kl']['value']:.1f} nats a response."))
-        if gold["high"] < 0:
-            state, why = "bad", "Worse for a scorer that training never saw: reward hacking." if rose else "Worse."
-        elif gold["low"] > 0:
-            state, why = "good", "A scorer that training never saw agrees."
-        else:
-            state, why = "warn", "A scorer that training never saw does not tell the two apart."
-        asked.append((state, "PPO: really better", f"Gold score {_said(gold, '+.3f')}. {why}"))
-        if (ratio := result.get("distinct2", {}).get("ratio")) is not None:
-            asked.append(("good" if ratio >= VARIED else "warn", "PPO: still says different things",
-                          f"Different bigrams: {ratio:.2f} of what SFT has."))
-    if found["alarms"]:
-        asked.append(("warn", "PPO: alarms", f"{len(found['alarms'])}: the run went back and stopped there."))
-    return asked
-
-
-def _said(interval: dict, form: str = ".3f") -> str:
-    return f"{interval['value']:{form}} [{interval['low']:{form}}, {interval['high']:{form}}]"

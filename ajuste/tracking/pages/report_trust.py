@@ -4,6 +4,7 @@ The best is chosen on validation, as the alias `challenger` is; the test rows ar
 "good", "warn" (read it before you rely on the model), "bad" (do not rely on it) or "unknown" (not there yet).
 """
 
+from ajuste.learning.statistics.mcnemar import mcnemar
 from ajuste.learning.statistics.metrics import wilson_interval
 from ajuste.tracking.pages import report_data as data
 
@@ -32,7 +33,7 @@ def verdict(rows: list[dict], predictions: dict[str, list[dict]]) -> dict:
     }
     for other in others:
         if best["id"] in predictions and other["id"] in predictions:
-            b, c, p = data.mcnemar(predictions[best["id"]], predictions[other["id"]])
+            b, c, p = mcnemar(*data.rightness(predictions[best["id"]], predictions[other["id"]]))
             result["against"].append(
                 {
                     "name": other["name"],

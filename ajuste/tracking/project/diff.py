@@ -6,7 +6,7 @@
 import json
 
 from ajuste.core.errors import DataError, UsageError
-from ajuste.tracking.project import versions
+from ajuste.tracking.project import dvc, git
 
 MOST = 100  # rows of a table
 
@@ -16,7 +16,7 @@ def diff(old: str, new: str | None = None, most: int = MOST) -> str:
     names = [name for name in (old, new) if name]
     for name in names:
         try:
-            versions.git("rev-parse", "--verify", f"{name}^{{commit}}")
+            git.run("rev-parse", "--verify", f"{name}^{{commit}}")
         except UsageError:
             raise UsageError(f"`{name}` is no git revision here: name a branch, a tag or a commit") from None
     metrics, params = (_changes(kind, names) for kind in ("metrics", "params"))
@@ -34,9 +34,9 @@ def diff(old: str, new: str | None = None, most: int = MOST) -> str:
 
 
 def _changes(kind: str, names: list[str]) -> list[str]:
-    done = versions.dvc(kind, "diff", "--json", *names)
+    done = dvc.run(kind, "diff", "--json", *names)
     if done.returncode != 0:
-        raise DataError(f"dvc {kind} diff failed: {versions.last_error(done.stderr)}")
+        raise DataError(f"dvc {kind} diff failed: {dvc.last_error(done.stderr)}")
     found = []
     for path, values in json.loads(done.stdout or "{}").items():
         for key, value in values.items():

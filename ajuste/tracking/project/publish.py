@@ -13,16 +13,16 @@ import tempfile
 from pathlib import Path
 
 from ajuste.core.errors import DataError
-from ajuste.tracking.project import versions
+from ajuste.tracking.project import dvc, git, lock
 
 REFS = "refs/ajuste/runs/"
 
 
 def keep() -> str:
     """Keep the result of the current checkout as a ref; returns its name. Doing it again changes nothing."""
-    head = versions.git("rev-parse", "HEAD").strip()
-    date = versions.git("show", "--no-patch", "--format=%cI", head).strip()
-    ref = REFS + versions.inputs_digest()[:12]
+    head = git.run("rev-parse", "HEAD").strip()
+    date = git.run("show", "--no-patch", "--format=%cI", head).strip()
+    ref = REFS + lock.inputs_digest()[:12]
     with tempfile.TemporaryDirectory() as folder:
         env = {
             **os.environ,
@@ -32,10 +32,10 @@ def keep() -> str:
         }  # fmt: skip
         _git(env, "read-tree", head)
         _git(env, "add", "--update")
-        _git(env, "add", str(versions.LOCK))  # which the revision may not have
+        _git(env, "add", str(lock.LOCK))  # which the revision may not have
         tree = _git(env, "write-tree")
         commit = _git(env, "commit-tree", tree, "-p", head, "-m", f"Result of {ref}")
-    versions.git("update-ref", ref, commit)
+    git.run("update-ref", ref, commit)
     return ref
 
 
@@ -44,11 +44,11 @@ def push() -> bool:
 
     Raises DataError with DVC's reason. Only what the remote lacks is sent.
     """
-    if not versions.has_remote():
+    if not dvc.has_remote():
         return False
-    done = versions.dvc("push", "--quiet", "dvc.yaml", "data.dvc")
+    done = dvc.run("push", "--quiet", "dvc.yaml", "data.dvc")
     if done.returncode != 0:
-        raise DataError(f"dvc push failed: {versions.last_error(done.stderr)}; `dvc push` in {Path.cwd()} tries again")
+        raise DataError(f"dvc push failed: {dvc.last_error(done.stderr)}; `dvc push` in {Path.cwd()} tries again")
     return True
 
 

@@ -15,7 +15,6 @@ the next plan. While a stage, a sweep or a move runs nothing is thrown away.
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import tempfile
 import time
@@ -27,9 +26,10 @@ import psutil
 
 from ajuste.core.errors import UsageError
 from ajuste.core.home import home
+from ajuste.core.locks import owner
 from ajuste.core.params import parse_yaml
-from ajuste.core.stages import key_of, stage_key, stage_names
-from ajuste.tracking.project import versions
+from ajuste.core.stages import stage_key, stage_names
+from ajuste.tracking.project import dvc, git, lock
 from ajuste.tracking.pruning import registry_plan as rules
 from ajuste.tracking.registry import promotion
 from ajuste.tracking.runs.store import client, exists, locked
@@ -90,11 +90,11 @@ def plan(keep: int) -> Plan:
     pins = _pins(found)
     projects = [place for place in (home(), *places) if (place / ".dvc").is_dir() and place != Path.cwd()]
     sweeping = any((home() / ".sweeps").glob("*/tree"))  # killed: it is to find its points again
-    unused = versions.unused_cache(pins, projects, sweeping, remove=False)
+    unused = dvc.unused_cache(pins, projects, sweeping, remove=False)
     if unused:
         size = sum(path.stat().st_size for path in unused if path.exists() and path.stat().st_nlink == 1)
         items.append(Item("cache", f"{len(unused)} files", "named by nothing that is kept", size,
-                          lambda: versions.unused_cache(pins, projects, sweeping, remove=True)))
+                          lambda: dvc.unused_cache(pins, projects, sweeping, remove=True)))
     return Plan(items, found.reasons)
 
 
@@ -115,15 +115,12 @@ def carry_out(made: Plan, say: Callable[[Item], None] = lambda item: None) -> in
 
 def _check_quiet() -> None:
     """Refuse while a stage or a sweep runs: its results are not in any dvc.lock yet."""
-    locks = [*(lock for place in _homes() for lock in (place / ".checkpoints").glob("*.lock")),
+    locks = [*(path for place in _homes() for path in (place / ".checkpoints").glob("*.lock")),
              *(home() / ".sweeps").glob("*/lock"), *(home() / ".sweeps").glob("*/.checkpoints/*.lock")]
     for path in locks:
-        with path.open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                name = path.parent.name if path.name == "lock" else path.stem
-                raise UsageError(f"`{name}` is running: prune when it has ended") from None
+        if running := owner(path):
+            name = path.parent.name if path.name == "lock" else path.stem
+            raise UsageError(f"`{name}` is running as process {running}: prune when it has ended")
 
 
 # --- MLflow -----------------------------------------------------------------------------------------------------------
@@ -150,10 +147,10 @@ def _pins(found: rules.Kept) -> set[str]:
             continue
         with tempfile.TemporaryDirectory() as folder:
             try:
-                lock = Path(client().download_artifacts(v.run_id, "dvc.lock", folder)).read_text(encoding="utf-8")
+                recorded = Path(client().download_artifacts(v.run_id, "dvc.lock", folder)).read_text(encoding="utf-8")
             except (MlflowException, OSError):
                 continue  # a run that somebody deleted, or one of an older kind: its data stays by digest
-        for entry in parse_yaml(lock).get("stages", {}).values():
+        for entry in parse_yaml(recorded).get("stages", {}).values():
             for item in [*entry.get("deps", []), *entry.get("outs", [])]:
                 if item.get("md5") and item["path"].startswith(("artifacts/", "data/")):
                     pins.add(item["md5"])
@@ -171,7 +168,7 @@ def _homes() -> list[Path]:
 def _worktrees() -> tuple[list[Path], list[Path]]:
     """(those that stay, those that may go) of <home>/.prefect/worktrees; all others of git stay."""
     root = home() / ".prefect" / "worktrees"
-    of_git = versions.worktrees()
+    of_git = git.worktrees()
     mine = [*(place for place in of_git if place.is_relative_to(root)),
             *(place for place in root.glob("*") if place.is_dir() and place not in of_git)]
     used = set(_working_folders())
@@ -196,8 +193,8 @@ def _age(place: Path) -> float:
 
 
 def _remove_worktree(place: Path) -> None:
-    if place in versions.worktrees():
-        versions.remove_worktree(place)
+    if place in git.worktrees():
+        git.remove_worktree(place)
     shutil.rmtree(place, ignore_errors=True)
 
 
@@ -242,6 +239,4 @@ def _current_keys() -> set[str]:
 def _keys_of_lock(path: Path) -> set[str]:
     if not path.exists():
         return set()
-    return {key_of(entry["cmd"], {dep["path"]: dep["md5"] for dep in entry.get("deps", [])},
-                   versions.lock_params(entry))
-            for entry in versions.parse_lock(path.read_text(encoding="utf-8")).values()}
+    return {lock.key(entry) for entry in lock.parse(path.read_text(encoding="utf-8")).values()}

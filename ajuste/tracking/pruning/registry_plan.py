@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ajuste.tracking.comparing import compare
-from ajuste.tracking.registry import promotion, registry
+from ajuste.tracking.registry import registry
+from ajuste.tracking.registry.moves import INTENT
 from ajuste.tracking.registry.registry import Version
 from ajuste.tracking.registry.tags import unfold
 from ajuste.tracking.runs import runs
@@ -77,7 +78,7 @@ def _names(v: Version) -> list[tuple[str, str]]:
 
 def open_move(name: str) -> set[str]:
     """The version numbers that an interrupted move of the name, or of the served name of an adapter, speaks of."""
-    tag = client().get_registered_model(name).tags.get(promotion.INTENT)
+    tag = client().get_registered_model(name).tags.get(INTENT)
     try:
         return {str(value) for value in json.loads(tag).values()} if tag else set()
     except (ValueError, AttributeError):  # not as we write it: all that could be meant

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from ajuste.core.imports import ROOT, closure
-from ajuste.tracking.registry.families import ASSISTANT, Family
+from ajuste.tracking.registry.families.family import Family
 from ajuste.tracking.runs.store import client, local_path
 
 WEIGHTS = ("model.safetensors", "adapter_model.safetensors", "bottleneck.safetensors")
@@ -47,13 +47,13 @@ class Model:
 
     @property
     def strategy(self) -> str:
-        """Which weights were trained, and how; for PPO, which is always a LoRA, "ppo"."""
+        """Which weights were trained, and how; of a method that has one way alone, that method."""
         return self.card.get("strategy", self.card.get("method"))
 
     @property
     def name(self) -> str:
         """The registered name."""
-        served = ASSISTANT if self.family.kind == ASSISTANT else f"{self.card['set']}-{self.family.kind}"
+        served = self.family.registered.format(set=self.card.get("set"))
         return f"{served}{'-adapter' if self.is_adapter else ''}"
 
 
@@ -105,19 +105,12 @@ def _save_pyfunc(model: Model, run_id: str, model_id: str, out: Path) -> None:
     from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import Array
 
-    asked = [ColSpec(DataType.string)]  # without a name, so that a list of texts will do
-    if model.family.kind == "assistant":
-        examples = {"prompt": ["What is the capital of France?", "Give three tips for staying healthy."]}
-        answers = [ColSpec(DataType.string, "answer"), ColSpec(DataType.long, "tokens")]
-    elif model.family.kind == "reward":
-        examples = {"prompt": ["Write a one-sentence movie review."] * 2,
-                    "response": ["A warm and funny film.", "Two hours that I will not get back."]}
-        asked = [ColSpec(DataType.string, name) for name in examples]
-        answers = [ColSpec(DataType.double, "reward")]
-    else:
-        examples = {"text": ["A warm and funny film.", "Two hours that I will not get back."]}
-        answers = [ColSpec(DataType.string, "label"), ColSpec(DataType.double, "probability"),
-                   ColSpec(Array(DataType.double), "probabilities")]
+    columns = list(model.family.examples)
+    # one column goes without its name, so that a list of texts will do
+    asked = [ColSpec(DataType.string, *([name] if len(columns) > 1 else [])) for name in columns]
+    types = {"string": DataType.string, "long": DataType.long, "double": DataType.double,
+             "doubles": Array(DataType.double)}
+    answers = [ColSpec(types[kind], name) for kind, name in model.family.answers_with]
     with tempfile.TemporaryDirectory() as folder:
         pyfunc = PYFUNCS / f"{model.family.kind}.py"
         for path in closure(pyfunc) - {pyfunc}:  # the little that it imports of ours travels with it
@@ -129,7 +122,7 @@ def _save_pyfunc(model: Model, run_id: str, model_id: str, out: Path) -> None:
             code_paths=[str(Path(folder) / "ajuste")],
             mlflow_model=Description(run_id=run_id, model_id=model_id),
             signature=ModelSignature(Schema(asked), Schema(answers)),
-            input_example=pd.DataFrame(examples),
+            input_example=pd.DataFrame(model.family.examples),
             pip_requirements=[f"{name}=={metadata.version(name).partition('+')[0]}" for name in REQUIREMENTS],
         )
 

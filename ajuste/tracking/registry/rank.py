@@ -1,10 +1,10 @@
 """Which version of a served name is `challenger`: the best on validation.
 
-Only versions with the same validation rows can be compared: those of the newest one. Of classifiers the highest
-macro-F1 wins, of reward models the highest pair accuracy, of SFT assistants the lowest loss; equals go to the one with
-fewer trainable parameters, then to the older one. ajuste/tracking/registry/families.py says why a PPO has to beat, by
-the gold scorer, the very SFT version that it was made from. Tag `unranked` says of a version that this is still to be
-done.
+Only versions with the same validation rows can be compared: those of the newest one. The method that starts from a
+pretrained base ranks by its family's figure; equals go to the version with fewer trainable parameters, then to the
+older one. A method that is made from a registered version takes over from that very version, by its family's own rule
+(ajuste/tracking/registry/families/), and so on along the chain: figures of two methods have no common scale, so of two
+that take over the one with the newest version goes on. Tag `unranked` says of a version that this is still to be done.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from ajuste.tracking.registry import families
-from ajuste.tracking.registry.families import Family
+from ajuste.tracking.registry.families.all import of_method
+from ajuste.tracking.registry.families.family import Family
 from ajuste.tracking.registry.promotion import settle
 from ajuste.tracking.registry.tags import unfold
 from ajuste.tracking.runs.store import client, locked
@@ -45,31 +45,28 @@ def rank(name: str) -> None:
 
 
 def _best(found: list[ModelVersion], facts: dict[str, dict[str, str]]) -> tuple[ModelVersion | None, str]:
-    """(version, why). None where there are PPO versions alone: there is nothing that they could be held against."""
-    by_method: dict[str, list[ModelVersion]] = {}
-    for version in found:
-        by_method.setdefault(facts[version.version]["method"], []).append(version)
-    tuned = by_method.pop(families.PPO.method, [])
-    if not by_method:
+    """(version, why). None where all are made from others: there is nothing that they could be held against."""
+    known = {version.version: of_method(facts[version.version]["method"]) for version in found}
+    plain = [version for version in found if (family := known[version.version]) and not family.from_another]
+    if not plain:
         return None, ""
-    (method, plain), = by_method.items()
-    family = next(family for family in families.FAMILIES if family.method == method)
-    best, of = _first(family, plain, facts)
+    family = known[plain[0].version]
+    # two methods that start from a pretrained base are ranked together where they are measured by the same figure
+    best, of = _first(family, [version for version in plain if known[version.version].best == family.best], facts)
     figure = float(facts[best.version][f"validation.{family.best}"])
     why = f"best validation {family.best_name} {figure:.4f} of {of} versions"
-    made_from_it = [version for version in tuned if _beats(facts[version.version], f"{best.name}/{best.version}")]
-    if made_from_it:
-        family = families.PPO
-        before, (best, _) = best, _first(family, made_from_it, facts)
-        gain, low = (float(facts[best.version][f"validation.{key}"]) for key in (family.best, f"{family.best}_low"))
-        why = (f"its gold score on validation is {gain:.4f} (at least {low:.4f}) above version {before.version}, which "
-               f"it was made from and which has the {why}")
+    while made := [version for version in found if _takes_over(known[version.version], facts[version.version], best)]:
+        family, before = known[made[-1].version], best
+        best, _ = _first(family, [version for version in made if known[version.version] is family], facts)
+        why = (f"{family.takes_over(facts[best.version])} version {before.version}, which it was made from and which "
+               f"has the {why}")
     return best, why
 
 
-def _beats(tags: dict[str, str], base: str) -> bool:
-    """Whether a PPO version was made from `base` and is better by the gold score: the interval excludes 0."""
-    return tags.get("base_version") == base and float(tags.get("validation.gold_gain_low", "nan")) > 0
+def _takes_over(family: Family | None, tags: dict[str, str], best: ModelVersion) -> bool:
+    """Whether a version was made from `best`, which is then an older one, and is better by its family's rule."""
+    made_from = f"{best.name}/{best.version}"
+    return bool(family and family.from_another and tags.get("base_version") == made_from and family.takes_over(tags))
 
 
 def _first(

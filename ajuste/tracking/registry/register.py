@@ -1,6 +1,6 @@
 """From model folders to registered versions: find-or-create by stage key, the merge's proof, the challenger.
 
-For every model folder that dvc.lock names (ajuste/tracking/registry/families.py says which; first those that others are
+For every model folder that dvc.lock names (ajuste/tracking/registry/families/ says which; first those that others are
 made from), in this order:
 
     find      a version with this stage key: nothing is copied, only its test metrics are brought up to date
@@ -10,19 +10,21 @@ made from), in this order:
     create    the version with all its tags, in one transaction, so a kill leaves a whole version or none
     rank      `challenger` goes to the best on validation (ajuste/tracking/registry/rank.py)
 
-What was trained on a merged assistant (a reward model, a PPO) names that assistant's version by the sha256 of its
+What was trained on a merged assistant (as a reward model is) names that assistant's version by the sha256 of its
 weights, in tag `base_version`.
 """
 
 import hashlib
 import math
+from collections.abc import Collection
 from pathlib import Path
 
 from ajuste.core.errors import DataError
 from ajuste.core.stages import md5_of
-from ajuste.tracking.project import versions
+from ajuste.tracking.project import lock, raw_data
 from ajuste.tracking.registry.describe import describe_name, describe_version
-from ajuste.tracking.registry.families import ASSISTANT, FAMILIES, of_folder
+from ajuste.tracking.registry.families import all as families
+from ajuste.tracking.registry.families.assistants import NAME as ASSISTANT
 from ajuste.tracking.registry.logged import Model, logged_model, weights_of
 from ajuste.tracking.registry.rank import rank
 from ajuste.tracking.registry.scores import log_scores, rows_digest, scores_of, stage_of, text
@@ -31,10 +33,11 @@ from ajuste.tracking.runs import facts, runs
 from ajuste.tracking.runs.store import client, experiment_id, locked
 
 
-def register_all(parent: str | None) -> list[tuple[str, str]]:
-    """(name, version) of every version that is new. Raises DataError for a refused one, after all others are done."""
+def register_all(parent: str | None, stages: Collection[str] | None = None) -> list[tuple[str, str]]:
+    """(name, version) of every version that is new, of all stages or of some. Raises DataError for a refused one, after
+    all others are done."""
     new, refused, adapters = [], [], {}
-    found = models()
+    found = [model for model in models() if stages is None or model.stage in stages]
     for model in found:
         run_id = runs.record(model.stage, parent)
         scores = scores_of(model, parent)
@@ -58,20 +61,20 @@ def register_all(parent: str | None) -> list[tuple[str, str]]:
 def models() -> list[Model]:
     """The model folders that dvc.lock names and that are there, by family, adapters first."""
     found = []
-    for stage, entry in versions.lock().items():
+    for stage, entry in lock.stages().items():
         for out in entry.get("outs", []):
             folder = Path(out["path"])
-            family = of_folder(folder)
+            family = families.of_folder(folder)
             card = facts.read_json(folder / "ajuste.json") if family else {}
             if not card:
                 continue
             deps = [Path(dep["path"]) for dep in entry.get("deps", [])]
             trained = folder.parents[1] / "adapters" / folder.name  # of a served one: what it was merged from
             trained = trained if trained != folder and trained in deps else None
-            model = Model(family, stage, folder, out["md5"], versions.stage_key(stage), card, trained)
+            model = Model(family, stage, folder, out["md5"], lock.stage_key(stage), card, trained)
             if not (model.is_adapter and model.is_whole):  # of full fine-tuning: its copy is what is served
                 found.append(model)
-    return sorted(found, key=lambda model: (FAMILIES.index(model.family), not model.is_adapter, model.stage))
+    return sorted(found, key=lambda model: (families.FAMILIES.index(model.family), not model.is_adapter, model.stage))
 
 
 # --- one version ------------------------------------------------------------------------------------------------------
@@ -106,12 +109,12 @@ def find_or_create(model: Model, run_id: str, scores: dict[str, str], adapters: 
 
 def params_of(model: Model) -> dict[str, str]:
     """The params of the training; for a merged model those of its adapter, and those of the merge behind `merge.`."""
-    own = facts.params(model.stage, versions.stage_lock(model.stage))
+    own = facts.params(model.stage, lock.entry(model.stage))
     if not model.trained:
         return own
     trained = stage_of(model.trained)
     merge = {key if key.startswith("compute.") else f"merge.{key}": value for key, value in own.items()}
-    return {**facts.params(trained, versions.stage_lock(trained)), **merge}
+    return {**facts.params(trained, lock.entry(trained)), **merge}
 
 
 def passing_proof(model: Model) -> dict:
@@ -158,26 +161,16 @@ def _copied(model: Model, proof: dict, again: str) -> dict:
 def _tags(model: Model, adapters: dict[Path, str]) -> dict[str, str]:
     """What a version says of itself. All values are text; numbers as JSON writes them."""
     card, base = model.card, model.card["base"]
-    own = {}
-    if model.family.kind == "classifier":
-        own = {"task": card["task"], "pooling": card["pooling"], "labels": card["labels"]}
-    else:
-        own = {"tokenizer_sha256": base["tokenizer_sha256"], "template_sha256": base["template_sha256"],
-               "quantisation": card.get("quantisation") or "none"}
-    if model.family.kind == "assistant":
-        own["served_as"] = "whole" if model.is_whole else "adapter"
-    if model.family.kind == "reward":
-        own |= {"bias": card["bias"], **{f"normalisation.{key}": value for key, value in card["normalisation"].items()}}
     tags = {
         "stage_key": model.key, "stage": model.stage, "strategy": model.strategy, "method": model.family.method,
-        **own, "max_tokens": card["max_tokens"],
+        **model.family.own_tags(card, model.is_whole), "max_tokens": card["max_tokens"],
         "sha256": sha256_of(model.weights), "weights": model.weights.name,
         "base_id": base["id"], "base_sha256": base["sha256"],
         "size_bytes": sum(file.stat().st_size for file in model.folder.rglob("*") if file.is_file()),
         **{f"parameters.{key}": value for key, value in card["parameters"].items()},
         **{f"validation.{key}": value for key, value in card["validation"].items()},
         "validation_rows": rows_digest(model.family, "validation"),
-        "data": versions.data_digest(), "dvc": model.md5,
+        "data": raw_data.digest(), "dvc": model.md5,
         "git_commit": facts.commit()["ajuste.git_commit"], "dirty": facts.commit()["ajuste.dirty"],
     }
     if made_from := _assistant_with(base["sha256"]):

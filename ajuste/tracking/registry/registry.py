@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ import yaml
 
 from ajuste.core.errors import UsageError
 from ajuste.core.home import home
-from ajuste.tracking.registry.families import headline
+from ajuste.tracking.registry.families.all import headline
 from ajuste.tracking.registry.register import register_all as _register_all
 from ajuste.tracking.registry.tags import unfold
 from ajuste.tracking.runs.store import client, exists, local_path, tracking_uri, without_password
@@ -50,12 +51,12 @@ class Version:
     created: int = 0  # milliseconds since 1970
 
 
-def register_all(parent: str | None = None) -> list[Version]:
-    """Find or create a version for every model that dvc.lock names; returns those that are new.
+def register_all(parent: str | None = None, stages: Collection[str] | None = None) -> list[Version]:
+    """Find or create a version for every model that dvc.lock names, or those of `stages` alone; returns the new ones.
 
     Raises DataError if a merged model has no passing proof; the other models are registered all the same.
     """
-    return [_version(client().get_model_version(name, number)) for name, number in _register_all(parent)]
+    return [_version(client().get_model_version(name, number)) for name, number in _register_all(parent, stages)]
 
 
 def names() -> list[str]:

@@ -8,9 +8,8 @@ import hashlib
 import json
 from pathlib import Path
 
-from ajuste.tracking.project import versions
-from ajuste.tracking.registry import families
-from ajuste.tracking.registry.families import Family
+from ajuste.tracking.project import lock
+from ajuste.tracking.registry.families.family import Family
 from ajuste.tracking.registry.logged import Model
 from ajuste.tracking.registry.tags import unfold
 from ajuste.tracking.runs import facts, runs
@@ -19,18 +18,19 @@ from ajuste.tracking.runs.store import client
 
 def scores_of(model: Model, parent: str | None) -> dict[str, str]:
     """The test figures of a served model as tags; {} if dvc.lock has no evaluation of these very weights."""
-    figures, judges = families.scores(model.family, model.folder, model.md5, model.strategy)
+    figures, judges = model.family.scores(model.folder, model.md5, model.strategy)
     if not figures:
         return {}
     recorded = {stage: runs.record(stage, parent) for stage in judges}
     run = recorded.get(model.family.evaluate) or next(iter(recorded.values()))
     return {key: text(value) for key, value in figures.items()} | _judges(model.family.evaluate) | {
-        "test_rows": rows_digest(model.family, "test"), "evaluate_run": run}
+        "test_rows": rows_digest(model.family, "test"), "evaluate_run": run,
+        **{f"run.{stage}": of for stage, of in recorded.items() if of != run}}
 
 
 def _judges(stage: str) -> dict[str, str]:
     """The DVC hashes of the models that judged, as tags: scores of other judges do not compare."""
-    deps = {Path(dep["path"]): dep["md5"] for dep in versions.stage_lock(stage).get("deps", [])}
+    deps = {Path(dep["path"]): dep["md5"] for dep in lock.entry(stage).get("deps", [])}
     return {f"judge.{name}": deps[folder] for name in ("gold", "reward")
             if (folder := Path("artifacts/merged") / name) in deps}
 
@@ -66,7 +66,7 @@ def _metric(tag: str) -> str:
 
 def stage_of(folder: Path) -> str:
     """The stage whose out the folder is."""
-    return next(stage for stage, entry in versions.lock().items()
+    return next(stage for stage, entry in lock.stages().items()
                 if any(Path(out["path"]) == folder for out in entry.get("outs", [])))
 
 
@@ -89,7 +89,7 @@ def rows_digest(family: Family, split: str) -> str:
 def _dataset(family: Family) -> tuple[str | None, str | None]:
     """(name, digest) of the encoded rows, as the runs have them among their inputs."""
     path = family.encoded.as_posix()
-    outs = [out for entry in versions.lock().values() for out in entry.get("outs", []) if out["path"] == path]
+    outs = [out for entry in lock.stages().values() for out in entry.get("outs", []) if out["path"] == path]
     return (path, outs[0]["md5"]) if outs else (None, None)
 
 

@@ -6,10 +6,9 @@ strategies share every name, and the part before the slash is the group that MLf
     validation/accuracy            of the weights that were saved (ajuste.json)
     test/accuracy, _low, _high     of the registered model, with its 95 % interval (ajuste/tracking/registry/registry.py
     logs these) accuracy/lora, _low, _high     the same on the run of `evaluate`, one line a strategy
-    loss/instruct, loss/base, loss/difference, rouge1/instruct, ...    of an instruction fine-tuning, and of its base
-    accuracy/test, accuracy_margin_1.5/test, ece/test, ...             of a reward model, on test pairs
+    loss/instruct, loss/base, loss/difference, rouge1/instruct, ...    of an evaluation: figure/model, as the model's
+                                   family reads it (ajuste/tracking/registry/families/)
     accuracy/ratings, accuracy/imdb                                    of the gold scorer
-    proxy/sft, proxy/ppo, proxy/difference, gold/..., kl/ppo, ...      of PPO, on test prompts
     score/<set>, forgetting/<set>  of the control sets; forgetting is F = score before - score after
     cost/seconds, cost/peak_memory_mb, cost/size_mb, cost/parameters_trainable, ...
     curve/loss, curve/validation_loss, ...      one point a step of history.jsonl
@@ -19,6 +18,7 @@ strategies share every name, and the part before the slash is the group that MLf
 import json
 import re
 import sys
+from collections.abc import Callable
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -27,16 +27,11 @@ from typing import Any
 from ajuste.core.home import home
 from ajuste.core.stages import split_name
 from ajuste.tracking.again.hardware import hardware
-from ajuste.tracking.project import versions
+from ajuste.tracking.project import git, lock, raw_data
 
 JSON_FILES = (
     "ajuste.json", "base.json", "encoding.json", "features.json", "proof.json", "quality.json", "validation.json",
 )  # fmt: skip
-RESULTS = (
-    "alarms.json", "answers.jsonl", "evaluation.json", "instruct.json", "pairs.parquet", "ppo.json",
-    "predictions.parquet", "radar.json", "rows.parquet", "samples.jsonl", "scores.json",
-)  # fmt: skip
-FIRST = ("validation/accuracy", "validation/loss", "validation/gold_gain")  # of a run: what it was chosen by
 INTERVALS = ("accuracy", "macro_f1", "mcc", "auc", "ece")
 MEGABYTE = 1e6  # decimal, as disks count
 
@@ -44,7 +39,7 @@ MEGABYTE = 1e6  # decimal, as disks count
 def params(stage: str, entry: dict) -> dict[str, str]:
     """The params that dvc.lock names, flat. The stage's own section loses its name, so that strategies share keys."""
     verb, variant = split_name(stage)
-    flat = _flat(versions.lock_params(entry), ".")
+    flat = _flat(lock.params_of(entry), ".")
     own = re.compile(rf"^{re.escape(verb)}\.({re.escape(variant)}\.)?")
     return {own.sub("", key): value if isinstance(value, str) else json.dumps(value) for key, value in flat.items()}
 
@@ -66,8 +61,8 @@ def folders(entry: dict) -> list[Path]:
     return [Path(out["path"]) for out in entry.get("outs", []) if Path(out["path"]).is_dir()]
 
 
-def metrics(entry: dict, measured: dict) -> dict[str, float]:
-    """Every final number of a stage, by metric name."""
+def metrics(entry: dict, measured: dict, of_families: Callable[[Path], dict[str, float]]) -> dict[str, float]:
+    """Every final number of a stage, by metric name. of_families: the figures that a family reads in a folder."""
     found: dict[str, Any] = {}
     for folder in folders(entry):
         for name in ("encoding", "features", "validation"):
@@ -78,10 +73,8 @@ def metrics(entry: dict, measured: dict) -> dict[str, float]:
             for metric, value in evaluated(read_json(path)).items():
                 name, _, bound = metric.partition(":")
                 found[f"{name}/{path.stem}{bound and '_' + bound}"] = value
-        figures = instruct_figures(read_json(folder / "instruct.json")) | ppo_figures(read_json(folder / "ppo.json"))
-        judged = reward_figures(read_json(folder / "evaluation.json").get("test", {}))
-        figures |= {(figure, "test"): value for figure, value in judged.items()}
-        figures |= gold_figures(read_json(folder / "evaluation.json"))
+        found |= of_families(folder)
+        figures = gold_figures(read_json(folder / "evaluation.json"))
         named = {f"{figure}/{model}": value for (figure, model), value in figures.items()}
         named |= control_figures(read_json(folder / "scores.json"))
         found |= {key.replace(":", "_"): value for key, value in flat_intervals(named).items()}
@@ -102,48 +95,6 @@ def evaluated(result: dict) -> dict[str, float]:
     if "confusion" not in result:
         return {}
     return flat_intervals({name: result.get(name, {}) for name in INTERVALS})
-
-
-def instruct_figures(result: dict) -> dict[tuple[str, str], dict | float]:
-    """instruct.json as {(figure, model): interval or number}; model is base, instruct, difference or classifier."""
-    found: dict[tuple[str, str], dict | float] = {}
-    for model, held in result.get("held_out", {}).items():
-        if model == "difference":
-            found["loss", model] = held
-        else:
-            found |= {(key, model): held[key] for key in ("loss", "perplexity") if key in held}
-    for model, scores in result.get("references", {}).items():
-        found |= {(key, model): value for key, value in scores.items()}
-    for model, kept in result.get("rules", {}).items():
-        found["rules", model] = kept.get("passed", {})
-    for model, scored in (result.get("reviews") or {}).items():  # None: that classifier labels no whole texts
-        if isinstance(scored, dict):
-            found["reviews_accuracy", model] = scored.get("accuracy", scored)
-    return found
-
-
-def ppo_figures(result: dict) -> dict[tuple[str, str], dict | float]:
-    """ppo.json as {(figure, model): interval or number}; model is sft, ppo, difference or ratio."""
-    found: dict[tuple[str, str], dict | float] = {}
-    for figure in ("proxy", "gold", "length", "ended", "distinct2"):
-        for model in ("sft", "ppo", "difference", "ratio"):
-            if (value := result.get(figure, {}).get(model)) is not None:
-                found[figure, model] = value
-    if "kl" in result:
-        found["kl", "ppo"] = result["kl"]
-    return found
-
-
-def reward_figures(result: dict) -> dict[str, dict | float]:
-    """The part `test` of a reward model's evaluation.json as {figure: interval or number}."""
-    found: dict[str, dict | float] = {}
-    if "accuracy" in result:
-        found["accuracy"] = result["accuracy"]
-    for row in result.get("by_margin", []):
-        if row["accuracy"] is not None:  # no pairs of that margin
-            found[f"accuracy_margin_{float(row['margin'])}"] = row["accuracy"]
-    single = {"ece": result.get("calibration", {}).get("ece"), "length_correlation": result.get("length_correlation")}
-    return found | {key: value for key, value in single.items() if value is not None}
 
 
 def gold_figures(result: dict) -> dict[tuple[str, str], dict]:
@@ -193,28 +144,27 @@ def history(entry: dict) -> Path | None:
 
 def tags(stage: str, entry: dict) -> dict[str, str]:
     """Where the result came from, to search by."""
-    found = {"ajuste.stage": stage, "ajuste.cmd": entry["cmd"], "ajuste.data": versions.data_digest(), **commit()}
+    found = {"ajuste.stage": stage, "ajuste.cmd": entry["cmd"], "ajuste.data": raw_data.digest(), **commit()}
     for kind in ("dep", "out"):
         found |= {f"dvc.{kind}.{item['path']}": item.get("md5", "") for item in entry.get(f"{kind}s", [])}
-    if measured := state(stage, versions.stage_key(stage)):  # equal bytes are promised for one kind of processor
+    if measured := state(stage, lock.stage_key(stage)):  # equal bytes are promised for one kind of processor
         found["ajuste.hardware"] = hardware(measured["device"])
     return found
 
 
 def commit() -> dict[str, str]:
     """The git commit and whether the checkout differs from it."""
-    revision = versions.git_commit()
+    revision = git.head()
     if not revision:
         return {"ajuste.git_commit": "", "ajuste.dirty": "unknown"}
-    return {"ajuste.git_commit": revision, "ajuste.dirty": str(versions.dirty()).lower(),
+    return {"ajuste.git_commit": revision, "ajuste.dirty": str(git.dirty()).lower(),
             "mlflow.source.git.commit": revision}
 
 
-def describe(stage: str, entry: dict, measured: dict, numbers: dict[str, float]) -> str:
-    """What a person reads at the top of the run's page (Markdown)."""
+def describe(stage: str, entry: dict, measured: dict, numbers: dict[str, float], first: list[str]) -> str:
+    """What a person reads at the top of the run's page (Markdown). first: the metrics by which runs are chosen."""
     lines = [f"Stage **{stage}**: `{entry['cmd']}`", ""]
-    first = (*FIRST, "proof/max_logit_difference")
-    shown = {key: numbers[key] for key in first if key in numbers} | results(numbers)
+    shown = {key: numbers[key] for key in (*first, "proof/max_logit_difference") if key in numbers} | results(numbers)
     lines += [f"- {key}: **{value:.4g}**" for key, value in shown.items()]
     if measured:
         lines.append(f"- {measured['seconds']:.1f} s, {measured['peak_memory_mb']:.0f} MB at most, "

@@ -21,7 +21,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ajuste.tracking.project import versions
+from ajuste.tracking.project import lock
+from ajuste.tracking.registry.families import all as families
 from ajuste.tracking.runs import facts
 from ajuste.tracking.runs.store import client, exists, experiment_id, locked, tracking_uri
 
@@ -40,7 +41,7 @@ _logged: dict[str, set[tuple[str, int]]] = {}  # curve points that a run has, by
 
 
 def parent(inputs_digest: str) -> str:
-    """The run that stands for one set of inputs (versions.inputs_digest()), RUNNING until `finish`."""
+    """The run that stands for one set of inputs (lock.inputs_digest()), RUNNING until `finish`."""
     name = f"adapt {inputs_digest[:8]}"
     note = f"One set of inputs (`{inputs_digest[:16]}`). {facts.code()}."
     return _find_or_create(INPUTS, inputs_digest, name, {"mlflow.note.content": note, **facts.commit()}).info.run_id
@@ -113,7 +114,7 @@ def finish(parent: str) -> None:
         metrics = child.data.metrics
         scores = {k: v for k, v in metrics.items() if k.startswith(SUMMED)}
         numbers |= scores
-        first = next((key for key in facts.FIRST if key in metrics), None)
+        first = next((key for key in families.first_figures() if key in metrics), None)
         shown = {k: v for k, v in metrics.items() if k == first} | facts.results(scores)
         result = ", ".join(f"{k} {v:.3f}" for k, v in shown.items())
         lines.append(f"| {child.info.run_name} | {result} | {metrics.get('cost/seconds', 0):.1f} |")
@@ -148,14 +149,14 @@ def log(run_id: str, params: dict[str, str] | None = None, metrics: list | None 
 def _record(stage: str, parent: str | None) -> str:
     from mlflow.entities import Metric
 
-    entry, key = versions.stage_lock(stage), versions.stage_key(stage)
+    entry, key = lock.entry(stage), lock.stage_key(stage)
     hang = {"mlflow.parentRunId": parent} if parent else {}
     run = _find_or_create(KEY, key, stage, {"ajuste.stage": stage, **hang})
     run_id = run.info.run_id
     if RECORDED in run.data.tags:
         return run_id
     measured = facts.state(stage, key)
-    numbers = facts.metrics(entry, measured)
+    numbers = facts.metrics(entry, measured, families.run_figures)
     # the run's own start as the time of a final number: the same point again is no second point
     log(run_id, facts.params(stage, entry), [Metric(k, v, run.info.start_time, 0) for k, v in numbers.items()])
     if history := facts.history(entry):
@@ -164,11 +165,11 @@ def _record(stage: str, parent: str | None) -> str:
     _log_files(run_id, entry, measured)
     found = {
         **facts.tags(stage, entry),
-        "dvc.lock.sha256": hashlib.sha256(versions.LOCK.read_bytes()).hexdigest(),
+        "dvc.lock.sha256": hashlib.sha256(lock.LOCK.read_bytes()).hexdigest(),
         "mlflow.user": getpass.getuser(),
         "mlflow.source.name": entry["cmd"],
         "mlflow.source.type": "PROJECT",
-        "mlflow.note.content": facts.describe(stage, entry, measured, numbers),
+        "mlflow.note.content": facts.describe(stage, entry, measured, numbers, families.first_figures()),
     }
     log(run_id, tags=found)
     log(run_id, tags={RECORDED: "true"})
@@ -230,7 +231,7 @@ def _log_files(run_id: str, entry: dict, measured: dict) -> None:
     """dvc.lock, params.yaml, the environment, .state, and the small results of the stage, in one transfer."""
     with tempfile.TemporaryDirectory() as folder:
         staged = Path(folder)
-        for path in (versions.LOCK, Path("params.yaml")):
+        for path in (lock.LOCK, Path("params.yaml")):
             if path.exists():
                 (staged / path.name).write_bytes(path.read_bytes())
         (staged / "environment.txt").write_text(facts.environment(), encoding="utf-8")
@@ -248,6 +249,6 @@ def _log_files(run_id: str, entry: dict, measured: dict) -> None:
 
 def _is_result(file: Path) -> bool:
     """Small files that say how it went; never rows of the data, never weights."""
-    return file.name in (*facts.JSON_FILES, *facts.RESULTS) or file.parent.name == "metrics" or (
+    return file.name in (*facts.JSON_FILES, *families.result_files()) or file.parent.name == "metrics" or (
         file.suffix == ".json" and "confusion" in facts.read_json(file)
     )

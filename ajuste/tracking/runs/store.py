@@ -11,7 +11,6 @@ MLFLOW_RUN_ID) is neither read nor written.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import re
@@ -25,6 +24,7 @@ from urllib.request import url2pathname
 
 from ajuste.core.errors import UsageError
 from ajuste.core.home import home
+from ajuste.core.locks import held
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -34,9 +34,10 @@ NOTES = {
     EXPERIMENT: (
         "One parent run a set of inputs, one child a stage. To choose a strategy: open a parent, select "
         "`classify_frozen`, `classify_full` and `classify_lora`, and press *Compare*: they share the names of their "
-        "parameters and metrics (`test/...` with its interval, `validation/...`, `cost/...`, `curve/...`). Runs "
-        "`instruct`, `reward` and `ppo` compare in the same way; `forgetting/...` is what a fine-tuning cost on "
-        "control sets. Of `ppo`, `curve/score`, `curve/kl` and others go by update; `evaluate_ppo` has proxy and gold."
+        "parameters and metrics (`test/...` with its interval, `validation/...`, `cost/...`, `curve/...`). All other "
+        "trainings compare in the same way; `forgetting/...` is what a fine-tuning cost on control sets. Of a "
+        "training against a reward, `curve/score`, `curve/kl` and others go by update; its evaluation has proxy and "
+        "gold."
     ),
     PROMOTIONS: "One run a move of alias `champion`: from, to, who, why and when. `ajuste history NAME` reads them.",
     DRIFT: (
@@ -85,11 +86,8 @@ def client() -> MlflowClient:
 
 @contextmanager
 def locked(name: str = "store") -> Iterator[None]:
-    """One process (and thread) at a time; the kernel frees it however the process ends. A name is not to be nested."""
-    path = home() / "mlruns" / f".{name}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    """One process (and thread) at a time, the others wait. A name is not to be nested."""
+    with held(home() / "mlruns" / f".{name}.lock", wait=None):
         yield
 
 

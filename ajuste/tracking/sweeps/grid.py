@@ -14,8 +14,9 @@ from ajuste.core.check import config_type_of
 from ajuste.core.errors import UsageError
 from ajuste.core.params import Compute, lookup, parse_yaml, read_yaml, section, typed
 from ajuste.core.stages import definition, split_name, stage_names
-from ajuste.tracking.project import versions
-from ajuste.tracking.registry.families import Family, of_stage
+from ajuste.tracking.project import lock
+from ajuste.tracking.registry.families.all import of_stage
+from ajuste.tracking.registry.families.family import Family
 
 MOST = 256  # points; more is a typing error
 
@@ -112,7 +113,7 @@ def _upstream(target: str) -> list[str]:
         name = todo.pop()
         if name not in found:
             found.add(name)
-            todo += versions.parents_of(name)
+            todo += lock.parents_of(name)
     return [name for name in stage_names() if name in found]
 
 

@@ -2,10 +2,10 @@
 
     sweep("classify_lora", ["classify.lora.r=4,8", "classify.lora.lr=1e-4,3e-4"])
 
-Each point is `dvc exp run` of the stage. It works in a clone of its own, <home>/.sweeps/<stage>/tree, with the shared
-DVC cache, because `dvc exp run` stashes and resets the tree that it stands in: the user's tree, index and data are
-never touched. What comes back are the experiments' commits (refs/exps, which `dvc exp show` lists and `git gc` keeps),
-so that `ajuste reproduce` finds the parameters of a registered point, and MLflow runs below one parent a sweep.
+Each point (sweeps/points.py) is `dvc exp run` of the stage in a clone of its own, <home>/.sweeps/<stage>/tree
+(sweeps/tree.py): the user's tree, index and data are never touched. What comes back are the experiments' commits
+(refs/exps, which `dvc exp show` lists and `git gc` keeps), so that `ajuste reproduce` finds the parameters of a
+registered point, and MLflow runs below one parent a sweep.
 
 Only validation ranks: test rows are looked at for the best point alone, after it was chosen. It runs on through merge
 and evaluation and is registered; ajuste/tracking/registry/rank.py decides whether it is `challenger`.
@@ -16,46 +16,28 @@ goes on from its checkpoint, and MLflow finds what it has by stage key.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ajuste.core.errors import DataError, UsageError
 from ajuste.core.home import home
-from ajuste.core.params import lookup, read_yaml
-from ajuste.tracking.project import versions
+from ajuste.core.locks import held
+from ajuste.tracking.project import git, lock, raw_data
 from ajuste.tracking.registry import registry
-from ajuste.tracking.registry.families import CLASSIFIER, REWARD, Family
+from ajuste.tracking.registry.families.family import Family
 from ajuste.tracking.runs import facts, runs
 from ajuste.tracking.runs.store import client, experiment_id
 from ajuste.tracking.sweeps import grid as sweeps_grid
+from ajuste.tracking.sweeps.points import Point, interval, ranked, run_experiment, told, train
+from ajuste.tracking.sweeps.tree import Tree
 
-TAG, MEMBER = "ajuste.sweep", "ajuste.in_sweep"
-RESAMPLES = 1000
+TAG = "ajuste.sweep"
 SHORT = 10  # characters of a digest in a name
-
-
-@dataclass
-class Point:
-    """One combination of parameters. `figure` is what ranks it, on validation; None where the point failed."""
-
-    params: dict[str, object]
-    name: str  # of the DVC experiment
-    action: str = ""  # ran, restored (from DVC's run cache), unchanged
-    figure: float | None = None
-    low: float | None = None
-    high: float | None = None
-    trainable: int = 0
-    seconds: float | None = None
-    run_id: str | None = None
-    commit: str = ""
-    error: str = ""
 
 
 @dataclass
@@ -81,166 +63,50 @@ def sweep(target: str, words: list[str], say: Callable[[str], None] = lambda lin
     family = sweeps_grid.swept_family(target)
     grid = sweeps_grid.parse(words)
     wanted = sweeps_grid.points(target, grid)
-    if changed := versions.changed_files():
+    if changed := git.changed_files():
         raise UsageError(f"an experiment begins at a commit: commit {', '.join(changed[:5])} first")
-    versions.check_data()
-    commit = versions.git_commit()
-    digest = _digest([commit, target, wanted])
+    raw_data.check()
     here, place = Path.cwd(), home() / ".sweeps" / target
-    with _only_one(place):
-        tree = _clone(place, commit)
+    tree = Tree(place, here, git.head())
+    digest = _digest([tree.commit, target, wanted])
+    with held(place / "lock", f"a sweep of `{target}` is already running"):
+        tree.clone()
         try:
-            os.chdir(tree)
+            os.chdir(tree.path)
             parent = _parent(target, digest, grid)
-            points = [Point(params, f"{target.replace('_', '-')}-{_digest([commit, params])}") for params in wanted]
+            points = [Point(params, f"{target.replace('_', '-')}-{_digest([tree.commit, params])}")
+                      for params in wanted]
             for index, point in enumerate(points, 1):
-                _run(point, target, family, commit, parent, digest, place, here)
-                say(f"{index} of {len(points)}  {sweeps_grid.said(point.params)}  {_told(point, family)}")
+                train(point, target, family, tree, parent, digest)
+                say(f"{index} of {len(points)}  {sweeps_grid.said(point.params)}  {told(point, family)}")
             done = Sweep(target, family, ranked(points, family), parent)
             if not [point for point in points if point.figure is not None]:
                 raise DataError(f"every point of the sweep failed; the last: {points[-1].error}")
-            _register(done, commit, place, here, say)
+            _register(done, tree, say)
             _describe(done)
         finally:
             os.chdir(here)
-        shutil.rmtree(place / "tree")
+        shutil.rmtree(tree.path)
         shutil.rmtree(place / ".checkpoints", ignore_errors=True)
     return done
-
-
-def ranked(points: list[Point], family: Family) -> list[Point]:
-    """The best on validation first; equals by fewer trained parameters, then in the order of the grid."""
-    def order(point: Point) -> tuple:
-        if point.figure is None or point.figure != point.figure:  # a nan is no figure
-            return True, 0.0, 0
-        return False, point.figure if family.lower else -point.figure, point.trainable
-
-    return sorted(points, key=order)
-
-
-# --- one point --------------------------------------------------------------------------------------------------------
-
-
-def _run(point: Point, target: str, family: Family, commit: str, parent: str, digest: str, place: Path,
-         here: Path) -> None:
-    """The experiment of a point, its MLflow run, and what validation says of it."""
-    _experiment(point, point.name, [target], commit, place, here)
-    if point.error:
-        return
-    point.run_id = runs.record(target, parent)
-    folder = Path(versions.stage_lock(target)["outs"][0]["path"])
-    card = facts.read_json(folder / "ajuste.json")
-    point.figure = card["validation"].get(family.best)
-    point.trainable = card["parameters"]["trainable"]
-    point.seconds = client().get_run(point.run_id).data.metrics.get("cost/seconds")
-    point.low, point.high = _interval(point, family, folder, card)
-    run = client().get_run(point.run_id)
-    member = run.data.tags.get(MEMBER, "").split()
-    if digest not in member:
-        client().set_tag(point.run_id, MEMBER, " ".join([*member, digest]))
-    if run.data.tags.get("mlflow.parentRunId") == parent:  # MLflow's compare page heads its columns with the names
-        short = {key.rpartition(".")[2]: value for key, value in point.params.items()}
-        client().update_run(point.run_id, name=f"{target} {sweeps_grid.said(short)}")
-
-
-def _experiment(point: Point, name: str, targets: list[str], commit: str, place: Path, here: Path) -> None:
-    """`dvc exp run` on the baseline; then the tree stands at the experiment's commit, which the user's clone gets."""
-    _reset(here)
-    outcome = versions.experiment(Path.cwd(), place, name, point.params, targets, place / f"{name}.log")
-    if outcome.code != 0:
-        stage = next((s for s in targets if _state(s).get("error")), targets[0])
-        reason = (_state(stage).get("error") or {}).get("message") or versions.last_error(outcome.output)
-        point.error = f"{reason} (all of it: {place / f'{name}.log'})"
-        return
-    params = read_yaml(Path("params.yaml"))
-    for key, value in point.params.items():
-        if lookup(params, key) != value:
-            raise DataError(f"dvc exp run set `{key}` to {lookup(params, key)!r}, not to {value!r}: write it otherwise")
-    reference = versions.experiment_ref(commit, name)
-    # a checkout of what stands there: code and params are those of a commit, so the run is not "dirty"
-    versions.git("checkout", "--quiet", "--force", "--detach", reference)
-    point.commit, point.action = versions.git_commit(), point.action or outcome.action
-    versions.git("-C", str(here), "fetch", "--quiet", "--no-write-fetch-head", "--no-tags", str(Path.cwd()),
-                 f"+{reference}:{reference}")
-
-
-def _reset(here: Path) -> None:
-    """Back to the baseline, with the lock of the user's last run: what is up to date there is so here."""
-    versions.git("checkout", "--quiet", "--force", "sweep")
-    if (here / versions.LOCK).exists():
-        shutil.copyfile(here / versions.LOCK, versions.LOCK)
-
-
-def _state(stage: str) -> dict:
-    return facts.read_json(Path(".state") / f"{stage}.json")
-
-
-def _interval(point: Point, family: Family, folder: Path, card: dict) -> tuple[float | None, float | None]:
-    """A 95 % interval of the figure on validation rows, which the run keeps; (None, None) where there is none.
-
-    Of classifiers the bootstrap of macro-F1, of reward models Wilson's interval of pair accuracy, of PPO the lower
-    bound that its own evaluation has.
-    """
-    from mlflow.entities import Metric
-
-    run = client().get_run(point.run_id)
-    names = [f"validation/{family.best}_{bound}" for bound in ("low", "high")]
-    if all(name in run.data.metrics for name in names):
-        low, high = (run.data.metrics[name] for name in names)
-        return low, high
-    if family is CLASSIFIER and card.get("task") == "sequence":
-        low, high = _bootstrap(folder)
-    elif family is REWARD:
-        import pyarrow.parquet as pq
-
-        from ajuste.learning.statistics import metrics
-
-        pairs = pq.ParquetFile(family.encoded / "validation.parquet").metadata.num_rows
-        low, high = metrics.wilson_interval(round(point.figure * pairs), pairs)
-    else:
-        return card["validation"].get(f"{family.best}_low"), None
-    bounds = zip(names, (low, high), strict=True)
-    runs.log(point.run_id, metrics=[Metric(name, value, run.info.start_time, 0) for name, value in bounds])
-    return low, high
-
-
-def _bootstrap(folder: Path) -> tuple[float, float]:
-    """The percentile interval of a classifier's macro-F1 over resampled validation rows."""
-    import pyarrow.parquet as pq
-    import torch
-
-    from ajuste.learning.statistics import metrics
-    from ajuste.models import classifier
-    from ajuste.models.folder import quiet
-
-    rows = pq.read_table(CLASSIFIER.encoded / "validation.parquet", columns=["input_ids", "label"])
-    labels = rows["label"].to_numpy()
-    with quiet(), torch.inference_mode():
-        whole = (folder / "model.safetensors").is_file()
-        model, _, card = classifier.load(folder) if whole else classifier.load_adapter(
-            Path("artifacts/base/encoder"), folder)
-        predictions = classifier.logits_of(model.eval(), rows["input_ids"].to_pylist()).argmax(dim=-1).numpy()
-    counts = metrics.resamples(len(labels), RESAMPLES, seed=0)
-    return metrics.percentile_interval(
-        metrics.macro_f1(metrics.confusion(labels, predictions, len(card["labels"]), counts)))
 
 
 # --- the best ---------------------------------------------------------------------------------------------------------
 
 
-def _register(done: Sweep, commit: str, place: Path, here: Path, say: Callable[[str], None]) -> None:
+def _register(done: Sweep, tree: Tree, say: Callable[[str], None]) -> None:
     """Merge, test and register the best point; `challenger` goes by the rule of all versions."""
     best = done.points[0]
     after = sweeps_grid.downstream(done.target, {done.family.merge, done.family.evaluate})
     if after:
         say(f"the best: {sweeps_grid.said(best.params)}; now {', '.join(after)}")
-        _experiment(best, f"{best.name}-best", [done.target, *after], commit, place, here)
+        run_experiment(best, tree, f"{best.name}-best", [done.target, *after])
         if best.error:
             raise DataError(f"the best point could not be merged and tested: {best.error}")
         for stage in after:
             runs.record(stage, done.parent)
     done.new = [f"{version.name}/{version.version}" for version in registry.register_all(done.parent)]
-    keys = {versions.stage_key(stage) for stage in (done.target, *after)}
+    keys = {lock.stage_key(stage) for stage in (done.target, *after)}
     mine = [version for name in registry.names() if not name.endswith("-adapter")
             for version in registry.versions(name) if version.tags.get("stage_key") in keys]
     if not mine:
@@ -295,57 +161,6 @@ def verdict(done: Sweep) -> str:
         return f"The best point is {done.registered}, {figure}: it is challenger."
     return (f"The best point is {done.registered}, {figure}: not better than the challenger, {done.challenger}, "
             "which stays.")
-
-
-def interval(point: Point) -> str:
-    """0.7812 to 0.8241; "at least 0.1" where only the lower bound is known; "" where none is."""
-    if point.low is None:
-        return ""
-    return f"at least {point.low:.4f}" if point.high is None else f"{point.low:.4f} to {point.high:.4f}"
-
-
-def _told(point: Point, family: Family) -> str:
-    if point.error:
-        return f"failed: {point.error}"
-    seconds = f" {point.seconds:.0f} s" if point.seconds and point.action == "ran" else ""
-    return f"{point.action}{seconds}  validation {family.best_name} {point.figure:.4f}"
-
-
-# --- the place --------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _only_one(place: Path) -> Iterator[None]:
-    place.mkdir(parents=True, exist_ok=True)
-    with (place / "lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(f"a sweep of `{place.name}` is under way: wait for it or end it") from None
-        yield
-
-
-def _clone(place: Path, commit: str) -> Path:
-    """A fresh clone at the commit, with the user's data by digest, the shared cache and assets."""
-    tree, root = place / "tree", versions.git("rev-parse", "--show-toplevel").strip()
-    shutil.rmtree(tree, ignore_errors=True)  # of a sweep that was killed: its points are in the cache
-    cache = Path(versions.dvc("cache", "dir").stdout.strip()).resolve()
-    versions.git("clone", "--quiet", "--no-checkout", root, str(tree))
-    versions.git("-C", str(tree), "checkout", "--quiet", "-b", "sweep", commit)
-    for key, value in (("user.name", "Ajuste"), ("user.email", "ajuste@localhost")):
-        versions.git("-C", str(tree), "config", key, value)
-    (place / ".state").mkdir(exist_ok=True)
-    (tree / ".state").symlink_to(place / ".state")
-    if (home() / ".assets").exists():
-        (tree / ".assets").symlink_to(home() / ".assets")
-    with (tree / ".git" / "info" / "exclude").open("a") as file:
-        file.write(".state\n.assets\n")
-    for args in (["cache", "dir", "--quiet", "--local", str(cache)], ["checkout", "--quiet", "--force", "data.dvc"]):
-        done = versions.dvc("--cd", str(tree), *args)
-        if done.returncode != 0:
-            raise DataError(f"the data of {commit[:8]} is not in the DVC cache: `ajuste data pull` brings it "
-                            f"({versions.last_error(done.stderr)})")
-    return tree
 
 
 def _digest(what: object) -> str:

@@ -6,8 +6,8 @@
     features     of the frozen base encoder, mean-pooled, for both kinds: it does not move when the model is trained
 
 Rows are those that the version's stage encoded, found in artifacts/ of the current folder, or of a worktree where a
-deployed run made it; a version of other rows is refused, since nothing could be said about it. Private to
-ajuste/tracking/verdicts/drift.py.
+deployed run made it; a version of other rows is refused, since nothing could be said about it. The models are run in
+ajuste/judging/text_reader.py.
 """
 
 from __future__ import annotations
@@ -22,20 +22,16 @@ import numpy as np
 
 from ajuste.core.errors import UsageError
 from ajuste.core.home import home
-from ajuste.core.params import Compute, read_yaml, typed
-from ajuste.judging.drift import MAX_CHARS, DriftConfig, Sample, vocabulary_of
-from ajuste.rows.clean import clean
-from ajuste.tracking.registry.families import ASSISTANT, CLASSIFIER, SFT, Family, kind_of
+from ajuste.judging.drift import DriftConfig, Sample, vocabulary_of
+from ajuste.tracking.registry.families import all as families
+from ajuste.tracking.registry.families.family import Family
 from ajuste.tracking.registry.registry import Version
 from ajuste.tracking.registry.scores import rows_digest
 
 if TYPE_CHECKING:
-    from torch import nn
-    from transformers import PreTrainedTokenizerBase
+    from ajuste.judging.text_reader import TextReader
 
-MAX_TOKENS = 256  # of a prompt that is embedded; a classifier's texts are cut as its card says
-BATCH_ROWS = 32
-FAMILIES = {"classifier": CLASSIFIER, ASSISTANT: SFT}
+LABELS = "classifier"  # the kind whose versions say a label
 
 
 @dataclass
@@ -63,47 +59,25 @@ class Baseline:
 
     def labelled(self) -> Sample:
         """The reference with its true labels. Raises UsageError for an assistant."""
-        if self.family.kind != CLASSIFIER.kind:
+        if self.family.kind != LABELS:
             raise UsageError(f"`{self.version.name}` knows no labels: leave the label column out")
-        names = self._model[2]["labels"]
-        return Sample([text for text, _ in self.rows], [names[i] for _, i in self.rows], self.sample.features)
+        labels = [self._reader.labels[i] for _, i in self.rows]
+        return Sample([text for text, _ in self.rows], labels, self.sample.features)
 
     def predict(self, texts: list[str]) -> list[str] | None:
         """The label that the version gives each text; None for an assistant."""
-        if self.family.kind != CLASSIFIER.kind:
-            return None
-        from ajuste.models import classifier
-
-        names = self._model[2]["labels"]
-        return [names[i] for i in classifier.predict(*self._model, texts).argmax(dim=-1).tolist()]
+        return self._reader.predict(texts)
 
     def embed(self, texts: list[str]) -> np.ndarray:
         """Mean-pooled features of the frozen base [N, d]."""
-        from ajuste.models.classifier import logits_of
-
-        reader, tokenizer = self._encoder
-        most = self._model[2]["max_tokens"] if self.family.kind == CLASSIFIER.kind else MAX_TOKENS
-        ids = tokenizer([clean(text[:MAX_CHARS])[0] for text in texts], truncation=True, max_length=most)["input_ids"]
-        return logits_of(reader, ids, BATCH_ROWS).numpy()
+        return self._reader.embed(texts)
 
     @cached_property
-    def _model(self) -> tuple:
-        from ajuste.models import classifier
+    def _reader(self) -> TextReader:
+        from ajuste.judging.text_reader import TextReader
 
-        return classifier.load(self.version.path)
-
-    @cached_property
-    def _encoder(self) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-        import torch
-
-        from ajuste.models.classifier import build
-        from ajuste.models.features import FeatureReader
-        from ajuste.models.folder import load_tokenizer
-
-        compute = typed(Compute, read_yaml(Path("params.yaml")).get("compute") or {}, "compute")
-        torch.set_num_threads(compute.threads)
-        base = _artifacts(self.family) / "base" / "encoder"
-        return FeatureReader(build(base, ["0", "1"], pooling="mean")).eval(), load_tokenizer(base)
+        served = self.version.path if self.family.kind == LABELS else None
+        return TextReader(_artifacts(self.family) / "base" / "encoder", served)
 
     def _rows(self, split: str) -> Iterator[tuple[str, str, int]]:
         """(row id, text, class id) of the rows of a split that were encoded; validated rows are streamed."""
@@ -113,7 +87,7 @@ class Baseline:
 
         encoded = self.family.encoded / f"{split}.parquet"
         chosen = set(pq.read_table(encoded, columns=["row_id"])["row_id"].to_pylist())
-        columns = ["row_id", "text", "label"] if self.family.kind == CLASSIFIER.kind else ["row_id", "messages"]
+        columns = ["row_id", "text", "label"] if self.family.kind == LABELS else ["row_id", "messages"]
         validated = _artifacts(self.family) / "validated" / self.family.encoded.name / f"{split}.parquet"
         for batch in read_batches(validated, 1024, columns):
             for row in batch.to_pylist():
@@ -123,11 +97,11 @@ class Baseline:
 
 def baseline(version: Version, config: DriftConfig) -> Baseline:
     """The data that a resolved version was trained beside. Raises UsageError, saying what to do, if it is not here."""
-    family = FAMILIES.get(kind_of(version.name))
+    family = families.of_users(version.name)
     if family is None or version.name.endswith("-adapter"):
-        raise UsageError(f"`{version.name}` reads no texts of users: drift is of classifiers and of `{ASSISTANT}`")
+        raise UsageError(f"`{version.name}` reads no texts of users: drift is of classifiers and of `assistant`")
     if version.tags.get("method") != family.method:
-        wanted = None  # a PPO version has prompts as its rows; its users ask as those of the SFT version do
+        wanted = None  # of another method, trained on prompts: its users ask as those of the first method do
     else:
         wanted = version.tags.get("validation_rows")
     whole = False

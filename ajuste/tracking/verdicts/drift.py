@@ -24,10 +24,10 @@ from ajuste.judging.drift import DriftConfig, Report, Sample, drift
 from ajuste.judging.policy import policy
 from ajuste.rows.request_log import Log, Request, log_files, read_windows
 from ajuste.tracking.registry import registry
-from ajuste.tracking.registry.families import kind_of
+from ajuste.tracking.registry.families.all import of_users
 from ajuste.tracking.runs import runs
 from ajuste.tracking.runs.store import DRIFT, client, exists, experiment_id, locked
-from ajuste.tracking.verdicts.baseline import FAMILIES, Baseline, baseline
+from ajuste.tracking.verdicts.baseline import Baseline, baseline
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -65,7 +65,7 @@ def config_of() -> DriftConfig:
 
 def names() -> list[str]:
     """Registered names that have a request log, and whose texts can drift."""
-    known = [name for name in registry.names() if kind_of(name) in FAMILIES and not name.endswith("-adapter")]
+    known = [name for name in registry.names() if of_users(name) and not name.endswith("-adapter")]
     return [name for name in known if log_files(_folder(), name)]
 
 

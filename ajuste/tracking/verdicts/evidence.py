@@ -3,8 +3,8 @@
 Results are those that a version's own evaluation left in MLflow, if that evaluation was of today's test rows (tag
 `test_rows`). A version that was evaluated on other rows, as an old champion, is scored on today's in a process of its
 own (ajuste/judging/score_rows.py), once: <home>/.state/gate/<sha256 of the weights>-<digest of the rows>.parquet
-remembers it. PPO's answers are samples that the gold scorer judged; they are not made again, so a version without them
-on the same prompts, judged by the same scorer, cannot be compared. Private to ajuste/tracking/verdicts/gate.py.
+remembers it. What a method compares in its own way, as samples that are not made again, its family says
+(ajuste/tracking/registry/families/). Private to ajuste/tracking/verdicts/gate.py.
 """
 
 from __future__ import annotations
@@ -13,47 +13,33 @@ import json
 import os
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 from ajuste.core.errors import DataError, UsageError
 from ajuste.core.home import home
 from ajuste.judging.gate import Evidence, GateConfig, Paired
-from ajuste.tracking.comparing import rows as rows
 from ajuste.tracking.registry import registry
-from ajuste.tracking.registry.families import BEFORE, CLASSIFIER, FAMILIES, PPO, REWARD, SFT, Family
+from ajuste.tracking.registry.families import all as families
+from ajuste.tracking.registry.families.family import Family, Values
 from ajuste.tracking.registry.registry import Version
 from ajuste.tracking.registry.scores import rows_digest
 from ajuste.tracking.runs.facts import read_json
 
-METRIC = {CLASSIFIER: "accuracy", REWARD: "pair_accuracy", SFT: "loss", PPO: "gold"}
 BASE = Path("artifacts/base/decoder")
-RECORDED = {CLASSIFIER: rows.right, REWARD: rows.ordered, SFT: rows.losses}
 TIMEOUT = 3600  # seconds of a process that scores
-
-
-def family_of(version: Version) -> Family:
-    """The family of a version, by its tag `method`. Raises UsageError for one of none."""
-    found = next((family for family in FAMILIES if family.method == version.tags.get("method")), None)
-    if found is None:
-        raise UsageError(f"{version.name}/{version.version} says no method that the gate knows: it judges versions "
-                         "that `ajuste run` registered")
-    return found
 
 
 def evidence(config: GateConfig, challenger: Version, champion: Version | None) -> Evidence:
     """All that ajuste/judging/gate.py needs. What cannot be had is named in it; only an unknown version raises."""
     family = family_of(challenger)
     today = rows_digest(family, "test")
-    if family is PPO:
-        base, against = _gold(challenger, champion)
-    else:
-        own, problem = _results(challenger, family, today)
-        base = Paired("its base", own, {}, problem) if problem else _base(challenger, family, own, today)
-        against = None
-        if champion is not None:
-            name = f"champion {champion.version}"
-            against = Paired(name, own, {}, problem) if problem else _champion(challenger, champion, family, own, today)
+    own, problem = _results(challenger, family, today)
+    base = Paired("its base", own, {}, problem) if problem else _base(challenger, family, own, today)
+    against, others = None, {}
+    if champion is not None:
+        name = f"champion {champion.version}"
+        against = Paired(name, own, {}, problem) if problem else _champion(challenger, champion, family, own, today)
+        others = family_of(champion).measured(champion) if family.keeping else {}
     latency = memory = None
     said = ""
     if config.latency_ms is not None or config.memory_mb is not None:
@@ -62,15 +48,23 @@ def evidence(config: GateConfig, challenger: Version, champion: Version | None) 
             latency, memory = measured["latency_ms"], measured["memory_mb"]
         except (UsageError, DataError) as error:
             said = f"could not be measured: {error}"
-    return Evidence(METRIC[family], base, against, _forgetting(challenger, family), _proof(challenger),
-                    _checks(family), latency, memory, said)
+    kept = tuple(family.kept(challenger, champion, others)) if family.keeping else None
+    return Evidence(family.metric, base, against, _forgetting(challenger, family), _proof(challenger),
+                    _checks(family), latency, memory, said, family.forgetting, kept, family.keeping)
 
 
-def _results(version: Version, family: Family, today: str) -> tuple[rows.Values, str]:
+def family_of(version: Version) -> Family:
+    """The family of a version, by its tag `method`. Raises UsageError for one of none."""
+    return families.family_of(version.name, version.version, version.tags.get("method"))
+
+
+def _results(version: Version, family: Family, today: str) -> tuple[Values, str]:
     """(results of today's test rows, why there are none)."""
+    if not family.rescored:
+        return family.recorded(version), ""
     if not today:
         return {}, f"there are no test rows in {family.encoded}: `ajuste run` makes them"
-    if version.tags.get("test_rows") == today and (recorded := RECORDED[family](version)):
+    if version.tags.get("test_rows") == today and (recorded := family.recorded(version)):
         return recorded, ""
     try:
         found = registry.resolve(f"{version.name}/{version.version}")
@@ -79,14 +73,10 @@ def _results(version: Version, family: Family, today: str) -> tuple[rows.Values,
         return {}, f"{version.name}/{version.version} was not evaluated on today's test rows, and {error}"
 
 
-def _base(challenger: Version, family: Family, own: rows.Values, today: str) -> Paired:
-    """The challenger beside what it was made from."""
-    if family is REWARD:
-        return Paired("a coin", own, {row: (0.5, 1.0) for row in own})
-    if family is CLASSIFIER:
-        return _majority(family, own)
-    if challenger.tags.get("test_rows") == today and (before := base_losses(challenger)):
-        return Paired("its base", own, before)
+def _base(challenger: Version, family: Family, own: Values, today: str) -> Paired:
+    """The challenger beside what it was made from; the pretrained base is scored if its family knows no better."""
+    if (found := family.before(challenger, own, today)) is not None:
+        return found
     sha256 = challenger.tags["base_sha256"]
     if read_json(BASE / "base.json").get("sha256") != sha256:
         return Paired("its base", own, {}, f"its base (sha256 {sha256[:12]}) is not the one in {BASE}")
@@ -96,67 +86,25 @@ def _base(challenger: Version, family: Family, own: rows.Values, today: str) -> 
         return Paired("its base", own, {}, str(error))
 
 
-def _majority(family: Family, own: rows.Values) -> Paired:
-    """Always the most frequent label of the training rows: what a classifier knows that read no text."""
-    import pyarrow.parquet as pq
-
-    try:
-        train = pq.read_table(family.encoded / "train.parquet", columns=["label"])["label"].to_pylist()
-        test = pq.read_table(family.encoded / "test.parquet", columns=["row_id", "label"]).to_pylist()
-    except (OSError, ValueError, KeyError):
-        return Paired("the most frequent label", own, {},
-                      f"{family.encoded} has no label a row: is `classify.task` sequence?")
-    most, _ = min(Counter(train).items(), key=lambda item: (-item[1], item[0]))
-    return Paired("the most frequent label", own, {row["row_id"]: (float(row["label"] == most), 1.0) for row in test})
-
-
-def _champion(challenger: Version, champion: Version, family: Family, own: rows.Values, today: str) -> Paired:
-    name = f"champion {champion.version}"
+def _champion(challenger: Version, champion: Version, family: Family, own: Values, today: str) -> Paired:
+    if (found := family.beside(challenger, champion, own)) is not None:
+        return found
+    name, other = f"champion {champion.version}", family_of(champion)
     for key, what in (("tokenizer_sha256", "tokenizer"), ("template_sha256", "chat template")):
         if champion.tags.get(key) != challenger.tags.get(key):  # rows are encoded for one of the two
             return Paired(name, own, {}, f"it has another {what}, for which today's rows are not encoded")
-    if family_of(champion) is PPO:
-        return Paired(name, own, {}, "it was made with PPO, which raises the held-out loss on purpose; an SFT version "
-                      "has no gold score on its prompts")  # fmt: skip
+    if other.method != family.method:
+        return Paired(name, own, {}, other.apart())
     others, problem = _results(champion, family, today)
     return Paired(name, own, others, problem)
-
-
-def _gold(challenger: Version, champion: Version | None) -> tuple[Paired, Paired | None]:
-    """A PPO version beside the version that it was made from and the champion, on the same prompts and judge."""
-    made_from = challenger.tags.get("base_version", "")
-    lines = rows._lines(challenger)
-    judge = challenger.tags.get("judge.gold")
-
-    def column(found: list[dict], which: str) -> rows.Values:
-        return {(row["id"], judge): (row[f"gold_{which}"], 1.0) for row in found if f"gold_{which}" in row}
-
-    own, before = column(lines, "ppo"), column(lines, BEFORE.rstrip("_"))
-    base = Paired(f"{made_from or 'the version'} that it was made from", own, before)
-    if champion is None:
-        return base, None
-    name = f"champion {champion.version}"
-    if f"{champion.name}/{champion.version}" == made_from:
-        return base, Paired(name, own, before)
-    if champion.tags.get("method") != PPO.method:
-        return base, Paired(name, own, {}, "it has no gold score on these prompts, and the challenger was not made "
-                            "from it")  # fmt: skip
-    if champion.tags.get("judge.gold") != judge or champion.tags.get("test_rows") != challenger.tags.get("test_rows"):
-        return base, Paired(name, own, {}, "its gold scores are of other prompts or of another gold scorer")
-    return base, Paired(name, own, column(rows._lines(champion), "ppo"))
-
-
-def base_losses(version: Version) -> rows.Values:
-    """(sum of -log p of the pretrained base, tokens) by held-out row; {} if its evaluation left none."""
-    return {row["row_id"]: (row["base"], float(row["tokens"])) for row in rows._table(version, "rows.parquet")}
 
 
 # --- what a version says of itself ------------------------------------------------------------------------------------
 
 
 def _forgetting(version: Version, family: Family) -> dict[str, float | None] | None:
-    """Set -> upper end of F = score before - score after; None of a classifier or a reward model."""
-    if family not in (SFT, PPO):
+    """Set -> upper end of F = score before - score after; None of a family that is not measured on any."""
+    if not family.forgetting:
         return None
     sets = {key.removeprefix("forgetting.").removesuffix(".high").removesuffix(".low")
             for key in version.tags if key.startswith("forgetting.")}
@@ -190,7 +138,7 @@ def _number(text: str | None) -> float | None:
 # --- a process of its own ---------------------------------------------------------------------------------------------
 
 
-def scored(family: Family, folder: Path, sha256: str, today: str) -> rows.Values:
+def scored(family: Family, folder: Path, sha256: str, today: str) -> Values:
     """The results of a model folder on today's test rows, computed once. Raises DataError if it cannot be done."""
     import pyarrow.parquet as pq
 
@@ -219,7 +167,7 @@ def _measured(version: Version, family: Family) -> dict[str, float]:
 
 
 def _process(family: Family, folder: Path, out: Path, *more: str) -> None:
-    base = [] if family is CLASSIFIER else ["--base", str(BASE)]
+    base = ["--base", str(BASE)] if family.based else []
     command = [sys.executable, "-m", "ajuste.judging.score_rows", family.kind, str(folder), str(out), *base, *more]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ajuste.core import params
-from ajuste.tracking.project import versions
+from ajuste.tracking.project import lock
 
 DVC_YAML = """\
 stages:
@@ -32,32 +32,32 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_parents_are_the_stages_whose_outs_are_read(project: Path) -> None:
-    assert {name: versions.parents_of(name) for name in ("make", "use", "near")} == {
+    assert {name: lock.parents_of(name) for name in ("make", "use", "near")} == {
         "make": set(), "use": {"make"}, "near": {"use"},
     }  # fmt: skip
 
 
 def test_a_changed_file_is_read_anew(project: Path) -> None:
-    before = versions.inputs_digest()
-    assert versions.parents_of("near") == {"use"}
+    before = lock.inputs_digest()
+    assert lock.parents_of("near") == {"use"}
     moved = DVC_YAML.replace("artifacts/made2", "artifacts/made").replace("cmd: near", "cmd: far")
     (project / "dvc.yaml").write_text(moved)
-    assert versions.parents_of("near") == {"make", "use"} and versions.inputs_digest() != before
+    assert lock.parents_of("near") == {"make", "use"} and lock.inputs_digest() != before
     (project / "dvc.yaml").write_text(DVC_YAML.replace("'data/${set}'", "'artifacts/${set}'"))
     (project / "params.yaml").write_text("set: used\n")
-    assert versions.parents_of("make") == {"use"}
+    assert lock.parents_of("make") == {"use"}
 
 
 def test_unchanged_files_are_parsed_once(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    versions.inputs_digest()
+    lock.inputs_digest()
     (project / "dvc.lock").write_text("schema: '2.0'\nstages: {make: {cmd: make}}\n")
-    assert versions.lock() == {"make": {"cmd": "make"}}
+    assert lock.stages() == {"make": {"cmd": "make"}}
 
     def parse(text: str) -> dict:
         raise AssertionError("parsed again")
 
     monkeypatch.setattr(params, "parse_yaml", parse)
-    monkeypatch.setattr(versions, "parse_yaml", parse)
-    assert versions.parents_of("use") == {"make"}
-    versions.lock()["make"]["cmd"] = "spoilt"  # what a caller does with its copy is nobody else's
-    assert versions.lock() == {"make": {"cmd": "make"}}
+    monkeypatch.setattr(lock, "parse_yaml", parse)
+    assert lock.parents_of("use") == {"make"}
+    lock.stages()["make"]["cmd"] = "spoilt"  # what a caller does with its copy is nobody else's
+    assert lock.stages() == {"make": {"cmd": "make"}}

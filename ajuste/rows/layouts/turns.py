@@ -1,0 +1,83 @@
+"""What the layouts of instructions and of preferences share: texts, names and turns out of the values of a row.
+
+    turns        [{role, content}], or ShareGPT's [{from, value}], whose human and gpt become user and assistant; the
+                 list itself, or its JSON in a text column
+    transcript   "\\n\\nHuman: ...\\n\\nAssistant: ...", the form of hh-rlhf
+
+A value of another form raises Unfit, which says what is wrong with the row.
+"""
+
+import json
+import re
+
+SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant"}
+KEYS = {"role": ("role", "content"), "from": ("from", "value")}  # of a turn: who speaks, and what is said
+
+SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):")
+SPEAKERS = {"Human": "user", "Assistant": "assistant"}
+
+Message = dict[str, str]  # role, content
+
+
+class Unfit(ValueError):
+    """The values of a row do not have the form of its layout."""
+
+
+def text_of(values: dict, key: str) -> str:
+    """A value that must be text; none counts as empty."""
+    value = values.get(key)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise Unfit(f"the {key} is of type {type(value).__name__}, not text")
+    return value
+
+
+def name_of(values: dict, key: str) -> str | None:
+    """A value that names a category or source: text, or a number."""
+    value = values.get(key)
+    return json.dumps(value) if isinstance(value, int | float) else text_of(values, key).strip() or None
+
+
+def listed(value: object) -> object:
+    """A list or an object that stands in a text column as JSON, else the value itself."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
+
+
+def messages_of(turns: object, what: str, speaker: str = "role") -> list[Message]:
+    """A list of turns as messages. what: its name in complaints. speaker: the key of who speaks, `role` or `from`.
+
+    Roles that nobody knows stay as they are: they are for the checks. No content counts as empty.
+    """
+    if isinstance(turns, str):
+        raise Unfit(f"the {what} are text, not a list of messages, nor the JSON of one")
+    if not isinstance(turns, list):
+        raise Unfit(f"the {what} are of type {type(turns).__name__}, not a list of messages")
+    role_key, content_key = KEYS[speaker]
+    messages = []
+    for number, turn in enumerate(turns, 1):
+        if not isinstance(turn, dict) or role_key not in turn or content_key not in turn:
+            raise Unfit(f"message {number} of the {what} has no `{role_key}` and `{content_key}`")
+        role, content = turn[role_key], "" if turn[content_key] is None else turn[content_key]
+        if not isinstance(role, str) or not isinstance(content, str):
+            wrong = role_key if not isinstance(role, str) else content_key
+            kind = type(turn[wrong]).__name__
+            raise Unfit(f"the `{wrong}` of message {number} of the {what} is of type {kind}, not text")
+        messages.append({"role": SHAREGPT_ROLES.get(role, role) if speaker == "from" else role, "content": content})
+    return messages
+
+
+def transcript_of(text: str) -> list[Message] | None:
+    """The turns of a transcript; none of an empty text, and None for a text that does not begin with a speaker."""
+    if not text.strip():
+        return []
+    before, *parts = SPEAKER.split(text.replace("\r\n", "\n"))
+    if before.strip() or not parts:
+        return None
+    names, contents = parts[::2], parts[1::2]
+    return [{"role": SPEAKERS[name], "content": said.strip()} for name, said in zip(names, contents, strict=True)]

@@ -1,0 +1,99 @@
+"""dvc.lock and dvc.yaml as the remembering code reads them: what ran with which inputs, and who reads whose outs.
+
+Nothing here starts DVC: both files are YAML. The key of a stage that has not run yet is computed in core/stages.py.
+"""
+
+import copy
+import hashlib
+import json
+from functools import lru_cache
+from pathlib import Path
+
+from ajuste.core.errors import UsageError
+from ajuste.core.params import lookup, parse_yaml, read_yaml
+from ajuste.core.stages import definitions, key_of, md5_of
+
+LOCK = Path("dvc.lock")
+
+
+def parse(text: str) -> dict:
+    """The stages of a dvc.lock by name."""
+    return copy.deepcopy(_parsed(text))
+
+
+@lru_cache(maxsize=2)
+def _parsed(text: str) -> dict:
+    # a run asks a hundred times for what takes 0.2 s to parse
+    return parse_yaml(text).get("stages", {})
+
+
+def stages() -> dict:
+    """The stages of dvc.lock by name; empty before the first run."""
+    return parse(LOCK.read_text(encoding="utf-8")) if LOCK.exists() else {}
+
+
+def entry(name: str) -> dict:
+    """A stage's entry in dvc.lock. Raises UsageError when the stage has not run."""
+    found = stages().get(name)
+    if found is None:
+        raise UsageError(f"dvc.lock has no stage `{name}`: it has not run yet; `ajuste run` runs it")
+    return found
+
+
+def params_of(entry: dict) -> dict:
+    """The params of a lock entry by dotted key."""
+    return {key: value for values in entry.get("params", {}).values() for key, value in values.items()}
+
+
+def stage_key(name: str) -> str:
+    """The stage key of what dvc.lock records of a stage."""
+    return key(entry(name))
+
+
+def key(entry: dict) -> str:
+    """The stage key of a lock entry."""
+    return key_of(entry["cmd"], {dep["path"]: dep["md5"] for dep in entry.get("deps", [])}, params_of(entry))
+
+
+def inputs_digest() -> str:
+    """sha256 of everything that the default run starts from: commands, params, code and raw data."""
+    definitions = _definitions()
+    made = {_path_of(out) for entry in definitions.values() for out in entry.get("outs", [])}
+    params = read_yaml(Path("params.yaml"))
+    inputs: dict = {}
+    for name, entry in definitions.items():
+        deps = [
+            dep for dep in entry.get("deps", []) if not any(dep == out or dep.startswith(f"{out}/") for out in made)
+        ]
+        inputs[name] = {
+            "cmd": entry["cmd"],
+            "deps": {dep: md5_of(Path(dep)) for dep in deps if Path(dep).exists()},
+            "params": {key: lookup(params, key) for key in entry.get("params", [])},
+        }
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+def parents_of(name: str) -> set[str]:
+    """The stages whose outs a stage reads, by dvc.yaml."""
+    entries = _definitions()
+    deps = entries[name].get("deps", [])
+    found = set()
+    for other, entry in entries.items():
+        for out in map(_path_of, entry.get("outs", [])):
+            if other != name and any(dep == out or dep.startswith(f"{out}/") for dep in deps):
+                found.add(other)
+    return found
+
+
+def _definitions() -> dict[str, dict]:
+    """The entries of dvc.yaml by stage, read anew only when dvc.yaml or params.yaml has changed."""
+    return _filled(*(Path(name).read_text(encoding="utf-8") for name in ("dvc.yaml", "params.yaml")))
+
+
+@lru_cache(maxsize=1)
+def _filled(dvc_yaml: str, params_yaml: str) -> dict[str, dict]:
+    return definitions()
+
+
+def _path_of(out: str | dict) -> str:
+    return out if isinstance(out, str) else next(iter(out))

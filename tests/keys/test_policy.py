@@ -1,0 +1,107 @@
+"""Keys of policy.yaml: the verdict of the gate or of drift, or what is done about it, changes with each of them."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from ajuste.core.imports import ROOT
+from ajuste.core.params import read_yaml
+from ajuste.judging.drift import DriftConfig, drift
+from ajuste.judging.gate import Evidence, GateConfig, rules
+from ajuste.rows.request_log import read_windows
+from ajuste.tracking.verdicts import drift as verdicts
+from ajuste.tracking.verdicts import gate as judging
+from ajuste.tracking.verdicts.baseline import Baseline
+from flows import _gate
+from tests.judging.test_drift import VOCABULARY, made
+from tests.judging.test_gate import kept, pair
+from tests.keys.cases import Compared, To, cases
+
+USUAL = read_yaml(ROOT / "policy.yaml")
+SECTIONS = {
+    "gate": USUAL["gate"],
+    "drift": {**USUAL["drift"], "window": 100, "reference_rows": 200, "permutations": 999},
+}
+METRICS = ("accuracy", "pair_accuracy", "loss", "gold")
+SIZES = ("min_length", "min_vocabulary", "min_classes", "min_embeddings")
+CASES = {
+    "gate": {
+        "mode": "dry-run", "forgetting_margin": 0.01, "loss_margin": 0.01, "rules_margin": 0.01, "rouge_margin": 0.01, "latency_ms": 1.0, "memory_mb": 1.0, "approval": True,
+        "approval_hours": To(1.0, under={"approval": True}),
+        **{f"{metric}.{key}": 0.5 for metric in METRICS for key in ("over_base", "over_champion")},
+        **{f"{metric}.limit": -0.9 if metric == "loss" else 0.9 for metric in METRICS},
+    },
+    "drift": {
+        "window": 50, "reference_rows": 100, "alpha": To(0.9, under=dict.fromkeys(SIZES, 0.0)), "correction": "bh",
+        "permutations": 9999,
+        **dict.fromkeys(SIZES, 1.0), "drifted": 3, "of": 3,
+    },
+}  # fmt: skip
+SILENT: dict[str, str] = {}
+
+
+def gate(section: dict, out: Path) -> dict:
+    """The rules on a challenger of each family, and what the flow says and asks of one that passes."""
+    config = GateConfig(**section)
+    found = {}
+    lost = tuple(kept(0.03, figure) for figure in ("loss", "rules", "rouge"))
+    for metric in METRICS:
+        better = pair(0.2)
+        if metric == "loss":  # a lower one is better
+            better = type(better)(better.other, better.others, better.own)
+        evidence = Evidence(metric, better, better, {"c4": 0.05}, None, {"empty_text": True}, 5.0, 500.0, kept=lost)
+        found[metric] = [(rule.name, rule.passed) for rule in rules(config, evidence)]
+    verdict = judging.Verdict("m", "2", None, rules(config, evidence), "today")
+    asked = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judging.registry, "versions", lambda name: [])
+        patch.setattr(judging.promotion, "rolled_back", lambda name: [])
+        patch.setattr(judging.promotion, "move", lambda *args, **more: SimpleNamespace(before=None))
+        patch.setattr(_gate, "PREFECT_API_URL", SimpleNamespace(value=lambda: "http://127.0.0.1:1"))
+        patch.setattr(_gate, "create_markdown_artifact", lambda **more: None)
+        patch.setattr(_gate, "pause_flow_run", lambda timeout, **more: asked.append(timeout) or _gate.Approval())
+        done = _gate._decide(verdict, config) if all(passed for _, passed in found["gold"]) else "refused"
+    return {"rules": found, "done": done.split(";")[0], "asked": asked}
+
+
+def windows_of(section: dict, out: Path) -> dict:
+    """Windows of a log of 400 requests, the reports on two others, and whether recorded windows ask for `adapt`."""
+    config, rng = DriftConfig(**section), np.random.default_rng(0)
+    log = out.parent / "log.jsonl"
+    lines = [json.dumps({"time": "t", "version": "1", "text": f"request {n}"}) for n in range(400)]
+    log.write_text("\n".join(lines))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verdicts, "config_of", lambda: config)
+        patch.setattr(verdicts, "exists", lambda: True)
+        patch.setattr(verdicts.registry, "find", lambda name: SimpleNamespace(version="1"))
+        drifts = [True, False, True, False, False]
+        recorded = [SimpleNamespace(drifts=one, triggered=False) for one in drifts]
+        patch.setattr(verdicts, "_recorded", lambda name, version, most: recorded[:most])
+        state = verdicts.state("m")
+        patch.setattr(Baseline, "_rows", lambda self, split: ((f"{n:03}", f"row {n}", 0) for n in range(200)))
+        rows = Baseline(None, config, None).rows
+    read = read_windows([log], "1", config.window, config.of)
+    log.unlink()
+    reference = made(rng, 200)
+    clear = made(rng, 100, length=26, unseen=0.15, prior=0.8, shift=0.8)
+    doubtful = made(rng, 100, length=22, unseen=0.03, prior=0.6, shift=0.2)
+    found = [one for window in (clear, doubtful) for one in drift(config, reference, window, VOCABULARY).findings]
+    findings = [{key: value for key, value in asdict(one).items() if key != "minimum"} for one in found]
+    return {
+        "asks": state.asks, "windows": [len(one) for one in read.windows], "skipped": read.skipped,
+        "reference": len(rows), "findings": findings,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def sections() -> dict[str, Compared]:
+    return {"gate": Compared(gate, SECTIONS["gate"]), "drift": Compared(windows_of, SECTIONS["drift"])}
+
+
+@pytest.mark.parametrize(("section", "key", "to"), cases(CASES))
+def test_a_key_says_something(sections: dict[str, Compared], section: str, key: str, to: object) -> None:
+    sections[section].differs(key, to)
