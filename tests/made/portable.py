@@ -27,9 +27,9 @@ def recorded() -> dict:
     return json.loads(DIGESTS.read_text(encoding="utf-8"))
 
 
-def process(**outside: str) -> dict[str, str]:
-    """The environment of a portable process that was started from one in which `outside` was set."""
-    return {**os.environ, **outside, **arithmetic.environment(threads=1, portable=True)}
+def process() -> dict[str, str]:
+    """The environment of a portable process that is started from here."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), **arithmetic.environment(threads=1, portable=True)}
 
 
 def parts(folder: Path) -> dict[str, str]:
