@@ -46,20 +46,20 @@ class Look:
 
 
 def stages_of_names() -> dict[str, set[str]]:
-    """Registered name -> the stages that train, merge and judge a version; `assistant:sft` -> those of one method.
-
-    Stages of one family share its verb (classify_lora) or the variant of its merge (merge_ppo, evaluate_ppo).
-    """
-    params, names = read_yaml(Path("params.yaml")), stage_names()
+    """Registered name -> the stages that train, merge and judge a version of it, with today's sets; and where several
+    methods stand under one name, `assistant:sft` -> those of one."""
+    params, order = read_yaml(Path("params.yaml")), stage_names()
+    names = [family.registered for family in FAMILIES]
     found: dict[str, set[str]] = {}
     for family in FAMILIES:
-        variant = split_name(family.merge)[1]
-        own = {name for name in names if split_name(name)[0] == family.trains or split_name(name)[1] == variant}
-        own |= {family.evaluate}
-        name = family.registered.format(set=lookup(params, f"validate.{family.encoded.name}.set"))
-        if sum(other.registered == family.registered for other in FAMILIES) > 1:
-            found[f"{name}:{family.method}"] = own
+        own = {family.merge, family.evaluate, family.forgetting, family.keeping} & set(order)
+        own |= {stage for stage in order if split_name(stage)[0] == family.trains}
+        name = family.registered
+        if "{set}" in name:
+            name = name.format(set=lookup(params, f"validate.{family.encoded.name}.set"))
         found[name] = found.get(name, set()) | own
+        if names.count(family.registered) > 1:
+            found[f"{name}:{family.method}"] = own
     return found
 
 

@@ -4,7 +4,8 @@
 
 One frozen base in memory: artifacts/merged/instruct. The policy is a LoRA adapter on it, the reference the same base
 with adapters off, the reward model its own adapter and head, the value function a head on the policy's trunk or on an
-adapter of its own (ajuste/models/one_base.py). The loop, in seven steps, is tasks/rl/loop.py.
+adapter of its own (ajuste/models/one_base.py). The loop is tasks/rl/loop.py, and what makes
+it PPO tasks/rl/ppo.py.
 
 The policy answers the set's prompts, prefilled with the beginning of a held-out text where the set has one, so that
 the reward model reads what it was trained to read. Validation prompts are looked at every `radar_every` updates
@@ -21,10 +22,12 @@ Differs from the papers: LoRA in place of all weights; the value function is a h
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal, Self
 
 import numpy as np
 import pyarrow.parquet
 import torch
+from pydantic import Field, model_validator
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -34,6 +37,7 @@ from ajuste.core.figures import write_json, write_lines
 from ajuste.core.params import Compute
 from ajuste.core.stage import start
 from ajuste.learning.layers import ragged
+from ajuste.learning.rl.advantages import Options
 from ajuste.learning.seeds import seed_everything
 from ajuste.learning.text import chat
 from ajuste.models import classifier, decoder, methods
@@ -41,10 +45,54 @@ from ajuste.models.folder import load_tokenizer, read_card
 from ajuste.models.one_base import POLICY, OneBase, Settings
 from ajuste.rows.encoded.conversations import read_conversations
 from tasks.rl import loop
-from tasks.rl.config import PpoConfig
+from tasks.rl.config import SamplesConfig
+from tasks.rl.ppo import Ppo
 from tasks.rl.radar import Radar, published
 
-__all__ = ["PpoConfig", "ppo"]
+
+class PpoConfig(SamplesConfig):
+    """Section `ppo`: models, rewards, advantages and losses; the loop's own keys stand in tasks/rl/config.py.
+
+    Formulas: ajuste/learning/rl/advantages.py, ajuste/learning/rl/kl.py, ajuste/learning/rl/ppo.py.
+    """
+
+    dtype: Literal["float32", "bfloat16"] = Field(description="Of the frozen base and the products.")
+    r: int = Field(ge=1, description="Rank of B A, of the policy's adapter and the value's.")
+    alpha: float = Field(gt=0, description="The update is scaled by alpha/r.")
+    targets: list[str] = Field(min_length=1, description="Last names of the adapted layers, or [all-linear].")
+    value: Literal["trunk", "adapter"] = Field(description="Where the value head reads: policy or own adapter.")
+    value_start: Literal["zero", "reward"] = Field(description="What head and adapter of the value start as.")
+    gamma: float = Field(gt=0, le=1, description="Discount of a token.")
+    lam: float = Field(ge=0, le=1, description="lambda of GAE.")
+    terminal: Literal["at_end", "after_end"] = Field(description="Where the score is paid: learning/rl/advantages.py.")
+    missing_end: Literal["none", "subtract", "replace", "bootstrap"] = Field(
+        description="What a response without its end is paid: learning/rl/advantages.py."
+    )
+    missing_end_penalty: float = Field(description="What `subtract` takes off and `replace` pays, negated.")
+    whiten_rewards: bool = Field(description="Divide rewards by their standard deviation.")
+    whiten_advantages: bool = Field(description="Mean 0 and variance 1 over the batch.")
+    unbiased: bool = Field(description="The variance of the whitening: divided by n - 1, or by n.")
+    clip: float = Field(gt=0, lt=1, description="The ratio counts within 1 - clip and 1 + clip.")
+    dual_clip: float | None = Field(gt=1, description="A token with A < 0 costs at most -d A; null: off.")
+    value_clip: float | None = Field(gt=0, description="How far the value may leave the old one; null: off.")
+    vf_coef: float = Field(ge=0, description="Weight of the value loss.")
+    kl_estimator: Literal["k1", "k2", "k3"] = Field(description="Of the KL that rewards pay.")
+    alarm_value_loss: float | None = Field(gt=0, description="A value loss above this is an alarm; null: none.")
+    radar_prompts: int = Field(ge=1, description="Validation prompts of the radar, those of the lowest row ids.")
+
+    @model_validator(mode="after")
+    def _value_fits(self) -> Self:
+        if self.value_start == "reward" and self.value == "trunk":
+            raise ValueError("value_start `reward` copies the reward model's adapter: it needs value `adapter`")
+        return self
+
+    def algorithm(self) -> Ppo:
+        """PPO as the loop takes it."""
+        options = Options(
+            self.gamma, self.lam, self.terminal, self.missing_end, self.missing_end_penalty, self.whiten_rewards,
+            self.whiten_advantages, self.unbiased,
+        )  # fmt: skip
+        return Ppo(options, self.kl_estimator, self.clip, self.dual_clip, self.value_clip, self.vf_coef)
 
 
 def ppo(config: PpoConfig, compute: Compute, artifacts: Path, out: Path, checkpoints: Path) -> dict:
@@ -80,8 +128,9 @@ def ppo(config: PpoConfig, compute: Compute, artifacts: Path, out: Path, checkpo
     )
     ptx = _ptx(one, artifacts / "encoded/instructions", config, compute.seed) if config.ptx else None
     done = loop.train(
-        one, prompts, one.scores, config, compute.seed, checkpoints, chat.end_of_turn(tokenizer), radar.look, ptx
-    )
+        one, config.algorithm(), prompts, one.scores, config, compute.seed, checkpoints, chat.end_of_turn(tokenizer),
+        radar.look, ptx,
+    )  # fmt: skip
     card = {
         "kind": "decoder",
         "method": "ppo",

@@ -172,7 +172,7 @@ def _normalise(
     before = []
     for split in ("train", "validation"):
         prompts = read_prompts(encoded, split, config.samples, model.config)
-        rows = _sampled(config, policy, tokenizer, prompts, generator)
+        rows = _sampled(config, rollout.Answers(policy), tokenizer, prompts, generator)
         before.append(reward.score(model, rows).double())
     own, others = before
     mean, deviation = own.mean().item(), own.std(unbiased=False).item()
@@ -197,8 +197,9 @@ def _normalise(
 
 
 def _sampled(
-    config: RewardConfig, policy: nn.Module, tokenizer: object, prompts: list[list[int]], generator: torch.Generator
-) -> list[list[int]]:
+    config: RewardConfig, policy: rollout.Policy, tokenizer: object, prompts: list[list[int]],
+    generator: torch.Generator,
+) -> list[list[int]]:  # fmt: skip
     """Each prompt with the policy's response, up to its end."""
     stop, pad_id = chat.end_of_turn(tokenizer), reward.padding_id(tokenizer)
     rows = []

@@ -1,14 +1,25 @@
-"""What README and docs say exists: files, commands, Make targets, presets; and the measured table is the run's."""
+"""What README and docs say exists: links, anchors, files, modules, stages; and the measured tables are the run's.
+
+What they show as commands is tests/test_readme.py's.
+"""
 
 import json
 import re
 from pathlib import Path
 
 import pytest
-import typer
 
-ROOT = Path(__file__).parents[1]
-PAGES = sorted([ROOT / "README.md", ROOT / "mlruns/README.md", *(ROOT / "docs").glob("*.md")])
+from ajuste.core.imports import ROOT
+
+PAGES = sorted([ROOT / "README.md", ROOT / "mlruns/README.md", *(ROOT / "docs").rglob("*.md")])
+MADE = {  # what runs, `make` or a person make, and git ignores
+    "artifacts": "what stages write", "data": "raw data, by `ajuste data pull`", "reports": "pages for people",
+    "mlruns": "MLflow's store", ".state": "seconds and memory of the last runs", ".checkpoints": "of unfinished stages",
+    ".venv": "by make", ".stack": "what `make stack` runs on", ".prefect": "Prefect's store", ".pytest_cache": "by tests",
+    ".assets": "what was downloaded once", "infra/.env": "a person's passwords", ".dvc/config.local": "a person's remote",
+}  # fmt: skip
+ROOT_FOLDERS = [re.escape(path.name) for path in ROOT.iterdir() if path.is_dir() and path.name not in {*MADE, ".git"}]
+FOLDERS = [f"ajuste.{path.name}" for path in (ROOT / "ajuste").iterdir() if path.is_dir()] + ["tasks", "flows"]
 
 
 def code(text: str) -> list[str]:
@@ -18,47 +29,55 @@ def code(text: str) -> list[str]:
     return [line.strip().removeprefix("$ ") for block in blocks for line in block.splitlines()] + inline
 
 
-def commands() -> set[str]:
-    from ajuste.cli.main import app
-
-    return set(typer.main.get_command(app).commands)
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
-        if not target.startswith(("http", "../metrics", "metrics/")):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+def anchors(page: Path) -> set[str]:
+    """What a link may name behind #: the headings as GitHub writes them."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_commands_exist(page):
-    known = commands()
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)", page.read_text(encoding="utf-8")):
+        if not target.startswith(("http", "mailto:")):
+            to = page.parent / target if target else page
+            assert to.exists(), f"{name_of(page)} links to {target}"
+            assert not anchor or anchor in anchors(to), f"{name_of(page)} links to {target}#{anchor}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_files_named_in_code_exist(page: Path) -> None:
+    """Every path that begins with a folder of the project; `path.py::test` and `path.py:line` name a file, too."""
     for line in code(page.read_text(encoding="utf-8")):
-        match = re.match(r"ajuste ([a-z-]+)", line)
-        if match:
-            assert match[1] in known, f"{page.name}: `{line}`"
+        for word in re.findall(rf"(?<![\w/.<*-])(?:{'|'.join(ROOT_FOLDERS)})/[^\s`,;:()|]*", line):
+            placeholder = re.search(r"[<*A-Z{]", re.sub("README.md|Dockerfile", "", word))
+            assert placeholder or word in MADE or (ROOT / word).exists(), f"{name_of(page)} names {word}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_files_named_in_code_exist(page):
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_folders_named_in_code_exist_or_are_made(page: Path) -> None:
     for word in code(page.read_text(encoding="utf-8")):
-        if re.fullmatch(
-            r"(tasks|learning|tracking|serving|flows|cli|infra|tests|studies|benchmarks|presets)/[\w./-]*", word
-        ):
-            assert (ROOT / word).exists(), f"{page.name} names {word}"
+        if re.fullmatch(r"[\w.-]+/", word) and word.rstrip("/") not in MADE:
+            assert (ROOT / word).is_dir() or (page.parent / word).is_dir(), f"{name_of(page)} names {word}"
 
 
-def test_make_targets_and_presets_exist():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    used = {match[1] for line in code(text) if (match := re.match(r"(?:PYTHON=\S+ )?make ([a-z-]+)", line))}
-    assert used and used <= targets
-    table = text[text.index("Presets bundle") : text.index("## Can I")]
-    named = {
-        name for row in re.findall(r"^\| (`.*?`) \|", table, re.MULTILINE) for name in re.findall(r"`([^`]+)`", row)
-    }
-    assert named == {path.stem for path in (ROOT / "presets").glob("*.yaml")}
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_modules_named_in_code_exist(page: Path) -> None:
+    """ajuste.models.classifier.load: a module, or a name inside one."""
+    for line in code(page.read_text(encoding="utf-8")):
+        for word in re.findall(rf"(?<![\w/.])(?:{'|'.join(FOLDERS)})\.\w+(?:\.\w+)*", line):
+            *above, last = word.split(".")
+            inside = ROOT.joinpath(*above).with_suffix(".py")
+            text = inside.read_text(encoding="utf-8") if inside.is_file() else ""
+            there = ROOT.joinpath(*above, last)
+            assert (
+                there.is_dir() or there.with_suffix(".py").is_file()
+                or re.search(rf"^(def |class )?{last}\b", text, re.MULTILINE)
+            ), f"{name_of(page)} names {word}"  # fmt: skip
 
 
 def test_stages_named_in_the_docs_exist():
@@ -122,7 +141,7 @@ def test_both_languages_of_the_lecture_have_the_same_rows():
         text = (ROOT / "docs" / name).read_text(encoding="utf-8")
         shapes.append(
             [
-                [line.count("|"), re.findall(r"`(?:tasks|learning|tracking|serving|tests)/[^`]+`", line)]
+                [line.count("|"), re.findall(r"`(?:ajuste|flows|infra|tasks|tests)/[^`]+`", line)]
                 for line in text.splitlines()
                 if line.startswith("|")
             ]

@@ -9,7 +9,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from ajuste.learning.rl.ppo import Adam
+from ajuste.learning.rl.steps import Adam
 from ajuste.models.one_base import OneBase, Settings
 from tasks.ppo import PpoConfig
 from tasks.rl import loop, recorder
@@ -77,7 +77,7 @@ def run(request: pytest.FixtureRequest, folders: tuple[Path, Path], tmp_path_fac
             if ".policy." in name and "lora_B" in name:
                 parameter.normal_(std=0.05)
     made = []
-    real = loop.ppo.Adam
+    real = loop.steps.Adam
 
     def noticed(*args, **kwargs) -> Adam:
         made.append(real(*args, **kwargs))
@@ -86,8 +86,8 @@ def run(request: pytest.FixtureRequest, folders: tuple[Path, Path], tmp_path_fac
     folder = tmp_path_factory.mktemp(request.param)
     prompts = [[5 + i, 20 + i, 40] for i in range(8)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.ppo, "Adam", noticed)
-        history = loop.train(one, prompts, one.scores, config, 0, folder, STOP).history
+        patch.setattr(loop.steps, "Adam", noticed)
+        history = loop.train(one, config.algorithm(), prompts, one.scores, config, 0, folder, STOP).history
     return Run(request.param, config, history, [recorder.read(folder, u).episodes for u in (1, 2, 3)], made[0])
 
 

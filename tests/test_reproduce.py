@@ -105,6 +105,43 @@ def test_an_out_that_comes_out_otherwise_is_named(project: Path) -> None:
     assert f"out.csv of stage toy: different ({'f' * 32} -> {md5}" in verdict.differences[0]
 
 
+NOISY = """import json, os, shutil
+shutil.copy('data/set/rows.csv', 'out.csv')
+json.dump({'loss': 0.5 + float(os.environ.get('TOY_NOISE', 0)), 'rows': 50}, open('out.json', 'w'))
+"""
+
+
+@pytest.mark.parametrize(
+    ("noise", "portable", "word", "line"),
+    [
+        ("0", False, "bit-equal", "bit-equal: all 2 outs of HEAD"),
+        ("1e-4", False, "within tolerance", "bit-equal, and no figure of the other 1 differs by more than 0.001"),
+        ("1e-2", False, "different", "2 outs of HEAD ({commit}), 1 miss the tolerance of 0.001 a figure:"),
+        ("0", True, "bit-equal", "equal bytes are asked for, compute.portable promises them"),
+        ("1e-4", True, "different", "2 outs of HEAD ({commit}), 1 miss equal bytes:"),
+    ],
+)
+def test_on_another_kind_of_processor_it_says_which_of_three_holds(
+    project: Path, monkeypatch: pytest.MonkeyPatch, noise: str, portable: bool, word: str, line: str
+) -> None:
+    """The stage adds what another processor would to its figure; nobody recorded what made the first one."""
+    (project / "copy.py").write_text(NOISY)
+    (project / "dvc.yaml").write_text((project / "dvc.yaml").read_text().replace("[out.csv]", "[out.csv, out.json]"))
+    (project / ".gitignore").write_text("/data\n/out.csv\n/out.json\n")
+    with (project / "params.yaml").open("a") as file:
+        file.write(f"compute: {{portable: {str(portable).lower()}}}\n")
+    assert dvc.run("repro", "-q").returncode == 0
+    commit("noisy")
+    monkeypatch.setenv("TOY_NOISE", noise)
+    verdict = reproduce.reproduce()
+    text = reproduce.report(verdict)
+    assert verdict.word == word and line.format(commit=verdict.commit[:8]) in text
+    assert "made on hardware that nobody recorded, again on cpu: " in text
+    assert verdict.good == (word != "different")
+    if noise != "0":
+        assert f"out.json of stage toy: {word} (largest difference {float(noise):.2g}, out.json: loss)" in text
+
+
 @pytest.mark.slow
 def test_an_older_revision_is_compared_with_its_own_lock(project: Path) -> None:
     (project / "params.yaml").write_text("toy: {r: 4, lr: 5e-5, deep: {x: 1}}\n")

@@ -25,6 +25,7 @@ docs/reproducibility.md says what was shown of this, and what was not.
 
 import os
 import sys
+import warnings
 from pathlib import Path
 
 from ajuste.core.errors import UsageError
@@ -95,8 +96,10 @@ def exact_roots() -> None:
         return out.resize_(x.shape).copy_(sqrt(x))
 
     library = torch.library.Library("aten", "IMPL")
-    for name, kernel in (("sqrt", sqrt), ("sqrt_", sqrt_), ("sqrt.out", sqrt_out)):
-        library.impl(name, kernel, "CPU", allow_override=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"[\s\S]*Overriding a previously registered kernel")
+        for name, kernel in (("sqrt", sqrt), ("sqrt_", sqrt_), ("sqrt.out", sqrt_out)):
+            library.impl(name, kernel, "CPU", allow_override=True)
     _REPLACED.append(library)  # it ends with its object
 
 

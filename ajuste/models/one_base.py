@@ -1,4 +1,4 @@
-"""One frozen base, many small adapters: the policy, its reference, the value function and the reward model of PPO.
+"""One frozen base, many small adapters: the policy, its reference, the value function and the reward model.
 
     policy       pi(y_t | x, y_<t)          the base with adapter `policy`, which learns
     reference    pi_ref                     the base with all adapters off: bit for bit the base, and no copy of it
@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from ajuste.learning.layers import fused, shared_prefix
-from ajuste.learning.layers.packed import Packed
+from ajuste.learning.rl import rollout
 from ajuste.learning.rl.token_log_probs import token_log_probs
 from ajuste.models import decoder, methods
 from ajuste.models.folder import quiet, read_card
@@ -69,7 +69,7 @@ class OneBase(nn.Module):
         if settings.value_start == "reward" and (reward is None or settings.value != "adapter"):
             raise ValueError("value_start: reward needs a reward model and value: adapter")
         self.settings = settings
-        self.packed: Packed | None = None  # the base as a rollout reads it, made by the first one
+        self.answers: rollout.Answers | None = None  # the base as a rollout reads it, made by the first one
         targets = methods.target_layers(model, settings.targets)
         config = {"task_type": "CAUSAL_LM", "r": settings.r, "lora_alpha": settings.alpha, "target_modules": targets}
         config["fan_in_fan_out"] = any(isinstance(module, methods.Conv1D) for module in model.modules())
@@ -94,7 +94,13 @@ class OneBase(nn.Module):
         """From a folder with a whole model (its weights in `dtype`) and, if there is one, a reward model's adapter."""
         return cls(decoder.load_base(base, dtype)[0], settings, reward)
 
-    # --- what PPO asks ------------------------------------------------------------------------------------------------
+    # --- what the loop asks -------------------------------------------------------------------------------------------
+
+    def begin(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> rollout.Run:
+        """A run of the policy, for ajuste/learning/rl/rollout.py: outside of `using` its adapter is the active one."""
+        if self.answers is None:
+            self.answers = rollout.Answers(self.model, POLICY)
+        return self.answers.begin(prompts, max_new_tokens)
 
     def policy_and_values(
         self, prompts: Sequence[Sequence[int]], responses: Tensor, mask: Tensor, temperature: float

@@ -14,6 +14,8 @@ import json
 import os
 import tempfile
 import time
+from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
@@ -94,24 +96,32 @@ def ours(options: argparse.Namespace, given: dict, watch: Watch) -> None:
         alarm_entropy=None, alarm_value_loss=None, alarm_repeats=None, checkpoint_every=options.updates, record=[],
         radar_every=options.updates, radar_prompts=1, keep="last",
     )  # fmt: skip
-    update = loop._Loop._update
-    before: dict[str, float] = {}
-
-    def timed(self, number: int) -> None:
-        if not watch.ready:
-            watch.ready = time.time()
-        began, worked = time.perf_counter(), time.process_time()
-        update(self, number)
-        seconds, cpu = time.perf_counter() - began, time.process_time() - worked
-        phases = {f"{name}_s": self.seconds[name] - before.get(name, 0.0) for name in PHASES}
-        before.update(self.seconds)
-        row = self.state.history[-1]
-        names = ("score", "kl", "policy_loss", "value_loss", "clip_fraction")
-        watch.rows.append({"seconds": seconds, "cpu_s": cpu, **phases, **{name: row[name] for name in names}})
-
-    loop._Loop._update = timed
+    clock = laps(watch)
     with tempfile.TemporaryDirectory() as folder:
-        loop.train(one, given["prompts"], one.scores, config, options.seed, Path(folder), given["stop_ids"])
+        history = loop.train(
+            one, config.algorithm(), given["prompts"], one.scores, config, options.seed, Path(folder),
+            given["stop_ids"], clock=clock,
+        ).history  # fmt: skip
+    names = ("score", "kl", "policy_loss", "value_loss", "clip_fraction")
+    for lap, row in zip(watch.rows, history, strict=True):
+        lap.update({name: row[name] for name in names})
+
+
+def laps(watch: Watch):
+    """A clock of the loop that notes each update, in seconds and by phase, as a row of `watch`."""
+    from tasks.rl.clock import Clock
+
+    class Laps(Clock):
+        @contextmanager
+        def update(self):
+            watch.ready = watch.ready or time.time()
+            before, began, worked = Counter(self.seconds), time.perf_counter(), time.process_time()
+            yield
+            seconds, cpu = time.perf_counter() - began, time.process_time() - worked
+            phases = {f"{name}_s": self.seconds[name] - before[name] for name in PHASES}
+            watch.rows.append({"seconds": seconds, "cpu_s": cpu, **phases})
+
+    return Laps()
 
 
 def import_everything(*_) -> None:

@@ -19,8 +19,7 @@ from studies.points import errors_told, write
 from tasks.evaluate.ppo import Folders, Ledger, evaluate_ppo
 from tasks.evaluate.ppo import PpoConfig as EvaluateConfig
 from tasks.forgetting.scores import ForgettingConfig
-from tasks.ppo import ppo
-from tasks.rl.config import PpoConfig
+from tasks.ppo import PpoConfig, ppo
 
 STUDY, OUT, ARTIFACTS = Path("studies/seeds"), Path("artifacts/studies/seeds"), Path("artifacts")
 

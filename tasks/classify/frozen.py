@@ -20,7 +20,7 @@ from ajuste.judging.objectives import SEQUENCE, scores
 from ajuste.learning.head import fit_head
 from ajuste.learning.seeds import seed_everything
 from ajuste.models.classifier import build, last_linear
-from tasks.classify.training import Done, Inputs, SharedConfig, read_inputs, write
+from tasks.classify.common import Done, Inputs, SharedConfig, read_inputs, write
 
 
 class FrozenConfig(SharedConfig):

@@ -13,7 +13,8 @@ from ajuste.judging.objectives import SEQUENCE, Task
 from ajuste.learning.seeds import seed_everything
 from ajuste.models.classifier import build
 from ajuste.models.layers import set_dropout
-from tasks.classify.training import TrainingConfig, read_inputs, train_classifier, write
+from tasks.classify.common import read_inputs, write
+from tasks.classify.training import TrainingConfig, train_classifier
 
 
 class FullConfig(TrainingConfig):

@@ -19,7 +19,8 @@ from ajuste.learning.seeds import seed_everything
 from ajuste.models.classifier import build, head_modules
 from ajuste.models.folder import quiet
 from ajuste.models.layers import linear_modules, set_dropout
-from tasks.classify.training import TrainingConfig, read_inputs, train_classifier, write
+from tasks.classify.common import read_inputs, write
+from tasks.classify.training import TrainingConfig, train_classifier
 
 PEFT_TASKS = {"sequence": "SEQ_CLS", "token": "TOKEN_CLS", "span": "QUESTION_ANS"}
 

@@ -3,7 +3,7 @@
     z_i = masked mean of the hidden states of x_i (pooling `mean`), or what the last layer of the head reads (`cls`)
 
 Feature extraction trains a head on z_i alone, so the encoder runs once a row and never backwards; the head then trains
-in seconds (tasks/classify/training.py, variant `frozen`). Rows are computed in length-sorted batches and written in the
+in seconds (tasks/classify/frozen.py). Rows are computed in length-sorted batches and written in the
 row order of the encoded Parquet: features.safetensors (float32 [N, d] under train, validation, test) and features.json.
 
 Run it: `dvc repro features_reviews`.

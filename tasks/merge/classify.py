@@ -37,7 +37,7 @@ from tasks.merge.proof import proved, said
 class ClassifyConfig(Config):
     """Section `merge.classify`."""
 
-    dtype: Literal["float32", "bfloat16"] = Field(description="Of the merged weights; the sum itself is float32.")
+    dtype: Literal["float32", "bfloat16"] = Field(description="Of the merged weights, rounded once from float64.")
     max_logit_difference: float = Field(gt=0, description="Above it the merge is refused.")
     min_equal_predictions: float = Field(gt=0, le=1, description="Share of the rows; below it the merge is refused.")
     batch_rows: int = Field(ge=1, description="Rows of a forward pass of the proof.")

@@ -1,6 +1,6 @@
 """Stage `merge_instruct`: one decoder out of base and adapter, proved on the saved bytes to answer as the two do.
 
-    LoRA, rsLoRA    W = W0 + (alpha/r) B A, alpha/sqrt(r)          in float32: the base's bfloat16 is raised exactly
+    LoRA, rsLoRA    W = W0 + (alpha/r) B A, alpha/sqrt(r)          summed in float64, rounded once to `dtype`
     DoRA            W = m (W0 + (alpha/r) B A) / ||...||           by row
     QLoRA           W = dequantised(W0) + (alpha/r) B A            the base that it was trained on, not the original
     prefix, prompt, bottleneck    no W holds them: the adapter's files are copied, and are what is served
@@ -46,7 +46,7 @@ ADAPTER = "adapter_model.safetensors"
 class DecoderConfig(Config):
     """Section `merge.instruct`."""
 
-    dtype: Literal["float32", "bfloat16"] = Field(description="Of the merged weights; the sum itself is float32.")
+    dtype: Literal["float32", "bfloat16"] = Field(description="Of the merged weights, rounded once from float64.")
     max_logit_difference: float = Field(gt=0, description="Above it the merge is refused.")
     min_equal_tokens: float = Field(gt=0, le=1, description="Share of the greedy tokens; below it it is refused.")
     rows: int = Field(ge=1, description="Held-out rows whose logits are compared, the lowest row ids.")

@@ -37,7 +37,7 @@ from tasks.merge.proof import proved, said
 class RewardConfig(Config):
     """Section `merge.reward`."""
 
-    dtype: Literal["float32", "bfloat16"] = Field(description="Of the merged weights; the sum itself is float32.")
+    dtype: Literal["float32", "bfloat16"] = Field(description="Of the merged weights, rounded once from float64.")
     max_logit_difference: float = Field(gt=0, description="Between two rewards; above it the merge is refused.")
     min_equal_predictions: float = Field(gt=0, le=1, description="Share of pairs in the same order; below: refused.")
     rows: int = Field(ge=1, description="Held-out comparisons that are scored, the lowest row ids.")

@@ -1,4 +1,4 @@
-"""Alarms of PPO: figures that no healthy run shows. The first one stops the run and takes it back.
+"""Alarms of learning from samples: figures that no healthy run shows. The first one stops the run and takes it back.
 
     of the rollout      kl (nats a response), entropy (nats a token), repeats (share of repeated bigrams), score finite
                         they judge the policy that sampled, the work of the update before
@@ -29,11 +29,12 @@ SAID = {
 
 
 class Alarm(Exception):
-    """A figure crossed its limit. key: of params.yaml, or "finite"; limit is None there."""
+    """A figure of `row` crossed its limit. key: of params.yaml, or "finite"; limit is None there."""
 
-    def __init__(self, update: int, key: str, figure: str, value: float, limit: float | None, last_good: int):
-        self.update, self.key, self.figure = update, key, figure
-        self.value, self.limit, self.last_good = value, limit, last_good
+    def __init__(self, update: int, key: str, figure: str, row: Row, limit: float | None, last_good: int):
+        self.update, self.key, self.figure, self.row = update, key, figure, row
+        self.value, self.limit, self.last_good = row[figure], limit, last_good
+        value = self.value
         said = SAID.get(figure, f"{figure} is {{value}}").format(value=value)
         side = "is no number" if limit is None else f"the limit `{key}` is {limit:g}"
         super().__init__(f"update {update}: {said}; {side}")
@@ -42,28 +43,36 @@ class Alarm(Exception):
 def check(config: object, update: int, row: Row, last_good: int) -> None:
     """Raise Alarm for the first figure of `row` that is no number or beyond its limit in `config`.
 
-    last_good: the newest update whose weights this figure does not accuse.
+    last_good: the newest update whose weights this figure does not accuse. A limit that the algorithm's config does
+    not have is none.
     """
     for figure, value in row.items():
         if not math.isfinite(value):
-            raise Alarm(update, "finite", figure, value, None, last_good)
+            raise Alarm(update, "finite", figure, row, None, last_good)
     for limits, beyond in ((ABOVE, 1), (BELOW, -1)):
         for key, figure in limits.items():
-            limit = getattr(config, key)
+            limit = getattr(config, key, None)
             if limit is not None and figure in row and beyond * (row[figure] - limit) > 0:
-                raise Alarm(update, key, figure, row[figure], limit, last_good)
+                raise Alarm(update, key, figure, row, limit, last_good)
 
 
-def report(folder: Path, alarm: Alarm | None, row: Row, back_to: int) -> list[dict]:
-    """Write alarms.json, say on stderr what happened, and return what was written; without an alarm an empty list."""
-    found = []
-    if alarm is not None:
-        number = alarm.value if math.isfinite(alarm.value) else str(alarm.value)
-        found.append(
-            {"update": alarm.update, "alarm": alarm.key, "figure": alarm.figure, "value": number, "limit": alarm.limit,
-             "said": str(alarm), "rolled_back_to": back_to,
-             "row": {key: value if math.isfinite(value) else str(value) for key, value in row.items()}}
-        )
-        print(f"ALARM, PPO stops: {alarm}. Rolled back to update {back_to}.", file=sys.stderr, flush=True)
-    write_atomically(folder / "alarms.json", json.dumps(found, indent=1) + "\n")
+def report(folder: Path, alarm: Alarm, back_to: int, name: str) -> list[dict]:
+    """Write alarms.json, say on stderr what happened to the run of algorithm `name`, and return what was written."""
+    number = alarm.value if math.isfinite(alarm.value) else str(alarm.value)
+    found = [
+        {"update": alarm.update, "alarm": alarm.key, "figure": alarm.figure, "value": number, "limit": alarm.limit,
+         "said": str(alarm), "rolled_back_to": back_to,
+         "row": {key: value if math.isfinite(value) else str(value) for key, value in alarm.row.items()}}
+    ]  # fmt: skip
+    print(f"ALARM, {name.upper()} stops: {alarm}. Rolled back to update {back_to}.", file=sys.stderr, flush=True)
+    _write(folder, found)
     return found
+
+
+def clear(folder: Path) -> None:
+    """alarms.json of a run without an alarm: an empty list."""
+    _write(folder, [])
+
+
+def _write(folder: Path, found: list[dict]) -> None:
+    write_atomically(folder / "alarms.json", json.dumps(found, indent=1) + "\n")

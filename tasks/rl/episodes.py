@@ -1,10 +1,11 @@
-"""The episodes of one update: what was asked and answered, and every number that PPO makes of it.
+"""The episodes of one update: what was asked and answered, and every number that the algorithm makes of it.
 
     prompts      B lists of token ids                   responses, mask     [B, R], the end token included
     log_probs    of the policy that sampled, at the sampling's temperature; fixed for all epochs
+    reference    log-probs of the reference; entropy of the policy in nats; each [B, R]
     new_log_probs    of the last epoch, just before its optimiser step
     values, returns, rewards, value_mask    [B, R+1]: column t belongs to the state before token t
-    advantages   [B, R], whitened as the config says; scores, ended [B]
+    advantages   [B, R], whitened if the algorithm does; scores, ended [B]
 """
 
 from dataclasses import dataclass, fields
@@ -13,9 +14,9 @@ import torch
 from torch import Tensor
 
 
-@dataclass
+@dataclass(frozen=True)
 class Episodes:
-    """All tensors on the CPU, float32, 0 where the mask is False. Filled in by the loop, step by step."""
+    """All tensors on the CPU, float32, 0 where the mask is False; None: not known yet, or not to this algorithm."""
 
     prompts: list[list[int]]
     responses: Tensor
@@ -33,9 +34,14 @@ class Episodes:
     value_mask: Tensor | None = None
     new_log_probs: Tensor | None = None
 
-    def rows(self, chosen: Tensor) -> tuple[list[list[int]], Tensor, Tensor]:
-        """(prompts, responses, mask) of the rows whose numbers are given."""
-        return [self.prompts[i] for i in chosen.tolist()], self.responses[chosen], self.mask[chosen]
+    def batch(self) -> tuple[list[list[int]], Tensor, Tensor]:
+        """(prompts, responses, mask): what models and scores read."""
+        return self.prompts, self.responses, self.mask
+
+    def rows(self, chosen: Tensor) -> "Episodes":
+        """Those of the given numbers."""
+        tensors = {name: tensor[chosen] for name, tensor in self.tensors().items()}
+        return Episodes([self.prompts[i] for i in chosen.tolist()], **tensors)
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor by its name."""

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from ajuste.core.errors import UsageError
 from ajuste.learning.text.chat import response_text
+from ajuste.models.folder import load_tokenizer
 from tasks.rl import recorder
 
 COLUMNS = ("log π", "log π_ref", "KL", "reward", "value", "return", "advantage", "ratio")
@@ -65,7 +66,7 @@ def read(folder: Path, update: int) -> Explained:
         raise UsageError(f"{folder / 'flight'} is missing: run stage `ppo` first (`ajuste run` does)")
     flight = recorder.read(folder, update)
     try:
-        tokenizer = folder.load_tokenizer(folder)
+        tokenizer = load_tokenizer(folder)
     except (OSError, ValueError):
         raise UsageError(f"{folder} has no tokenizer: run stage `ppo` again") from None
     episodes = []

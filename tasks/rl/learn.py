@@ -1,7 +1,7 @@
-"""Step 5 of PPO: epochs of minibatches of micro-batches over one update's episodes.
+"""Step 4 of the loop: epochs of minibatches of micro-batches over one update's episodes.
 
     epoch        every episode once, in an order that (seed, update, epoch) decide
-    minibatch    one optimiser step; its token counts, over all processes, divide each of its sums
+    minibatch    one optimiser step; its items, over all processes, divide each of its sums
     micro-batch  episodes that pass the model at once: gradients add up, so its size changes nothing but memory
 
 Old log-probs, values, advantages and returns stay what they were in all epochs.
@@ -9,13 +9,14 @@ Old log-probs, values, advantages and returns stay what they were in all epochs.
 
 from collections import Counter
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ajuste.learning.rl import ppo
-from tasks.rl.config import PpoConfig
+from tasks.rl.algorithm import Algorithm, Items, Now
+from tasks.rl.config import SamplesConfig
 from tasks.rl.episodes import Episodes
 from tasks.rl.state import State
 from tasks.rl.world import World
@@ -24,74 +25,84 @@ Ptx = Callable[[int], Tensor]  # (rows drawn so far) -> the loss on the next one
 Row = dict[str, float]
 
 
-def learn(
-    state: State, episodes: Episodes, config: PpoConfig, world: World, order: Callable[[int], list[Tensor]],
-    lr: float, ptx: Ptx | None,
-) -> Row:  # fmt: skip
-    """All optimiser steps of an update at learning rate `lr`; returns the means of their metrics.
+class _Step(NamedTuple):
+    """An optimiser step: its figures, and the largest |ratio - 1| of a token before it."""
 
-    order(epoch) -> the row numbers of each minibatch. ratio_max is the largest of all steps, first_* the first step's:
-    there the policy is still the one that sampled.
+    row: Row
+    largest: Row
+    ratio_error: float
+
+
+def learn(
+    state: State, algorithm: Algorithm, episodes: Episodes, config: SamplesConfig, world: World,
+    order: Callable[[int], list[Tensor]], lr: float, ptx: Ptx | None,
+) -> tuple[Row, Tensor]:  # fmt: skip
+    """All optimiser steps of an update at learning rate `lr`: (figures, the last epoch's log-probs [B, R]).
+
+    order(epoch) -> the row numbers of each minibatch. Figures are the mean of the steps, or the largest where the
+    algorithm says so; first_* are the first step's, where the policy is still the one that sampled.
     """
     for group in state.optimiser.param_groups:
         group["lr"] = lr
-    episodes.new_log_probs = torch.zeros_like(episodes.log_probs)
-    steps = [_step(state, episodes, rows, config, world, ptx) for e in range(config.epochs) for rows in order(e)]
-    return {
-        **{name: float(np.mean([step[name] for step in steps])) for name in steps[0] if name != "ratio_error"},
-        "ratio_max": max(step["ratio_max"] for step in steps),
-        **{f"first_{name}": steps[0][name] for name in ("ratio_error", "approx_kl", "clip_fraction")},
-        "lr": lr,
-    }
+    new = torch.zeros_like(episodes.log_probs)
+    steps = [
+        _step(state, algorithm, episodes, rows, config, world, ptx, new)
+        for epoch in range(config.epochs)
+        for rows in order(epoch)
+    ]
+    first = steps[0]
+    means = {name: float(np.mean([step.row[name] for step in steps])) for name in first.row}
+    largest = {name: max(step.largest[name] for step in steps) for name in first.largest}
+    firsts = {"first_ratio_error": first.ratio_error, **{f"first_{name}": first.row[name] for name in algorithm.first}}
+    return {**means, **largest, **firsts, "lr": lr}, new
 
 
 def _step(
-    state: State, episodes: Episodes, rows: Tensor, config: PpoConfig, world: World, ptx: Ptx | None
-) -> Row:
-    """One optimiser step on the minibatch `rows`; its metrics are those of all processes."""
-    items = world.totals({"policy": episodes.mask[rows].sum(), "value": episodes.value_mask[rows].sum()})
+    state: State, algorithm: Algorithm, episodes: Episodes, rows: Tensor, config: SamplesConfig, world: World,
+    ptx: Ptx | None, new: Tensor,
+) -> _Step:  # fmt: skip
+    """One optimiser step on the minibatch `rows`; its figures are those of all processes. Fills `new`."""
+    items = _items(episodes.rows(rows), world)
     state.optimiser.zero_grad(set_to_none=True)
     sums: Counter[str] = Counter()
-    largest = {"ratio_max": 0.0, "ratio_error": 0.0}
+    weights: dict[str, float] = {}
+    largest: Row = {"ratio_error": 0.0}
     for part in rows.split(config.micro_rows):
-        found, highest = _backward(state, episodes, part, config, items)
-        sums.update(found)
-        largest = {name: max(largest[name], highest[name]) for name in largest}
+        some = episodes.rows(part)
+        now = Now(*(tensor.cpu() for tensor in state.one.policy_and_values(*some.batch(), config.temperature)))
+        losses = algorithm.losses(now, some, items)
+        weights = {name: weight for name, (weight, _) in losses.terms.items()}
+        total(losses.terms).backward()
+        new[part] = now.log_probs.detach()
+        sums.update({name: term.item() for name, (_, term) in losses.terms.items()} | losses.sums)
+        error = torch.expm1((new[part] - some.log_probs) * some.mask).abs().max()
+        for name, value in {**losses.largest, "ratio_error": float(error)}.items():
+            largest[name] = max(largest.get(name, 0.0), value)
     if ptx is not None:
-        sums["ptx_loss"] = _ptx(state, config, world, ptx)
+        weights["ptx_loss"], sums["ptx_loss"] = config.ptx, _ptx(state, config, world, ptx)
     world.add_gradients(state.parameters())
     norm = torch.nn.utils.clip_grad_norm_(state.parameters(), config.max_grad_norm or float("inf"))
     if torch.isfinite(norm):  # else the weights stay as they are, and an alarm reads the norm
         state.optimiser.step()
     totals = world.totals(dict(sorted(sums.items())))
-    loss = totals["policy_loss"] + config.vf_coef * totals["value_loss"] + config.ptx * totals.get("ptx_loss", 0.0)
+    loss = sum(weight * totals[name] for name, weight in weights.items())
     largest = {name: world.largest(value) for name, value in largest.items()}
-    return {"loss": loss, **totals, **largest, "grad_norm": float(norm)}
+    error = largest.pop("ratio_error")
+    return _Step({"loss": loss, **totals, **largest, "grad_norm": float(norm)}, largest, error)
 
 
-def _backward(
-    state: State, episodes: Episodes, part: Tensor, config: PpoConfig, items: Row
-) -> tuple[Row, Row]:
-    """The gradient of a micro-batch's share of the loss; (metrics that add up, metrics of which the largest counts)."""
-    answer = state.one.policy_and_values(*episodes.rows(part), config.temperature)
-    log_probs, entropy, values = (tensor.cpu() for tensor in answer)
-    old, A, mask = episodes.log_probs[part], episodes.advantages[part], episodes.mask[part]
-    targets = (episodes.values[part], episodes.returns[part], episodes.value_mask[part], config.value_clip)
-    policy = ppo.policy_loss(log_probs, old, A, mask, config.clip, items["policy"], config.dual_clip)
-    value = ppo.value_loss(values, *targets, items["value"])
-    ppo.total_loss(policy, value, value_coefficient=config.vf_coef).backward()
-
-    log_probs = log_probs.detach()
-    episodes.new_log_probs[part] = log_probs
-    sums = {"policy_loss": policy.item(), "value_loss": value.item()}
-    sums |= ppo.policy_metrics(log_probs, old, entropy, A, mask, config.clip, items["policy"])
-    sums |= ppo.value_metrics(values, *targets, items["value"])
-    del sums["entropy"]  # the row has that of the rollout
-    error = torch.expm1((log_probs - old) * mask).abs().max()
-    return sums, {"ratio_max": sums.pop("ratio_max"), "ratio_error": float(error)}
+def total(terms: dict[str, tuple[float, Tensor]]) -> Tensor:
+    """The weighted sum, which is minimised. A weight of 0 leaves a term out, also one that is not finite."""
+    return sum(weight * term for weight, term in terms.values() if weight)
 
 
-def _ptx(state: State, config: PpoConfig, world: World, ptx: Ptx) -> float:
+def _items(minibatch: Episodes, world: World) -> Items:
+    mask, states = minibatch.mask, minibatch.value_mask
+    counts = {"rows": len(mask), "tokens": int(mask.sum()), "states": 0 if states is None else int(states.sum())}
+    return Items(**world.totals(counts))
+
+
+def _ptx(state: State, config: SamplesConfig, world: World, ptx: Ptx) -> float:
     """The mean over the processes of the supervised loss, each on rows of its own; its share here."""
     loss = ptx(state.ptx_cursor + world.rank * config.ptx_rows) / world.processes
     state.ptx_cursor += config.ptx_rows * world.processes

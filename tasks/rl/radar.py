@@ -1,6 +1,6 @@
 """Radar for reward hacking: what the policy of this moment answers to the validation prompts, judged twice.
 
-    proxy       the reward model's score, which PPO raises
+    proxy       the reward model's score, which training raises
     gold        P(positive) of a classifier that the reward model never saw, on the text of prefill and response
     kl          sum of log pi - log pi_ref over a response's tokens, in nats
     *_gain      the same prompts' difference to update 0, paired

@@ -1,9 +1,9 @@
-"""Flight recorder: everything that PPO knew about the episodes of chosen updates, readable by any tool.
+"""Flight recorder: everything that training knew about the episodes of chosen updates, readable by any tool.
 
     flight/update-0005.safetensors    prompt_ids, prompt_lengths (end to end), responses, mask, ended, scores,
                                       log_probs, new_log_probs, reference, entropy, values, kl, rewards, advantages,
                                       returns, value_mask                      shapes: tasks/rl/episodes.py
-    flight/update-0005.json           the row of history.jsonl, and how rewards and advantages were made
+    flight/update-0005.json           the row of history.jsonl, and the settings that made its numbers
 
 The JSON is written after the tensors, so an update that has one is whole. `ajuste explain ppo` shows it.
 Of several processes the first one's episodes are recorded.
@@ -22,11 +22,6 @@ from ajuste.core.errors import UsageError
 from ajuste.core.figures import write_json
 from tasks.rl.episodes import Episodes
 
-SETTINGS = (
-    "temperature", "gamma", "lam", "terminal", "missing_end", "missing_end_penalty", "whiten_rewards",
-    "whiten_advantages", "kl_estimator", "clip", "value_clip",
-)
-
 
 class Flight(NamedTuple):
     """One recorded update."""
@@ -36,8 +31,8 @@ class Flight(NamedTuple):
     settings: dict
 
 
-def write(folder: Path, update: int, episodes: Episodes, row: dict, config: object) -> None:
-    """Record an update below `folder`."""
+def write(folder: Path, update: int, episodes: Episodes, row: dict, settings: dict) -> None:
+    """Record an update below `folder`. settings: how its numbers were made, plain JSON."""
     flight = folder / "flight"
     flight.mkdir(exist_ok=True)
     tensors = episodes.tensors() | {
@@ -48,7 +43,6 @@ def write(folder: Path, update: int, episodes: Episodes, row: dict, config: obje
     temporary = path.with_name(f".{path.name}")
     save_file({key: value.contiguous() for key, value in tensors.items()}, temporary)
     os.replace(temporary, path)
-    settings = {key: getattr(config, key) for key in SETTINGS}
     write_json(path.with_suffix(".json"), {"update": update, "row": row, "settings": settings})
 
 
@@ -57,11 +51,13 @@ def read(folder: Path, update: int) -> Flight:
     known = updates(folder)
     if not known:
         raise UsageError(
-            f"{folder / 'flight'} holds no recorded update: set `ppo.record` in params.yaml and run stage `ppo`"
+            f"{folder / 'flight'} holds no recorded update: set `record` in the stage's section of params.yaml and run "
+            "the stage"
         )
     if update not in known:
         raise UsageError(
-            f"update {update} was not recorded: there are {', '.join(map(str, known))} (`ppo.record` in params.yaml)"
+            f"update {update} was not recorded: there are {', '.join(map(str, known))} (`record` in the stage's "
+            "section of params.yaml)"
         )
     path = folder / "flight" / name(update)
     try:
@@ -70,7 +66,7 @@ def read(folder: Path, update: int) -> Flight:
         ids = tensors.pop("prompt_ids").split(tensors.pop("prompt_lengths").tolist())
         return Flight(Episodes([part.tolist() for part in ids], **tensors), said["row"], said["settings"])
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise UsageError(f"{path} cannot be read ({type(error).__name__}): run stage `ppo` again") from None
+        raise UsageError(f"{path} cannot be read ({type(error).__name__}): run its stage again") from None
 
 
 def updates(folder: Path) -> list[int]:

@@ -1,4 +1,4 @@
-"""The whole state of a PPO run between two updates, on disk: what a kill at any moment can be undone from.
+"""The whole state of a run between two updates, on disk: what a kill at any moment can be undone from.
 
     checkpoint-<update>/state.safetensors    weights of adapters and heads, both moments of Adam, random generators
     checkpoint-<update>/state.json           update, data cursors, beta's controller, history, radar, samples
@@ -22,7 +22,7 @@ from ajuste.core.checkpoints import is_complete, last_complete, seal
 from ajuste.core.errors import UsageError
 from ajuste.core.home import write_atomically
 from ajuste.learning.rl.kl import Beta
-from ajuste.learning.rl.ppo import Adam
+from ajuste.learning.rl.steps import Adam
 from ajuste.models.one_base import OneBase
 from tasks.rl.world import World
 

@@ -1,5 +1,7 @@
-"""The processes of a PPO run, over accelerate: sums, means and maxima over all, gradients added up. One is no case of
-its own for the caller."""
+"""The processes of a run, over accelerate: sums and maxima over all of them, gradients added up.
+
+A run of a single process calls the same functions and needs no branch of its own: they return what they are given.
+"""
 
 import torch
 from accelerate import Accelerator

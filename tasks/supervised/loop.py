@@ -17,10 +17,7 @@ Early stopping is decided from the history and not by Trainer's callback, whose 
 import json
 import math
 import shutil
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -33,6 +30,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from ajuste.core.checkpoints import is_complete, last_complete, seal
 from ajuste.core.errors import UsageError
+from ajuste.core.interrupts import Interrupt, interruptible
 from ajuste.core.params import Compute, Config
 from ajuste.learning.batching import LengthGroupedSampler
 from ajuste.models.folder import quiet
@@ -100,7 +98,7 @@ def train(
         trainer.measure = evaluate
         checkpoint = _resumable(checkpoints, metric)
         if checkpoint is None or follow.unfinished(_history_of(checkpoint)):
-            with _interrupts(follow):
+            with interruptible() as follow.interrupt:
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             history = follow.history
         else:
@@ -167,7 +165,7 @@ class _Follow(TrainerCallback):
     def __init__(self, checkpoints: Path, metric: str, patience: int, every: int):
         self.checkpoints, self.metric, self.patience, self.every = checkpoints, metric, patience, every
         self.history: list[dict] = []
-        self.interrupted = False
+        self.interrupt = Interrupt()
 
     def unfinished(self, history: list[dict]) -> bool:
         """False if a run with this history had already stopped early."""
@@ -182,7 +180,7 @@ class _Follow(TrainerCallback):
         due = state.global_step % self.every == 0 or state.global_step == state.max_steps
         control.should_log = True
         control.should_evaluate = due
-        control.should_save = due or self.interrupted
+        control.should_save = due or self.interrupt.asked
 
     def on_log(self, args, state, control, **kwargs):
         for row in _rows_of(state.log_history[-1:]):
@@ -205,7 +203,7 @@ class _Follow(TrainerCallback):
         for folder in self.checkpoints.glob("checkpoint-*"):
             if folder.name not in keep:
                 shutil.rmtree(folder)  # only now that its successor is sealed
-        if self.interrupted:
+        if self.interrupt.asked:
             raise KeyboardInterrupt
 
 
@@ -264,23 +262,3 @@ def _resumable(checkpoints: Path, metric: str) -> Path | None:
                 shutil.rmtree(folder)
             return None
     return checkpoint
-
-
-@contextmanager
-def _interrupts(follow: _Follow) -> Iterator[None]:
-    """SIGINT and SIGTERM ask for a checkpoint after the running step; a second one raises KeyboardInterrupt at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set handlers
-        return
-
-    def ask(signum: int, frame: object) -> None:
-        if follow.interrupted:
-            raise KeyboardInterrupt
-        follow.interrupted = True
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -289,7 +289,7 @@ def test_a_set_that_gold_cannot_learn_from_ends_before_it(pulled, monkeypatch):
     monkeypatch.setattr(raw_data, "check", lambda: None)
     params = Path("params.yaml")
     params.write_text(params.read_text() + "gold:\n  source: imdb\n")
-    for stem, ends in (("mine", "next: ajuste run --until evaluate_classify\n"), ("imdb", "next: ajuste run\n")):
+    for stem, ends in (("mine", "next: ajuste run set-mine-classifier\n"), ("imdb", "next: ajuste run\n")):
         Path(f"{stem}.csv").write_text("text,label\n" + "\n".join(["x,red"] * 30 + ["y,green"] * 30) + "\n")
         output = ajuste_data("add", f"set-{stem}", f"{stem}.csv", "--use")
         assert output.endswith(ends) and ("RLHF's judge" in output) is (stem == "mine")

@@ -37,13 +37,13 @@ def run(folder: Path, fixed: bool, updates: int = 2) -> dict:
         sampled.append(found.responses.clone())
         return found
 
-    loop.rollout.sample = watched
+    rollout.sample = watched
     one = tiny_one()
     try:
         settings = config(updates=updates, minibatches=1, epochs=2, micro_rows=3, lr=1e-3)
-        outcome = loop.train(one, tiny_prompts(), count, settings, 0, folder, STOP)
+        outcome = loop.train(one, settings.algorithm(), tiny_prompts(), count, settings, 0, folder, STOP)
     finally:
-        loop.rollout.sample = real
+        rollout.sample = real
     responses = torch.cat([torch.empty(0), *sampled])
     return {"responses": responses, "history": outcome.history, "weights": one.trainable_state()}
 

@@ -8,7 +8,8 @@ import yaml
 
 from ajuste.learning.rl.rollout import sample
 from ajuste.models.one_base import OneBase, Settings
-from tasks.rl import loop
+from tasks.rl import loop, recorder
+from tasks.rl.score import padding
 from tests.invariants.decoders import decoder
 from tests.made.tiny_ppo import CONFIG, config, count, tiny_one, tiny_prompts
 
@@ -37,7 +38,7 @@ def test_positions_count_from_a_rows_own_first_token(family: str, pads: int) -> 
 def test_what_fills_up_a_batch_ends_no_response(tmp_path: Path) -> None:
     """The id of the padding is never one of the ends; the mask, not the id, says what was said."""
     for stops in ([0], [0, 1, 2], [2], []):
-        assert loop._padding(stops) not in stops
+        assert padding(stops) not in stops
     seen = []
 
     def score(prompts: list[list[int]], responses: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -45,7 +46,8 @@ def test_what_fills_up_a_batch_ends_no_response(tmp_path: Path) -> None:
         return count(prompts, responses, mask)
 
     stops = list(range(3, 20))
-    loop.train(tiny_one(), tiny_prompts(), score, config(updates=2), 0, tmp_path, stops)
+    settings = config(updates=2)
+    loop.train(tiny_one(), settings.algorithm(), tiny_prompts(), score, settings, 0, tmp_path, stops)
     cut = 0
     for responses, mask in seen:
         for row, real in zip(responses.tolist(), mask.sum(1).tolist(), strict=True):
@@ -60,8 +62,8 @@ def test_custom_ends_are_honoured(tmp_path: Path) -> None:
     asked = config(updates=1, missing_end="replace", missing_end_penalty=3.0, record=[1])
     for stops, ended in (([], 0.0), (list(range(1, 64)), 1.0)):
         folder = tmp_path / str(ended)
-        row = loop.train(tiny_one(), tiny_prompts(), count, asked, 0, folder, stops).history[0]
-        episodes = loop.recorder.read(folder, 1).episodes
+        row = loop.train(tiny_one(), asked.algorithm(), tiny_prompts(), count, asked, 0, folder, stops).history[0]
+        episodes = recorder.read(folder, 1).episodes
         assert row["ended"] == ended
         paid = episodes.rewards.sum(1) + row["beta"] * episodes.kl.sum(1)
         assert torch.allclose(paid, episodes.scores if ended else torch.full((8,), -3.0), atol=1e-5)

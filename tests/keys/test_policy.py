@@ -10,7 +10,7 @@ import pytest
 
 from ajuste.core.imports import ROOT
 from ajuste.core.params import read_yaml
-from ajuste.judging.drift import DriftConfig, Sample, drift
+from ajuste.judging.drift import DriftConfig, drift
 from ajuste.judging.gate import Evidence, GateConfig, rules
 from ajuste.rows.request_log import read_windows
 from ajuste.tracking.verdicts import drift as verdicts
@@ -69,7 +69,7 @@ def gate(section: dict, out: Path) -> dict:
 
 
 def windows_of(section: dict, out: Path) -> dict:
-    """Windows of a log of 400 requests, the report on one of them, and whether recorded windows ask for `adapt`."""
+    """Windows of a log of 400 requests, the reports on two others, and whether recorded windows ask for `adapt`."""
     config, rng = DriftConfig(**section), np.random.default_rng(0)
     log = out.parent / "log.jsonl"
     lines = [json.dumps({"time": "t", "version": "1", "text": f"request {n}"}) for n in range(400)]
@@ -86,9 +86,11 @@ def windows_of(section: dict, out: Path) -> dict:
         rows = Baseline(None, config, None).rows
     read = read_windows([log], "1", config.window, config.of)
     log.unlink()
-    reference, window = made(rng, 200), made(rng, 100, length=26, unseen=0.15, prior=0.8, shift=0.8)
-    report = drift(config, reference, Sample(window.texts, window.labels, window.features), VOCABULARY)
-    findings = [{key: value for key, value in asdict(one).items() if key != "minimum"} for one in report.findings]
+    reference = made(rng, 200)
+    clear = made(rng, 100, length=26, unseen=0.15, prior=0.8, shift=0.8)
+    doubtful = made(rng, 100, length=22, unseen=0.03, prior=0.6, shift=0.2)
+    found = [one for window in (clear, doubtful) for one in drift(config, reference, window, VOCABULARY).findings]
+    findings = [{key: value for key, value in asdict(one).items() if key != "minimum"} for one in found]
     return {
         "asks": state.asks, "windows": [len(one) for one in read.windows], "skipped": read.skipped,
         "reference": len(rows), "findings": findings,

@@ -42,11 +42,11 @@ def test_a_model_and_itself_are_nothing_apart_and_the_batch_decides_nothing(mode
 
 
 def test_the_sampled_log_ratio_has_the_same_mean(models):
-    from ajuste.learning.rl.rollout import sample
+    from ajuste.learning.rl.rollout import Answers, sample
 
     policy, reference = models
     prompts = tiny_prompts(1) * 3000
-    drawn = sample(policy, prompts, 2, [2], 0, 1.0, torch.Generator().manual_seed(0))
+    drawn = sample(Answers(policy), prompts, 2, [2], 0, 1.0, torch.Generator().manual_seed(0))
     rows = [row[kept].tolist() for row, kept in zip(drawn.responses, drawn.mask, strict=True)]
     exact = distribution_kl(policy, reference, prompts, rows, 1.0, 0, batch_rows=500)
     logits = reference(torch.cat([torch.tensor(prompts), drawn.responses], 1)).logits[:, len(prompts[0]) - 1 : -1]

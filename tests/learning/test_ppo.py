@@ -1,4 +1,4 @@
-"""The losses of PPO by hand, the promise that micro-batches change nothing, and the two Adams."""
+"""The losses of PPO by hand, and the promise that micro-batches change nothing."""
 
 import math
 
@@ -7,17 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ajuste.learning.rl.advantages import Options, episode_targets
-from ajuste.learning.rl.ppo import (
-    Adam,
-    linear_to_zero,
-    minibatches,
-    policy_loss,
-    policy_metrics,
-    schedule,
-    total_loss,
-    value_loss,
-    value_metrics,
-)
+from ajuste.learning.rl.ppo import policy_loss, policy_metrics, value_loss, value_metrics
 
 ONE = torch.ones(1, 1, dtype=torch.bool)
 
@@ -135,11 +125,8 @@ def step(model: Chain, batch: dict[str, Tensor], pieces: int, whole: bool = True
         log_probs, _, values = model(some["responses"])
         mask, value_mask = some["mask"], some["value_mask"]
         n = items if whole else float(mask.sum()) * pieces
-        loss = total_loss(
-            policy_loss(log_probs, some["old"], some["advantages"], mask, 0.2, n),
-            value_loss(values, some["old_values"], some["returns"], value_mask, 0.2, n),
-            0.1,
-        )
+        loss = policy_loss(log_probs, some["old"], some["advantages"], mask, 0.2, n)
+        loss = loss + 0.1 * value_loss(values, some["old_values"], some["returns"], value_mask, 0.2, n)
         loss.backward()
         total += loss.item()
     return total, torch.cat([p.grad.flatten() for p in model.parameters()])
@@ -216,98 +203,3 @@ def test_the_policy_that_sampled_has_ratio_one_and_nothing_clipped() -> None:
     metrics = policy_metrics(log_probs, log_probs, -log_probs, torch.randn(4, 5), mask, 0.2, float(mask.sum()))
     assert metrics["ratio_max"] == 1.0 and metrics["ratio_mean"] == 1.0
     assert metrics["approx_kl"] == 0.0 and metrics["clip_fraction"] == 0.0
-
-
-def test_the_coefficient_weighs_the_value_loss_and_zero_leaves_it_out() -> None:
-    assert total_loss(torch.tensor(1.0), torch.tensor(2.0), 0.1).item() == pytest.approx(1.2)
-    assert total_loss(torch.tensor(1.0), torch.tensor(math.nan), 0.0).item() == 1.0
-
-
-# --- order and optimiser ----------------------------------------------------------------------------------------------
-
-
-def test_every_row_is_used_once_an_epoch_in_an_order_of_its_own() -> None:
-    orders = {}
-    for update in range(3):
-        for epoch in range(2):
-            pieces = minibatches(10, 4, 7, update, epoch)
-            assert sorted(torch.cat(pieces).tolist()) == list(range(10))
-            assert [len(piece) for piece in pieces] == [3, 3, 2, 2]
-            orders[update, epoch] = torch.cat(pieces).tolist()
-    assert len({tuple(order) for order in orders.values()}) == 6
-    assert torch.cat(minibatches(10, 4, 7, 1, 1)).tolist() == orders[1, 1]  # known from its numbers alone
-    assert torch.cat(minibatches(10, 4, 8, 1, 1)).tolist() != orders[1, 1]
-    with pytest.raises(ValueError, match="3 rows cannot make 4 minibatches"):
-        minibatches(3, 4, 0, 0, 0)
-
-
-def test_the_learning_rate_falls_in_a_line_to_zero() -> None:
-    assert [linear_to_zero(update, 5) for update in range(6)] == pytest.approx([1, 0.8, 0.6, 0.4, 0.2, 0.0])
-    assert linear_to_zero(9, 5) == 0.0
-
-
-def test_and_along_a_cosine_as_transformers_has_it() -> None:
-    from transformers import get_scheduler
-
-    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    for name in ("linear", "cosine"):
-        theirs = get_scheduler(name, optimiser, num_warmup_steps=0, num_training_steps=7).lr_lambdas[0]
-        assert [schedule(name, u, 7) for u in range(8)] == pytest.approx([theirs(u) for u in range(8)], abs=1e-12)
-
-
-def tensorflow_adam(gradients: list[float], lr: float, eps: float, b1: float = 0.9, b2: float = 0.999) -> float:
-    """tf.train.AdamOptimizer: alpha_t = lr sqrt(1 - b2^t) / (1 - b1^t); x -= alpha_t m / (sqrt(v) + eps)."""
-    x = m = v = 0.0
-    for t, g in enumerate(gradients, start=1):
-        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
-        x -= lr * math.sqrt(1 - b2**t) / (1 - b1**t) * m / (math.sqrt(v) + eps)
-    return x
-
-
-def moved(gradients: list[float], mode: str, lr: float = 0.01, eps: float = 1e-5) -> float:
-    parameter = nn.Parameter(torch.zeros(1, dtype=torch.float64))
-    optimiser = Adam([parameter], lr, eps=eps, eps_mode=mode)
-    for g in gradients:
-        parameter.grad = torch.tensor([g], dtype=torch.float64)
-        optimiser.step()
-    return parameter.item()
-
-
-def test_tensorflows_adam_has_its_epsilon_outside_the_correction() -> None:
-    gradients = [3e-5, -1e-5, 2e-5, 4e-6, 1e-5]
-    assert moved(gradients, "tf") == pytest.approx(tensorflow_adam(gradients, 0.01, 1e-5), rel=1e-9)
-    parameter = nn.Parameter(torch.zeros(1, dtype=torch.float64))
-    torchs = torch.optim.Adam([parameter], 0.01, eps=1e-5)
-    for g in gradients:
-        parameter.grad = torch.tensor([g], dtype=torch.float64)
-        torchs.step()
-    assert moved(gradients, "torch") == pytest.approx(parameter.item(), rel=1e-12)
-
-
-def test_the_first_step_by_its_closed_form_is_larger_with_torchs_epsilon() -> None:
-    """lr |g| / (|g| + eps), and with TensorFlow's lr |g| / (|g| + eps / sqrt(1 - beta2))."""
-    g, eps = 1e-5, 1e-5
-    assert moved([g], "torch") == pytest.approx(-0.01 * g / (g + eps), rel=1e-9)
-    assert moved([g], "tf") == pytest.approx(-0.01 * g / (g + eps / math.sqrt(1 - 0.999)), rel=1e-9)
-    assert abs(moved([g], "torch")) > 10 * abs(moved([g], "tf"))
-
-
-@pytest.mark.parametrize("mode", ["torch", "tf"])
-def test_the_optimiser_goes_on_from_its_state_to_the_bit(mode: str) -> None:
-    gradients = torch.randn(6, 3) * 1e-4
-
-    def run(optimiser: Adam, parameter: nn.Parameter, rows: Tensor) -> None:
-        for row in rows:
-            parameter.grad = row.clone()
-            optimiser.step()
-
-    whole = nn.Parameter(torch.ones(3))
-    run(Adam([whole], 1e-3, eps=1e-5, eps_mode=mode), whole, gradients)
-    half = nn.Parameter(torch.ones(3))
-    first = Adam([half], 1e-3, eps=1e-5, eps_mode=mode)
-    run(first, half, gradients[:3])
-    rest = nn.Parameter(half.detach().clone())
-    second = Adam([rest], 1e-3, eps=1e-5, eps_mode=mode)
-    second.load_state_dict(first.state_dict())
-    run(second, rest, gradients[3:])
-    assert torch.equal(rest, whole)

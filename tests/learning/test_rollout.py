@@ -46,7 +46,7 @@ def test_greedy_equals_generate(family, prompts):
     expected = greedy(one.model, prompts, 12)
     found = sample(one, prompts, 12, [], 0, 0.0)
     assert found.responses.tolist() == expected and found.mask.all() and not found.ended.any()
-    assert (one.packed is not None) is (family == "llama")
+    assert (one.answers.packed is not None) is (family == "llama")
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mistral"])
@@ -56,7 +56,7 @@ def test_detail_3_left_padding_leaves_the_logits(family):
     for pads in (0, 1, 7):
         prompts = [prompt, list(range(20, 20 + len(prompt) + pads))]
         run = packed.pack(one.model)
-        run = run.begin(prompts, 4, POLICY) if run else rollout._Plain(one.model.get_base_model(), prompts, 0)
+        run = run.begin(prompts, 4, POLICY) if run else rollout._Plain(one.model.get_base_model(), prompts)
         row = list(prompt)
         for token in (5, 6, 7):
             with torch.no_grad():
@@ -70,7 +70,7 @@ def test_detail_3_left_padding_leaves_the_logits(family):
 def test_plain_models_and_untouched_bases_answer_alike():
     model = decoder()
     expected = greedy(model, RAGGED, 9)
-    assert sample(model, RAGGED, 9, [], 0, 0.0).responses.tolist() == expected
+    assert sample(rollout.Answers(model), RAGGED, 9, [], 0, 0.0).responses.tolist() == expected
     torch.manual_seed(1)
     assert sample(OneBase(decoder(), Settings()), RAGGED, 9, [], 0, 0.0).responses.tolist() == expected
 
@@ -100,7 +100,7 @@ def test_without_onednn_the_same(monkeypatch):
         raise RuntimeError("no such operator")
 
     monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", missing)
-    one.packed = None
+    one.answers = None
     assert torch.equal(sample(one, RAGGED, 10, [], 0, 0.0).responses, expected)
 
 
@@ -216,4 +216,4 @@ def test_draw_inverts_the_cumulative_distribution():
 )
 def test_bad_requests(prompts, limit, temperature, words):
     with pytest.raises(ValueError, match=words):
-        sample(decoder(), prompts, limit, [2], 0, temperature)
+        sample(rollout.Answers(decoder()), prompts, limit, [2], 0, temperature)

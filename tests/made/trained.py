@@ -4,10 +4,10 @@ from pathlib import Path
 
 from ajuste.core.params import Compute
 from ajuste.judging.objectives import SEQUENCE, Task
+from tasks.classify.common import SharedConfig
 from tasks.classify.frozen import FrozenConfig, frozen
 from tasks.classify.full import full
 from tasks.classify.lora import LoraConfig, lora
-from tasks.classify.training import SharedConfig
 
 COMPUTE = Compute(dtype="float32", device="cpu", threads=1, seed=0)
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import torch
 
 from ajuste.core.params import Compute
-from tasks.ppo import ppo
-from tasks.rl import loop as rl_loop
+from tasks import ppo as stage
 from tests.made.tiny_ppo import config
 
 CONFIG = config(updates=30, micro_rows=4, radar_prompts=3, radar_every=5, keep="gold", record=[1, 10, 20, 30])
@@ -21,15 +20,15 @@ def main() -> None:
     artifacts, out, checkpoints = map(Path, sys.argv[1:])
     shutil.rmtree(out, ignore_errors=True)
     checkpoints.mkdir(exist_ok=True)
-    begin = rl_loop._Loop._begin
+    train = stage.loop.train
 
-    def said(loop: rl_loop._Loop) -> None:
+    def said(*args):
         print("training", flush=True)
-        begin(loop)
+        return train(*args)
 
-    rl_loop._Loop._begin = said
+    stage.loop.train = said
     torch.set_num_threads(1)
-    ppo(CONFIG, Compute(dtype="float32", device="cpu", threads=1, seed=0), artifacts, out, checkpoints)
+    stage.ppo(CONFIG, Compute(dtype="float32", device="cpu", threads=1, seed=0), artifacts, out, checkpoints)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ import torch
 from ajuste.core.checkpoints import is_complete
 from ajuste.core.errors import DataError, UsageError
 from ajuste.learning.rl import ppo as mathematics
-from ajuste.learning.rl import rollout
-from tasks.rl import learn, loop, recorder
+from ajuste.learning.rl import rollout, steps
+from tasks.rl import loop, recorder
+from tasks.rl import ppo as algorithm
 from tasks.rl import state as rl_state
 from tests.made.tiny_ppo import STOP, config, count, files, same, tiny_one, tiny_prompts, weights
 
@@ -27,8 +28,8 @@ KEYS = {
 def run(folder: Path, one=None, prompts=None, score=count, look=None, **changes):
     """(what train returns, the models it trained)."""
     one = one or tiny_one()
-    prompts = tiny_prompts() if prompts is None else prompts
-    outcome = loop.train(one, prompts, score, config(**changes), 0, folder, STOP, look)
+    prompts, settings = tiny_prompts() if prompts is None else prompts, config(**changes)
+    outcome = loop.train(one, settings.algorithm(), prompts, score, settings, 0, folder, STOP, look)
     return outcome, one
 
 
@@ -71,7 +72,7 @@ def test_old_log_probs_stay_over_the_epochs(tmp_path, monkeypatch):
         advantages.append(tuple(A.flatten().tolist()))
         return real(log_probs, old, A, *rest)
 
-    monkeypatch.setattr(learn.ppo, "policy_loss", watched)
+    monkeypatch.setattr(mathematics, "policy_loss", watched)
     run(tmp_path, updates=1, epochs=3, minibatches=1, micro_rows=8, batch_rows=8)
     assert len(seen) == 3
     assert sorted(seen[0][0]) == sorted(seen[1][0]) == sorted(seen[2][0])  # in another order of rows
@@ -85,7 +86,7 @@ def test_old_log_probs_stay_over_the_epochs(tmp_path, monkeypatch):
 def gradients(folder: Path, monkeypatch, micro_rows: int) -> dict[str, torch.Tensor]:
     """Those of the first optimiser step."""
     found = {}
-    real = mathematics.Adam.step
+    real = steps.Adam.step
 
     def caught(self, closure=None):
         for number, parameter in enumerate(p for group in self.param_groups for p in group["params"]):
@@ -93,7 +94,7 @@ def gradients(folder: Path, monkeypatch, micro_rows: int) -> dict[str, torch.Ten
         return real(self, closure)
 
     with monkeypatch.context() as patch:
-        patch.setattr(mathematics.Adam, "step", caught)
+        patch.setattr(steps.Adam, "step", caught)
         run(folder, updates=1, minibatches=1, micro_rows=micro_rows, max_grad_norm=1e9)
     return found
 
@@ -155,9 +156,9 @@ class Killed(BaseException):
 
 
 PLACES = [
-    (loop.rollout, "sample", 3),
-    (loop.advantages, "episode_targets", 1),
-    (learn.ppo, "policy_loss", 11),
+    (rollout, "sample", 3),
+    (algorithm, "episode_targets", 1),
+    (mathematics, "policy_loss", 11),
     (loop.recorder, "write", 2),
     (rl_state, "write_history", 4),
     (rl_state, "save_file", 3),
@@ -212,7 +213,7 @@ def test_an_interrupt_saves_after_the_running_update(calm, tmp_path, monkeypatch
             os.kill(os.getpid(), signal.SIGINT)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(loop.rollout, "sample", signals)
+    monkeypatch.setattr(rollout, "sample", signals)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, checkpoint_every=100)
     assert rl_state.steps(tmp_path) == [0, 1]
@@ -291,7 +292,7 @@ def test_repeated_text_is_an_alarm(tmp_path):
 
     real = rollout.sample
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.rollout, "sample", loops)
+        patch.setattr(rollout, "sample", loops)
         outcome, _ = run(tmp_path, one=one, alarm_repeats=0.5)
     assert outcome.alarms[0]["alarm"] == "alarm_repeats" and outcome.alarms[0]["update"] == 2
 
@@ -390,7 +391,9 @@ def test_ptx_adds_the_supervised_gradient(tmp_path):
         drawn.append(position)
         return sum(parameter.pow(2).sum() for parameter in one.policy_parameters())
 
-    outcome = loop.train(one, tiny_prompts(), count, config(ptx=1.0), 0, tmp_path, STOP, None, ptx)
+    outcome = loop.train(
+        one, config().algorithm(), tiny_prompts(), count, config(ptx=1.0), 0, tmp_path, STOP, None, ptx
+    )
     assert drawn[:3] == [0, 2, 4] and all(row["ptx_loss"] > 0 for row in outcome.history)
 
 

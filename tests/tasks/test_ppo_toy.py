@@ -47,7 +47,7 @@ def toy(seed: int, folder: Path, random: bool = False, **changes: object) -> tup
         "lr": 3e-3, "kl_control": "fixed", "beta": 0.02, "checkpoint_every": 1000, "record": [], "radar_every": 1000,
     }  # fmt: skip
     settings = config(**{**usual, **changes})
-    outcome = loop.train(one, PROMPTS, score, settings, seed, folder, [END])
+    outcome = loop.train(one, settings.algorithm(), PROMPTS, score, settings, seed, folder, [END])
     return said, outcome.history
 
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from ajuste.core.errors import DataError, UsageError
+from ajuste.core.figures import rounded
 from ajuste.core.params import Compute
 from ajuste.judging import pair_accuracy
 from ajuste.learning.rl import rollout
@@ -116,17 +117,18 @@ def trained(sft: Path, rated: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def test_it_learns_and_what_was_saved_is_what_was_evaluated(trained, sft: Path, rated: Path) -> None:
     folder, done = trained
     model, tokenizer, card = reward.load(folder / "out", sft)
-    assert card == {key: done[key] for key in card if key != "bias"} | {"bias": card["bias"]}
+    exact = {"bias": card["bias"], "normalisation": done["normalisation"]}  # parts of the weights: not rounded
+    assert card == rounded({key: done[key] for key in card if key != "bias"}) | exact
     assert card["kind"] == "reward" and card["method"] == "lora" and card["base"]["id"] == "tiny+instruct"
     assert card["set"] == "ratings" and card["max_tokens"] == 64 and card["pad_id"] == tokenizer.pad_token_id
     test = read_comparisons(rated, "test", model.config)
     scores = reward.score(model, test.rows()).view(-1, 2)
     right = (scores[:, 0] > scores[:, 1]).float().mean().item()
     found = json.loads((folder / "out" / "evaluation.json").read_text())["test"]
-    assert found == done["test"] and found["accuracy"]["value"] == pytest.approx(right) and right > 0.8
+    assert found == rounded(done["test"]) and found["accuracy"]["value"] == rounded(right) and right > 0.8
     assert found["pairs"] == found["comparisons"] == 24
     low, high = wilson_interval(round(24 * right), 24)
-    assert (found["accuracy"]["low"], found["accuracy"]["high"]) == pytest.approx((low, high))
+    assert (found["accuracy"]["low"], found["accuracy"]["high"]) == (rounded(low), rounded(high))
     table = pq.read_table(folder / "out" / "pairs.parquet")
     assert np.mean(table["right"].to_pylist()) == pytest.approx(right)
     assert table.column_names == ["row_id", "right", "margin"]
@@ -143,9 +145,8 @@ def test_the_reference_policy_has_mean_0_and_deviation_1(trained, sft: Path, rat
     model, tokenizer, card = reward.load(folder / "out", sft)
     policy = decoder.load_base(sft)[0]
     prompts = read_prompts(rated, "train", 12, model.config)
-    drawn = rollout.sample(
-        policy, prompts, 6, chat.end_of_turn(tokenizer), card["pad_id"], 1.0, torch.Generator().manual_seed(0)
-    )
+    generator, stop = torch.Generator().manual_seed(0), chat.end_of_turn(tokenizer)
+    drawn = rollout.sample(rollout.Answers(policy), prompts, 6, stop, card["pad_id"], 1.0, generator)
     rows = [p + r[m].tolist() for p, r, m in zip(prompts, drawn.responses, drawn.mask, strict=True)]
     scores = reward.score(model, rows)
     assert scores.mean().abs() < 1e-4 and abs(scores.std(unbiased=False) - 1) < 1e-4
@@ -182,7 +183,7 @@ def test_accumulation_changes_nothing(sft: Path, tmp_path: Path) -> None:
         rows = map(json.loads, (tmp_path / str(pieces) / "out" / "history.jsonl").read_text().splitlines())
         losses.append([row["loss"] for row in rows if "loss" in row])
     for other in losses[1:]:
-        assert other[0] == pytest.approx(losses[0][0], rel=1e-6) and other == pytest.approx(losses[0], rel=1e-4)
+        assert other[0] == pytest.approx(losses[0][0], rel=1e-5) and other == pytest.approx(losses[0], rel=1e-4)
 
 
 def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(

@@ -31,7 +31,7 @@ def prepare(asked: Asked, path: Path, own: str, form: str, old: ClassificationSe
     classes, mapped = choose_labels(asked.file, seen, asked.labels, old.labels if old else [])
     new = extend(old, file.model_copy(update={"label_names": mapped}), classes, asked.licence)
     stem, by_file = Path(own).stem, columns.source is None
-    alone = in_params.lacks_gold(stem, by_file)
+    alone = f"{asked.name}-classifier" if in_params.lacks_gold(stem, by_file) else ""
     changes = in_params.classification_changes(asked.name, stem, by_file)
     return Added(new, seen, "", _said(seen, new, mapped or {}), lambda: in_params.use(changes, asked.use, alone))
 

@@ -76,15 +76,15 @@ def use_in_study(study: str, name: str, write: bool) -> None:
     typer.echo(f"next: {run}" if write else f"then: {run}   (--use writes this for you)")
 
 
-def use(changes: list[tuple[str, object]], write: bool, alone: bool = False) -> None:
+def use(changes: list[tuple[str, object]], write: bool, alone: str = "") -> None:
     """Say, or write, what params.yaml needs. A change is a dotted key and its value.
 
-    `alone`: only the classification stages can run with the set.
+    `alone`: the registered name that alone can be made with the set, "" if all can.
     """
-    run = "ajuste run" + " --until evaluate_classify" * alone
+    run = f"ajuste run {alone}".rstrip()
     if alone:
-        typer.echo("note: RLHF's judge `gold` learns from a source of the set `reviews` that this set has not: a run "
-                   "of the classifiers ends before it")
+        typer.echo("note: RLHF's judge `gold` learns from a source of the set `reviews` that this set has not: run the "
+                   "classifiers alone")
     if not changes:
         typer.echo(f"next: {run}")
         return

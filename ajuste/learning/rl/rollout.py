@@ -9,22 +9,44 @@ rows that have ended leave the batch, and the rollout ends with the last of them
 Each token is drawn by inverting the cumulative distribution with one uniform number, and the numbers of all rows and
 steps are drawn at the start: what a row gets depends on its own numbers and not on when others end.
 
-    rollout = sample(one, prompts, 24, [tokenizer.eos_token_id], tokenizer.pad_token_id, 0.7, generator)
+Who answers is anything that begins a run: `Answers` makes that of a causal language model, and the one base of
+ajuste/models answers with its policy.
+
+    rollout = sample(Answers(model), prompts, 24, [tokenizer.eos_token_id], tokenizer.pad_token_id, 0.7, generator)
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DynamicCache
 
-from ajuste.learning.layers.packed import Run, pack
+from ajuste.learning.layers.packed import pack
 from ajuste.learning.text.generate import pad_left
-from ajuste.models.one_base import POLICY, OneBase
 
 BLOCK = 256  # tokens whose probabilities are summed at once
+
+
+class Run(Protocol):
+    """A batch of rows in the middle of its answers: `logits` [B, V] are those of each row's next token."""
+
+    logits: Tensor
+
+    def step(self, tokens: Tensor) -> None:
+        """Append a token [B] to each row; afterwards `logits` are those of the next one."""
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with the rows of these numbers only."""
+
+
+class Policy(Protocol):
+    """Whatever can answer prompts."""
+
+    def begin(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> Run:
+        """Read the prompts and make room for max_new_tokens more a row."""
+
 
 class Rollout(NamedTuple):
     """responses [B, R] int64 (pad id after the end), mask [B, R] bool (the end token included), ended [B] bool (False
@@ -36,9 +58,25 @@ class Rollout(NamedTuple):
     log_probs: Tensor
 
 
+class Answers:
+    """A causal language model of transformers as a policy, with the active adapter of PEFT if it has one.
+
+    adapter: that adapter's name, None for a model without. The weights that do not learn are laid out once, for all
+    runs (ajuste/learning/layers/packed.py); an architecture that it does not describe goes through transformers.
+    """
+
+    def __init__(self, model: nn.Module, adapter: str | None = None) -> None:
+        self.model, self.adapter, self.packed = model, adapter, pack(model)
+
+    def begin(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> Run:
+        if self.packed is not None:
+            return self.packed.begin(prompts, max_new_tokens, self.adapter)
+        return _Plain(self.model.get_base_model() if self.adapter else self.model, prompts)
+
+
 @torch.no_grad()
 def sample(
-    one: OneBase | nn.Module,
+    policy: Policy,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
     stop_ids: Sequence[int],
@@ -46,7 +84,7 @@ def sample(
     temperature: float,
     generator: torch.Generator | None = None,
 ) -> Rollout:
-    """One response a prompt, of at most R = max_new_tokens tokens. `one`: a OneBase, or a plain causal language model.
+    """One response a prompt, of at most R = max_new_tokens tokens; pad_id stands behind a response's end.
 
     Greedy at temperature 0, when no generator is needed; log_probs are then those at temperature 1.
     Raises ValueError for no prompts, an empty prompt, a limit below 1, or a temperature without a generator.
@@ -57,27 +95,7 @@ def sample(
         raise ValueError("max_new_tokens must be at least 1, and a temperature above 0 needs a generator")
     B, R = len(prompts), max_new_tokens
     numbers = torch.rand(B, R, generator=generator, dtype=torch.float64) if temperature else None
-    if isinstance(one, OneBase):
-        if one.packed is None:
-            one.packed = pack(one.model)
-        packed = one.packed
-        with one.using(POLICY):
-            run = packed.begin(prompts, R, POLICY) if packed else _Plain(one.model.get_base_model(), prompts, pad_id)
-            return _rollout(run, B, R, stop_ids, pad_id, temperature, numbers)
-    packed = pack(one)
-    run = packed.begin(prompts, R) if packed else _Plain(one, prompts, pad_id)
-    return _rollout(run, B, R, stop_ids, pad_id, temperature, numbers)
-
-
-def _rollout(
-    run: "Run | _Plain",
-    B: int,
-    R: int,
-    stop_ids: Sequence[int],
-    pad_id: int,
-    temperature: float,
-    numbers: Tensor | None,
-) -> Rollout:
+    run = policy.begin(prompts, R)
     responses = torch.full((B, R), pad_id)
     mask, ended, log_probs = torch.zeros(B, R, dtype=torch.bool), torch.zeros(B, dtype=torch.bool), torch.zeros(B, R)
     stops, rows = torch.tensor(list(stop_ids), dtype=torch.int64), torch.arange(B)
@@ -98,12 +116,11 @@ def _rollout(
 
 
 class _Plain:
-    """Run of ajuste/learning/layers/packed.py for any architecture: transformers' forward, left padding and a growing
-    cache."""
+    """A run of any architecture: transformers' forward, left padding, which the mask hides, and a growing cache."""
 
-    def __init__(self, model: nn.Module, prompts: Sequence[Sequence[int]], pad_id: int) -> None:
+    def __init__(self, model: nn.Module, prompts: Sequence[Sequence[int]]) -> None:
         self.model, self.cache = model, DynamicCache(config=model.config)
-        ids, self.mask = (tensor.to(model.device) for tensor in pad_left(prompts, pad_id))
+        ids, self.mask = (tensor.to(model.device) for tensor in pad_left(prompts, 0))
         self._forward(ids)
 
     def _forward(self, ids: Tensor) -> None:

@@ -5,7 +5,8 @@ what its run recorded. Then the inputs (ajuste/tracking/again/inputs.py): what s
 lock records. A changed parameter, source line, data row or registered file is named, and nothing is run, since other
 inputs give another result. Then the stages run again in the clone and every out is compared
 (ajuste/tracking/again/outs.py): on the kind of processor that made it, an out is bit-equal or different; on another
-kind it may lie within a tolerance. The verdict on a version becomes its tag `reproduced`.
+kind it may lie within a tolerance, unless `compute.portable` promised equal bytes there too. The verdict on a version
+becomes its tag `reproduced`.
 
 `check` is the cheap part, in seconds: does dvc.lock fit the sources, without running anything?
 """
@@ -27,7 +28,7 @@ from ajuste.tracking.again import outs as again_outs
 from ajuste.tracking.again.claim import Claim, claim_of
 from ajuste.tracking.again.hardware import hardware
 from ajuste.tracking.again.inputs import MANY, cache_folder, input_differences
-from ajuste.tracking.again.outs import EQUAL, WITHIN, Out
+from ajuste.tracking.again.outs import DIFFERENT, EQUAL, WITHIN, Out
 from ajuste.tracking.project import dvc, git, lock
 from ajuste.tracking.runs.store import client
 
@@ -45,7 +46,7 @@ class Verdict:
     wrong: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     hardware: str = ""
-    tolerance: float | None = None  # None: the hardware of the record, equal bytes are asked for
+    tolerance: float | None = None  # None: the hardware of the record, or portable: equal bytes are asked for
 
     @property
     def equal(self) -> bool:
@@ -103,11 +104,12 @@ def _make(claim: Claim, clone: Path, tolerance: float, verdict: Verdict) -> None
         return
     made = _run(clone, claim.target)
     verdict.hardware = hardware(_device(clone))
-    alike = verdict.hardware.startswith("cpu") and claim.hardware == verdict.hardware
-    if not alike:
-        verdict.tolerance = tolerance
+    if claim.hardware != verdict.hardware or not verdict.hardware.startswith("cpu"):
+        asked = "equal bytes are asked for, compute.portable promises them"
+        if not _portable(clone):
+            verdict.tolerance, asked = tolerance, f"tolerance {tolerance:g}"
         before = claim.hardware or "hardware that nobody recorded"
-        verdict.notes.append(f"made on {before}, again on {verdict.hardware}: tolerance {tolerance:g}")
+        verdict.notes.append(f"made on {before}, again on {verdict.hardware}: {asked}")
     kept = {}
     if claim.version and claim.target:
         kept = {out["path"]: claim.version.path for out in claim.lock[claim.target].get("outs", [])}
@@ -158,11 +160,14 @@ def report(verdict: Verdict) -> str:
     elif verdict.good:
         close = sum(out.verdict == WITHIN for out in verdict.outs)
         lines = [f"within tolerance: of {len(verdict.outs)} outs of {verdict.title}, {len(verdict.outs) - close} are "
-                 f"bit-equal and {close} differ by at most {verdict.tolerance:g}, |a - b| / max(1, |a|)"]
+                 f"bit-equal, and no figure of the other {close} differs by more than {verdict.tolerance:g}, "
+                 "|a - b| / max(1, |a|)"]
     elif verdict.wrong:
         lines = [f"{verdict.title} is not as recorded, so nothing was run:"]
     else:
-        lines = [f"not reproduced: of {len(verdict.outs)} outs of {verdict.title}, some differ:"]
+        beyond = sum(out.verdict == DIFFERENT for out in verdict.outs)
+        asked = "equal bytes" if verdict.tolerance is None else f"the tolerance of {verdict.tolerance:g} a figure"
+        lines = [f"different: of {len(verdict.outs)} outs of {verdict.title}, {beyond} miss {asked}:"]
     lines += [f"  {line}" for line in verdict.differences]
     return "\n".join(lines + [f"  note: {note}" for note in verdict.notes])
 
@@ -214,6 +219,11 @@ def _device(clone: Path) -> str:
     """cuda if a stage computed there, else cpu."""
     states = (json.loads(path.read_text(encoding="utf-8")) for path in (clone / ".state").glob("*.json"))
     return max((state.get("device") or "cpu" for state in states), default="cpu", key=lambda device: device != "cpu")
+
+
+def _portable(clone: Path) -> bool:
+    """Whether its stages take the one kernel of every x86-64 processor (ajuste/core/arithmetic.py)."""
+    return (read_yaml(clone / "params.yaml").get("compute") or {}).get("portable") is True
 
 
 def _dvc_in(clone: Path, *args: str, **options: object) -> subprocess.CompletedProcess[str]:

@@ -93,7 +93,7 @@ class Classifier(Family):
             train = pq.read_table(self.encoded / "train.parquet", columns=["label"])["label"].to_pylist()
             test = pq.read_table(self.encoded / "test.parquet", columns=["row_id", "label"]).to_pylist()
         except (OSError, ValueError, KeyError):
-            return Paired(other, own, {}, f"{self.encoded} has no label a row: is `classify.task` sequence?")
+            return Paired(other, own, {}, f"{self.encoded} has no label a row: is it a set of classified texts?")
         most, _ = min(Counter(train).items(), key=lambda item: (-item[1], item[0]))
         return Paired(other, own, {row["row_id"]: (float(row["label"] == most), 1.0) for row in test})
 
