@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ajuste.tracking.pages import report
+from ajuste.tracking.pages import report, svg
 from ajuste.tracking.pages import report_rlhf as section
-from ajuste.tracking.pages import svg
 from ajuste.tracking.pages.marks import number
 from tests.tracking import assistants, made_run, rlhf
 from tests.tracking.test_report import parsed, place  # noqa: F401
