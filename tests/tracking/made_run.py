@@ -245,7 +245,7 @@ def _lock(root: Path) -> None:
     stages = {}
     for name, (deps, out) in STAGES.items():
         stages[name] = {
-            "cmd": f"python -m tasks.{name.replace('_', ' ')}",
+            "cmd": f"python -m tasks.{name.replace('_', '.', 1)}",
             "deps": [{"path": dep, "md5": md5(dep) + ".dir", "hash": "md5"} for dep in deps],
             "params": {"params.yaml": {"compute.seed": 0}},
             "outs": [{"path": out, "md5": md5(out) + ".dir", "hash": "md5"}],

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ajuste.core import stage
-from ajuste.tracking.pages import report
+from ajuste.tracking.pages import marks, report
 from ajuste.tracking.pages import report_data as data
 from ajuste.tracking.pages import report_trust as trust
 from ajuste.tracking.pages import svg as svg
@@ -242,8 +242,8 @@ def test_transitive_reduction_keeps_what_can_be_reached():
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.71, 0.84), (10, 500), (0.30001, 0.30004), (5, 5)])
 def test_ticks_are_inside_and_few(low, high):
-    marks = svg.ticks(low, high)
-    assert 1 <= len(marks) <= 9 and all(low - 1e-9 <= mark <= high + 1e-9 for mark in marks)
+    found = marks.ticks(low, high)
+    assert 1 <= len(found) <= 9 and all(low - 1e-9 <= mark <= high + 1e-9 for mark in found)
 
 
 def test_points_that_are_not_finite_are_left_out():

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ajuste.tracking.pages import report
+from ajuste.tracking.pages import report, svg
 from ajuste.tracking.pages import report_rlhf as section
-from ajuste.tracking.pages import svg as svg
+from ajuste.tracking.pages.marks import number
 from tests.tracking import assistants, made_run, rlhf
 from tests.tracking.test_report import parsed, place  # noqa: F401
 from tests.tracking.test_report_instruct import text_of
@@ -53,7 +53,7 @@ def test_the_radar_has_proxy_and_gold_with_their_intervals(place):  # noqa: F811
     for drawn, key in ((proxy, "proxy"), (gold, "gold")):
         assert drawn.count('class="bar ') == drawn.count("<circle") == len(rows)
         for row in rows:
-            assert f"{key}: {row[key]['value']:.4g} at {svg.number(row['sqrt_kl'])}" in drawn
+            assert f"{key}: {row[key]['value']:.4g} at {number(row['sqrt_kl'])}" in drawn
     points = re.search(r'points="([^"]+)"', gold)[1].split()
     xs = [float(point.split(",")[0]) for point in points]
     assert xs == sorted(xs)  # by update, left to right

@@ -208,7 +208,8 @@ def processor() -> Iterator[Line]:
 
 
 def _computes_in_bfloat16() -> Iterator[bool]:
-    """Of every section that has a `dtype`; that of `base` is of the stored weights."""
+    """Whether each section of params.yaml, at any depth, asks for bfloat16. `base` is left out: its `dtype` is
+    that of the stored weights, in which nothing is computed."""
     from ajuste.core.params import parse_yaml
 
     todo = [values for name, values in parse_yaml(_text("params.yaml")).items() if name != "base"]

@@ -97,6 +97,6 @@ def _plain(value: Any) -> str:
 
 
 def _first_sentence(path: Path) -> str:
-    """Of the comment that the file opens with."""
+    """The first sentence of the comment that the file opens with."""
     opening = takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
     return " ".join(line.lstrip("# ") for line in opening).partition(". ")[0].removesuffix(".")

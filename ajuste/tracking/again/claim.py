@@ -11,7 +11,6 @@ only params.yaml and data.dvc, which are recorded: `ajuste/tracking/again/inputs
 
 import hashlib
 import json
-import subprocess
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,10 +51,8 @@ def claim_of(reference: str) -> Claim:
     Raises UsageError if it is neither.
     """
     if not reference.startswith("models:/"):
-        done = subprocess.run(["git", "rev-parse", "--verify", "--quiet", f"{reference}^{{commit}}"],
-                              capture_output=True, text=True)
-        if done.returncode == 0:
-            return _of_revision(reference, done.stdout.strip())
+        if commit := git.commit_of(reference):
+            return _of_revision(reference, commit)
     try:
         version = registry.resolve(reference)
     except UsageError as error:

@@ -6,7 +6,6 @@ The recorded content of a file is looked for where it can still be: sources in g
 import difflib
 import hashlib
 import json
-import subprocess
 from pathlib import Path
 
 from ajuste.core.errors import UsageError
@@ -121,9 +120,9 @@ def cache_folder() -> str:
 
 def _listing(name: str, md5: str) -> dict[str, str] | None:
     """The files and hashes of a folder under data/ as recorded, from a data.dvc of git's history, or None."""
-    commits = subprocess.run(["git", "log", "--format=%H", "--", "data.dvc"], capture_output=True, text=True).stdout
-    for commit in commits.split():
-        whole = cached_bytes(parse_yaml(git.run("show", f"{commit}:data.dvc"))["outs"][0]["md5"])
+    for commit in git.commits_with("data.dvc"):
+        pointer = git.content(commit, "data.dvc")
+        whole = pointer and cached_bytes(parse_yaml(pointer.decode())["outs"][0]["md5"])
         inside = Path(name).relative_to("data").as_posix() + "/"
         entries = [entry for entry in json.loads(whole or "[]") if entry["relpath"].startswith(inside)]
         files = {entry["relpath"].removeprefix(inside): entry["md5"] for entry in entries}
@@ -134,9 +133,8 @@ def _listing(name: str, md5: str) -> dict[str, str] | None:
 
 def _committed(name: str, md5: str) -> bytes | None:
     """The content of a source file as it was when its md5 was recorded, from git's history, or None."""
-    commits = subprocess.run(["git", "log", "--format=%H", "--", name], capture_output=True, text=True).stdout.split()
-    for commit in commits:
-        shown = subprocess.run(["git", "show", f"{commit}:{name}"], capture_output=True)
-        if shown.returncode == 0 and hashlib.md5(shown.stdout).hexdigest() == md5:
-            return shown.stdout
+    for commit in git.commits_with(name):
+        shown = git.content(commit, name)
+        if shown is not None and hashlib.md5(shown).hexdigest() == md5:
+            return shown
     return None

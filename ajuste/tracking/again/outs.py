@@ -32,7 +32,7 @@ class Out:
     where: str = ""
 
     def text(self) -> str:
-        """In one line."""
+        """What the comparison found, in one line."""
         if self.verdict == EQUAL:
             return f"{self.path}: equal"
         size = f"largest difference {self.largest:.2g}, " if math.isfinite(self.largest) else ""

@@ -53,7 +53,7 @@ def rows(found: dict) -> list[tuple[str, list[str]]]:
         ("MLflow run", [_short(v["run_id"] or "") for v in versions]),
     ]
     table = [(fact, cells) for fact, cells in table if not fact or any(cells)]
-    # no empty group, no line at the end
+    # a blank row parts groups of facts: none stands first, last or beside another
     return [row for i, row in enumerate(table) if row[0] or (i + 1 < len(table) and i and table[i + 1][0])]
 
 

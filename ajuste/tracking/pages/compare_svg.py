@@ -1,7 +1,8 @@
 """Pictures of the comparison page as inline SVG: figures over versions, a forest plot, figures against cost.
 
-Numbers and texts in, an SVG element as Markup out, as in ajuste/tracking/pages/svg.py, whose parts are used. A picture
-with many versions grows to the side (`over_versions`) or down (`forest`), so that it can be read with 2 and with 50.
+Numbers and texts in, an SVG element as Markup out, as in ajuste/tracking/pages/svg.py; both are made of the marks of
+marks.py. A picture with many versions grows to the side (`over_versions`) or down (`forest`), so that it can be read
+with 2 and with 50.
 """
 
 import math
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from ajuste.tracking.pages.svg import _dot, _line, _padded, _svg, _text, number, ticks
+from ajuste.tracking.pages.marks import dot, drawing, line, number, padded, text, ticks, y_axis
 
 LABELLED = 12  # versions that all have their number beside their dot
 
@@ -47,42 +48,39 @@ def over_versions(points: Sequence[Point], y_name: str) -> Markup:
     width, height = max(320, left + right + step * len(points)), 250
     step = (width - left - right) / len(points)
     ends = [end for p in points for end in (p.value, p.low, p.high, p.second) if end is not None]
-    low, high = _padded(min(ends), max(ends))
+    low, high = padded(min(ends), max(ends))
 
     def y(value: float) -> float:
         return height - bottom - (value - low) / (high - low) * (height - top - bottom)
 
-    parts = []
-    for value in ticks(low, high):
-        parts.append(_line(left, y(value), width - right, y(value), "grid"))
-        parts.append(_text(left - 6, y(value) + 4, number(value), "tick end"))
+    parts = [y_axis(low, high, y, left, width - right)]
     before, shown = None, None
     for index, point in enumerate(points):
         x = left + (index + 0.5) * step
         if index and point.rows != before:
-            parts.append(_line(x - step / 2, top - 4, x - step / 2, height - bottom, "diagonal"))
+            parts.append(line(x - step / 2, top - 4, x - step / 2, height - bottom, "diagonal"))
             if x + 70 < width:
-                parts.append(_text(x - step / 2 + 4, top + 2, "other test rows", "tick"))
+                parts.append(text(x - step / 2 + 4, top + 2, "other test rows", "tick"))
         before = point.rows
         if point.low is not None and point.high is not None:
-            parts.append(_line(x, y(point.low), x, y(point.high), f"bar {point.style}"))
+            parts.append(line(x, y(point.low), x, y(point.high), f"bar {point.style}"))
         if point.second is not None:
             parts.append(_ring(x, y(point.second), point.style, f"version {point.label}, validation: "
                                                                 f"{point.second:.4f}"))
-        parts.append(_dot(x, y(point.value), point.style, point.title, 5))
-        parts.append(_text(x, height - bottom + 15, point.label, "label mid" if point.alias else "tick mid"))
+        parts.append(dot(x, y(point.value), point.style, point.title, 5))
+        parts.append(text(x, height - bottom + 15, point.label, "label mid" if point.alias else "tick mid"))
         if point.date and (shown is None or (point.date != shown[1] and x - shown[0] > 74)):
-            parts.append(_text(x, height - bottom + 30, point.date, "tick mid"))
+            parts.append(text(x, height - bottom + 30, point.date, "tick mid"))
             shown = x, point.date
-    parts.append(_text(left, 12, y_name, "axis") + _text((left + width - right) / 2, height - 4, "version", "axis mid"))
-    return _svg(width, height, parts, f"{y_name} of each version with its 95 % interval")
+    parts.append(text(left, 12, y_name, "axis") + text((left + width - right) / 2, height - 4, "version", "axis mid"))
+    return drawing(width, height, parts, f"{y_name} of each version with its 95 % interval")
 
 
 def forest(rows: Sequence[tuple[str, str, float, float, float, str]], x_name: str) -> Markup:
     """Paired differences: rows of (label, CSS class, difference, low, high, verdict) around a line at 0."""
     width, row_height, left, right, top = 500, 24, 150, 62, 18
     height = top + row_height * len(rows) + 40
-    low, high = _padded(min(0.0, *(row[3] for row in rows)), max(0.0, *(row[4] for row in rows)))
+    low, high = padded(min(0.0, *(row[3] for row in rows)), max(0.0, *(row[4] for row in rows)))
     bottom = height - 36
 
     def x(value: float) -> float:
@@ -90,18 +88,18 @@ def forest(rows: Sequence[tuple[str, str, float, float, float, str]], x_name: st
 
     parts = []
     for value in ticks(low, high, 5):
-        parts.append(_line(x(value), top, x(value), bottom, "grid"))
-        parts.append(_text(x(value), bottom + 15, number(value), "tick mid"))
-    parts.append(_line(x(0.0), top - 6, x(0.0), bottom, "zero"))
+        parts.append(line(x(value), top, x(value), bottom, "grid"))
+        parts.append(text(x(value), bottom + 15, number(value), "tick mid"))
+    parts.append(line(x(0.0), top - 6, x(0.0), bottom, "zero"))
     for index, (label, style, difference, start, end, verdict) in enumerate(rows):
         y = top + row_height * (index + 0.5)
-        parts.append(_text(left - 12, y + 5, label, "label end"))
-        parts.append(_line(x(start), y, x(end), y, f"bar {style}"))
-        parts.append(_dot(x(difference), y, style,
+        parts.append(text(left - 12, y + 5, label, "label end"))
+        parts.append(line(x(start), y, x(end), y, f"bar {style}"))
+        parts.append(dot(x(difference), y, style,
                           f"{label}: {difference:+.4f}, 95 % interval {start:+.4f} to {end:+.4f}: {verdict}", 5))
-        parts.append(_text(width - right + 8, y + 5, f"{difference:+.3f}", "label"))
-    parts.append(_text((left + width - right) / 2, height - 4, x_name, "axis mid"))
-    return _svg(width, height, parts, x_name)
+        parts.append(text(width - right + 8, y + 5, f"{difference:+.3f}", "label"))
+    parts.append(text((left + width - right) / 2, height - 4, x_name, "axis mid"))
+    return drawing(width, height, parts, x_name)
 
 
 def scatter(points: Sequence[tuple[float, Point]], x_name: str, y_name: str) -> Markup:
@@ -110,9 +108,9 @@ def scatter(points: Sequence[tuple[float, Point]], x_name: str, y_name: str) -> 
     costs = [cost for cost, _ in points]
     logarithmic = min(costs) > 0 and max(costs) / min(costs) > 20
     scale = math.log10 if logarithmic else float
-    x_low, x_high = _padded(min(map(scale, costs)), max(map(scale, costs)))
+    x_low, x_high = padded(min(map(scale, costs)), max(map(scale, costs)))
     ends = [end for _, p in points for end in (p.value, p.low, p.high) if end is not None]
-    y_low, y_high = _padded(min(ends), max(ends))
+    y_low, y_high = padded(min(ends), max(ends))
 
     def x(value: float) -> float:
         return left + (value - x_low) / (x_high - x_low) * (width - left - right)
@@ -120,10 +118,7 @@ def scatter(points: Sequence[tuple[float, Point]], x_name: str, y_name: str) -> 
     def y(value: float) -> float:
         return height - bottom - (value - y_low) / (y_high - y_low) * (height - top - bottom)
 
-    parts = []
-    for value in ticks(y_low, y_high):
-        parts.append(_line(left, y(value), width - right, y(value), "grid"))
-        parts.append(_text(left - 6, y(value) + 4, number(value), "tick end"))
+    parts = [y_axis(y_low, y_high, y, left, width - right)]
     if logarithmic:
         powers = range(math.floor(x_low), math.ceil(x_high) + 1)
         # over many powers the numbers between them would overlap
@@ -132,16 +127,16 @@ def scatter(points: Sequence[tuple[float, Point]], x_name: str, y_name: str) -> 
     else:
         marks = ticks(x_low, x_high)
     for mark in marks:
-        parts.append(_text(x(mark), height - bottom + 15, number(10.0**mark if logarithmic else mark), "tick mid"))
+        parts.append(text(x(mark), height - bottom + 15, number(10.0**mark if logarithmic else mark), "tick mid"))
     for cost, point in points:
         column = x(scale(cost))
         if point.low is not None and point.high is not None:
-            parts.append(_line(column, y(point.low), column, y(point.high), f"bar {point.style}"))
-        parts.append(_dot(column, y(point.value), point.style, f"{point.title}; {x_name} {number(cost)}", 5))
+            parts.append(line(column, y(point.low), column, y(point.high), f"bar {point.style}"))
+        parts.append(dot(column, y(point.value), point.style, f"{point.title}; {x_name} {number(cost)}", 5))
         if point.alias or len(points) <= LABELLED:
-            parts.append(_text(column + 8, y(point.value) + 4, point.label, "label"))
-    parts.append(_text((left + width - right) / 2, height - 4, x_name, "axis mid") + _text(left, 12, y_name, "axis"))
-    return _svg(width, height, parts, f"{y_name} by {x_name}")
+            parts.append(text(column + 8, y(point.value) + 4, point.label, "label"))
+    parts.append(text((left + width - right) / 2, height - 4, x_name, "axis mid") + text(left, 12, y_name, "axis"))
+    return drawing(width, height, parts, f"{y_name} by {x_name}")
 
 
 def _ring(x: float, y: float, style: str, title: str) -> Markup:

@@ -6,10 +6,12 @@ scripts and network needs exactly four simple pictures.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
+
+from ajuste.tracking.pages.marks import dot, drawing, line, number, padded, text, ticks, y_axis
 
 
 @dataclass(frozen=True)
@@ -36,22 +38,6 @@ class Node:
     detail: str
 
 
-def ticks(low: float, high: float, about: int = 4) -> list[float]:
-    """Round numbers (1, 2, 2.5 or 5 times a power of ten) inside [low, high], about as many as asked."""
-    if high <= low:
-        return [low]
-    raw = (high - low) / about
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= raw * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    return [round(k * step, 10) for k in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-def number(value: float) -> str:
-    """A number as a reader wants it on an axis: 0.5, 12, 1,600."""
-    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
-
-
 def lines(
     curves: Sequence[Line],
     x_name: str,
@@ -75,7 +61,7 @@ def lines(
         return Markup('<p class="none">no points yet</p>')
     scale = math.log10 if log_x else float
     x_low, x_high = min(scale(x) for x, _ in points), max(scale(x) for x, _ in points)
-    y_low, y_high = y_range or _padded(min(y for _, y in points), max(y for _, y in points))
+    y_low, y_high = y_range or padded(min(y for _, y in points), max(y for _, y in points))
     left, right, top, bottom = 44, 10, 22, 34
 
     def at(x: float, y: float) -> tuple[float, float]:
@@ -83,38 +69,36 @@ def lines(
         up = (y - y_low) / (y_high - y_low) if y_high > y_low else 0.5
         return left + across * (width - left - right), height - bottom - up * (height - top - bottom)
 
-    parts = []
-    for y in ticks(y_low, y_high):
-        _, row = at(points[0][0], y)
-        parts.append(_line(left, row, width - right, row, "grid") + _text(left - 6, row + 4, number(y), "tick end"))
+    parts = [y_axis(y_low, y_high, lambda y: at(points[0][0], y)[1], left, width - right)]
     marks = sorted({x for x, _ in curves[0].points}) if log_x else ticks(x_low, x_high)
     for x in marks:
         column, _ = at(x, y_low)
-        parts.append(_text(column, height - bottom + 15, number(x), "tick mid"))
+        parts.append(text(column, height - bottom + 15, number(x), "tick mid"))
     if diagonal:
-        parts.append(_line(*at(x_low, x_low), *at(x_high, x_high), "diagonal"))
+        parts.append(line(*at(x_low, x_low), *at(x_high, x_high), "diagonal"))
     if mark:
         name, x = mark
         column = at(x, y_low)[0]
         side = "end" if column > width - 40 else "mid"  # a name in the middle would be cut at the edge
-        parts.append(_line(column, at(x, y_low)[1], column, at(x, y_high)[1], "diagonal"))
-        parts.append(_text(min(column, width - right), 12, name, f"tick {side}"))
+        parts.append(line(column, at(x, y_low)[1], column, at(x, y_high)[1], "diagonal"))
+        parts.append(text(min(column, width - right), 12, name, f"tick {side}"))
     for curve in curves:
-        for (x, _), (low, high) in zip(curve.points, curve.bounds, strict=False):
-            parts.append(_line(*at(x, low), *at(x, high), f"bar {curve.style}"))
-        place = [at(x, y) for x, y in curve.points]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in place)
-        style = f"curve {curve.style}{' dashed' if curve.dashed else ''}"
-        parts.append(
-            Markup('<polyline class="{}" points="{}"><title>{}</title></polyline>').format(style, path, curve.label)
-        )
-        if len(place) <= 20:
-            parts.extend(
-                _dot(x, y, curve.style, f"{curve.label}: {value[1]:.4g} at {number(value[0])}")
-                for (x, y), value in zip(place, curve.points, strict=True)
-            )
-    parts.append(_text((left + width - right) / 2, height - 4, x_name, "axis mid") + _text(left, 12, y_name, "axis"))
-    return _svg(width, height, parts, f"{y_name} by {x_name}: {', '.join(curve.label for curve in curves)}")
+        parts += _curve(curve, at)
+    parts.append(text((left + width - right) / 2, height - 4, x_name, "axis mid") + text(left, 12, y_name, "axis"))
+    return drawing(width, height, parts, f"{y_name} by {x_name}: {', '.join(curve.label for curve in curves)}")
+
+
+def _curve(curve: Line, at: Callable[[float, float], tuple[float, float]]) -> list[Markup]:
+    """A curve with its intervals; of few points each is a dot that says its value."""
+    bars = [line(*at(x, low), *at(x, high), f"bar {curve.style}")
+            for (x, _), (low, high) in zip(curve.points, curve.bounds, strict=False)]
+    place = [at(x, y) for x, y in curve.points]
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in place)
+    style = f"curve {curve.style}{' dashed' if curve.dashed else ''}"
+    drawn = Markup('<polyline class="{}" points="{}"><title>{}</title></polyline>').format(style, path, curve.label)
+    dots = [dot(x, y, curve.style, f"{curve.label}: {value[1]:.4g} at {number(value[0])}")
+            for (x, y), value in zip(place, curve.points, strict=True)]
+    return [*bars, drawn, *(dots if len(dots) <= 20 else [])]
 
 
 def intervals(
@@ -123,7 +107,7 @@ def intervals(
     """Rows of (label, CSS class, value, low, high), each a dot with its interval; `reference` is a vertical line."""
     width, row_height, left, right = 500, 34, 130, 50
     low = min([row[3] for row in rows] + ([reference[1]] if reference else []))
-    low, high = _padded(low, max(row[4] for row in rows))
+    low, high = padded(low, max(row[4] for row in rows))
     low, high = max(low, 0.0), min(high, 1.0)
     height = row_height * len(rows) + 44
 
@@ -134,18 +118,18 @@ def intervals(
     parts = []
     for value in ticks(low, high, 5):
         parts.append(
-            _line(at(value), 16, at(value), bottom, "grid") + _text(at(value), bottom + 15, number(value), "tick mid")
+            line(at(value), 16, at(value), bottom, "grid") + text(at(value), bottom + 15, number(value), "tick mid")
         )
     if reference:
         name, value = reference
-        parts.append(_line(at(value), 16, at(value), bottom, "diagonal") + _text(at(value), 12, name, "tick mid"))
+        parts.append(line(at(value), 16, at(value), bottom, "diagonal") + text(at(value), 12, name, "tick mid"))
     for index, (label, style, value, start, end) in enumerate(rows):
         y = 16 + row_height * (index + 0.5)
-        parts.append(_text(left - 12, y + 5, label, "label end"))
-        parts.append(_line(at(start), y, at(end), y, f"bar {style}"))
-        parts.append(_dot(at(value), y, style, f"{label}: {value:.4f}, 95 % interval {start:.4f} to {end:.4f}", 6))
-        parts.append(_text(width - right + 8, y + 5, f"{value:.3f}", "label"))
-    return _svg(width, height, parts, "Quality of each strategy with its 95 % interval")
+        parts.append(text(left - 12, y + 5, label, "label end"))
+        parts.append(line(at(start), y, at(end), y, f"bar {style}"))
+        parts.append(dot(at(value), y, style, f"{label}: {value:.4f}, 95 % interval {start:.4f} to {end:.4f}", 6))
+        parts.append(text(width - right + 8, y + 5, f"{value:.3f}", "label"))
+    return drawing(width, height, parts, "Quality of each strategy with its 95 % interval")
 
 
 def lineage(nodes: Sequence[Node], edges: Sequence[tuple[str, str]]) -> Markup:
@@ -172,11 +156,11 @@ def lineage(nodes: Sequence[Node], edges: Sequence[tuple[str, str]]) -> Markup:
     for name, (x, y) in place.items():
         node = known[name]
         box = Markup('<rect x="{:.1f}" y="{:.1f}" width="{}" height="{}" rx="8"/>').format(x, y, wide, high)
-        texts = _text(x + wide / 2, y + 20, _short(node.name, 24), "label mid")
-        texts += _text(x + wide / 2, y + 37, _short(node.detail, 27), "hash mid")
+        texts = text(x + wide / 2, y + 20, _short(node.name, 24), "label mid")
+        texts += text(x + wide / 2, y + 37, _short(node.detail, 27), "hash mid")
         title = Markup("<title>{}: {}</title>").format(node.name, node.detail)
         parts.append(Markup('<g class="node k-{}">{}{}{}</g>').format(node.kind, box, texts, title))
-    return _svg(width, height, parts, "Lineage: raw data, stages with the hash of what they made, versions, aliases")
+    return drawing(width, height, parts, "Lineage: raw data, stages with the hash of what they made, versions, aliases")
 
 
 def _layers(names: Sequence[str], edges: Sequence[tuple[str, str]]) -> list[list[str]]:
@@ -222,31 +206,5 @@ def _reduced(edges: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     return [edge for edge in dict.fromkeys(edges) if edge[1] not in reachable(edge[0], edge)]
 
 
-def _padded(low: float, high: float) -> tuple[float, float]:
-    pad = (high - low) * 0.08 or abs(high) * 0.1 or 1.0
-    return low - pad, high + pad
-
-
 def _short(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> Markup:
-    return Markup('<line class="{}" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>').format(style, x1, y1, x2, y2)
-
-
-def _text(x: float, y: float, text: str, style: str) -> Markup:
-    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}">{}</text>').format(style, x, y, text)
-
-
-def _dot(x: float, y: float, style: str, title: str, radius: float = 3) -> Markup:
-    return Markup('<circle class="dot {}" cx="{:.1f}" cy="{:.1f}" r="{}"><title>{}</title></circle>').format(
-        style, x, y, radius, title
-    )
-
-
-def _svg(width: float, height: float, parts: Sequence[Markup], title: str) -> Markup:
-    body = Markup("").join(parts)
-    return Markup(
-        '<svg viewBox="0 0 {:.0f} {:.0f}" style="max-width: {:.0f}px" role="img" aria-label="{}">{}</svg>'
-    ).format(width, height, width * 1.4, escape(title), body)

@@ -15,10 +15,8 @@ def diff(old: str, new: str | None = None, most: int = MOST) -> str:
     """From `old` to `new`, or to the working tree. Raises UsageError for a revision that git does not know."""
     names = [name for name in (old, new) if name]
     for name in names:
-        try:
-            git.run("rev-parse", "--verify", f"{name}^{{commit}}")
-        except UsageError:
-            raise UsageError(f"`{name}` is no git revision here: name a branch, a tag or a commit") from None
+        if not git.commit_of(name):
+            raise UsageError(f"`{name}` is no git revision here: name a branch, a tag or a commit")
     metrics, params = (_changes(kind, names) for kind in ("metrics", "params"))
     lines = [f"### Metrics and parameters: `{old}` -> `{new or 'the working tree'}`", ""]
     if not metrics and not params:

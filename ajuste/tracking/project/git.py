@@ -22,6 +22,25 @@ def head() -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
+def commit_of(reference: str) -> str:
+    """The commit that a branch, tag or hash names, or "" if git knows none."""
+    command = ["git", "rev-parse", "--verify", "--quiet", f"{reference}^{{commit}}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def commits_with(path: str) -> list[str]:
+    """The commits that changed a file, newest first; [] where there is no git."""
+    done = subprocess.run(["git", "log", "--format=%H", "--", path], capture_output=True, text=True)
+    return done.stdout.split()
+
+
+def content(commit: str, path: str) -> bytes | None:
+    """A file as it was at a commit; None if there was none."""
+    done = subprocess.run(["git", "show", f"{commit}:{path}"], capture_output=True)
+    return done.stdout if done.returncode == 0 else None
+
+
 def author() -> str:
     """Who works here: the name and address that git has been told, else the login name."""
     command = ["git", "-c", "user.useConfigOnly=true", "var", "GIT_AUTHOR_IDENT"]  # nothing made up from a host name

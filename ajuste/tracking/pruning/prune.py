@@ -127,7 +127,7 @@ def _check_quiet() -> None:
 
 
 def _remove_model(model: object) -> bool:
-    with locked():  # under which a model and then its version are made
+    with locked():  # a model and then its version are made under this lock, so none is between the two now
         if rules.has_version(model):
             return False
         rules.remove_artifacts(model.artifact_location)

@@ -4,8 +4,8 @@ Metric names are chosen so that MLflow's own compare page answers "which is best
 strategies share every name, and the part before the slash is the group that MLflow draws together.
 
     validation/accuracy            of the weights that were saved (ajuste.json)
-    test/accuracy, _low, _high     of the registered model, with its 95 % interval (ajuste/tracking/registry/registry.py
-    logs these) accuracy/lora, _low, _high     the same on the run of `evaluate`, one line a strategy
+    test/accuracy, _low, _high     of the registered model, with its 95 % interval, logged when it is registered
+    accuracy/lora, _low, _high     the same on the run of `evaluate`, one line a strategy
     loss/instruct, loss/base, loss/difference, rouge1/instruct, ...    of an evaluation: figure/model, as the model's
                                    family reads it (ajuste/tracking/registry/families/)
     accuracy/ratings, accuracy/imdb                                    of the gold scorer

@@ -49,7 +49,7 @@ class Verdict:
         return [rule.name for rule in self.rules if not rule.passed]
 
     def headline(self) -> str:
-        """In one line."""
+        """The verdict in one line."""
         beside = f"champion {self.champion}" if self.champion else "its base alone: there is no champion"
         said = "passes the gate" if self.passed else f"is refused by the gate ({', '.join(self.failed)})"
         return f"{self.name}/{self.version} {said}, beside {beside}"
