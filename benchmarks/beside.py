@@ -1,26 +1,65 @@
-"""One side of a side-by-side measurement: a process of its own, both sides under the same settings.
+"""A side-by-side measurement: each side a process of its own, all under the same settings, in turns.
 
-The process prints its figures as JSON in a line that begins with RESULT.
+The process prints its figures as JSON in a line that begins with RESULT. A side's name with ALLOCATOR behind it is that
+side with our allocator settings (ajuste/core/allocator.py).
 """
 
 import argparse
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+ALLOCATOR = " + allocator"
 
-def trl_options(doc: str, name: str, variable: str, version: str, rounds: int = 3) -> argparse.ArgumentParser:
-    """The options that all measurements beside TRL share. `variable` of the environment names a python that has that
-    version of TRL, a package that this project does not depend on."""
-    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
-    parser.add_argument("--peer-python", default=os.environ.get(variable),
-                        help=f"python that has trl {version}; or ${variable}")
-    parser.add_argument("--rounds", type=int, default=rounds)
+
+def options_beside_trl(parser: argparse.ArgumentParser, peers: Sequence[str]) -> argparse.Namespace | None:
+    """The command line, with the options of every comparison with TRL; None, and a line that says so, without TRL."""
+    peer_python = os.environ.get("AJUSTE_TRL_PYTHON")
+    parser.add_argument("--peer-python", default=peer_python, help="python that has trl; or $AJUSTE_TRL_PYTHON")
+    parser.add_argument("--peers", nargs="+", choices=peers, default=list(peers))
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path(f"docs/measured/{name}.md"))
-    return parser
+    options = parser.parse_args()
+    if not options.peer_python:
+        print(f"{parser.prog}: skipped: --peer-python or $AJUSTE_TRL_PYTHON must name a python that has trl 1.16")
+        return None
+    options.base, options.encoded = options.base.resolve(), options.encoded.resolve()
+    return options
+
+
+def run_side(module: str, side: str, options: argparse.Namespace, arguments: Sequence[object]) -> dict:
+    """The figures of `python -m module SIDE arguments`, ours in this python and the others in the peer's."""
+    name = side.removesuffix(ALLOCATOR)
+    python = sys.executable if name == "ours" else options.peer_python
+    kept = ["--keep-memory"] if side.endswith(ALLOCATOR) else []
+    return result_of(side, [python, "-m", module, name, *arguments, *kept], options.threads)
+
+
+def in_turn(sides: Sequence[str], turn: int) -> Sequence[str]:
+    """The sides of a round in its order: nobody is always first."""
+    return sides if turn % 2 == 0 else sides[::-1]
+
+
+def label(side: str, names: dict[str, str]) -> str:
+    """The side as the report calls it."""
+    name = side.removesuffix(ALLOCATOR)
+    return names[name] + (ALLOCATOR if side != name else "")
+
+
+def loads_of(results: Sequence[dict]) -> str:
+    """What else the machine did, in one line."""
+    loads = [result["load"] for result in results]
+    return f"Load average of the machine at the ends of the runs: {min(loads):.1f} to {max(loads):.1f}."
+
+
+def publish(out: Path, text: str) -> None:
+    """Write the report and print it."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(text, encoding="utf-8")
+    print(text)
 
 
 def result_of(side: str, command: Sequence[object], threads: int) -> dict:

@@ -22,7 +22,7 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from benchmarks.beside import result_of, trl_options
+from benchmarks.beside import in_turn, loads_of, publish, result_of
 
 NAMES = {"trunk": "Ajuste, value on the trunk", "adapter": "Ajuste, value adapter", "trl": "TRL 1.12"}
 WANTED = {"trunk": "2.0", "adapter": "1.3"}
@@ -124,9 +124,8 @@ def report(results: list[dict], options: argparse.Namespace) -> str:
     for r in first_round(results):
         curves = (", ".join(f"{row[name]:.{digits}f}" for row in r["rows"]) for name, digits in CURVES)
         lines.append(f"| {r['dtype']} | {NAMES[r['side']]} | {' | '.join(curves)} |")
-    loads = [r["load"] for r in results]
-    lines += ["", f"Load average of the machine at the ends of the runs: {min(loads):.1f} to {max(loads):.1f}."]
-    if max(loads) > (os.cpu_count() or 1) + 1:
+    lines += ["", loads_of(results)]
+    if max(r["load"] for r in results) > (os.cpu_count() or 1) + 1:
         lines.append("It had other work: the ratio by CPU time is the one to trust; seconds of the clock read high.")
     return "\n".join(lines) + "\n"
 
@@ -137,18 +136,23 @@ def first_round(results: list[dict]) -> list[dict]:
 
 
 def main() -> None:
-    parser = trl_options(__doc__, "ppo", "AJUSTE_TRL112_PYTHON", "1.12", rounds=1)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    peer_python = os.environ.get("AJUSTE_TRL112_PYTHON")
+    parser.add_argument("--peer-python", default=peer_python, help="python with trl 1.12; or $AJUSTE_TRL112_PYTHON")
     parser.add_argument("--sides", nargs="+", choices=NAMES, default=list(NAMES))
     parser.add_argument("--dtypes", nargs="+", choices=TOLERANCE, default=["bfloat16", "float32"])
     parser.add_argument("--allocator", choices=["kept", "default"], default="kept", help="of both sides")
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--updates", type=int, default=4, help="the first one warms up")
     parser.add_argument("--batch-rows", type=int, default=16)
     parser.add_argument("--new-tokens", type=int, default=24)
     parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--base", type=Path, default=Path("artifacts/merged/instruct"))
     parser.add_argument("--reward", type=Path, default=Path("artifacts/adapters/reward"))
     parser.add_argument("--merged", type=Path, default=Path("artifacts/merged/reward"))
     parser.add_argument("--encoded", type=Path, default=Path("artifacts/encoded/preferences"))
+    parser.add_argument("--out", type=Path, default=Path("docs/measured/ppo.md"))
     options = parser.parse_args()
     if "trl" in options.sides and not options.peer_python:
         print("benchmarks/ppo.py: TRL is skipped: --peer-python or $AJUSTE_TRL112_PYTHON must name a python with it")
@@ -161,13 +165,11 @@ def main() -> None:
         write_prompts(options, work)
         for turn in range(options.rounds):
             for dtype in options.dtypes:
-                for side in options.sides if turn % 2 == 0 else options.sides[::-1]:  # nobody is always first
+                for side in in_turn(options.sides, turn):
                     results.append(run(side, dtype, options, work, seed=turn))
                     print(json.dumps(results[-1]), flush=True)
     check(results)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(report(results, options), encoding="utf-8")
-    print(options.out.read_text(encoding="utf-8"))
+    publish(options.out, report(results, options))
 
 
 if __name__ == "__main__":

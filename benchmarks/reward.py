@@ -16,14 +16,12 @@ machine disturbs less.
 import argparse
 import json
 import platform
-import sys
 import tempfile
 from pathlib import Path
 from statistics import median
 
-from benchmarks.beside import result_of, trl_options
+from benchmarks.beside import ALLOCATOR, in_turn, label, loads_of, options_beside_trl, publish, run_side
 
-ALLOCATOR = " + allocator"
 TOLERANCE = 1e-6
 FIGURES = ("pairs_per_second", "pairs_per_cpu_second", "startup_s", "peak_mb")
 PEERS = ("default", "plain", "group")
@@ -69,15 +67,10 @@ def write_pairs(encoded: Path, base: Path, work: Path, number: int) -> int:
 
 def run(side: str, options: argparse.Namespace, work: Path, *more: object) -> dict:
     """One run of benchmarks/sides/reward.py. Raises SystemExit with its last lines when it fails."""
-    name = side.removesuffix(ALLOCATOR)
-    command = [
-        sys.executable if name == "ours" else options.peer_python, "-m", "benchmarks.sides.reward", name,
+    return run_side("benchmarks.sides.reward", side, options, [
         "--work", work, "--base", options.base, "--batch-pairs", options.batch_pairs, "--threads", options.threads,
         "--pad-id", options.pad_id, *more,
-    ]  # fmt: skip
-    if side.endswith(ALLOCATOR):
-        command.append("--keep-memory")
-    return result_of(side, command, options.threads)
+    ])  # fmt: skip
 
 
 def check(options: argparse.Namespace, work: Path, dtype: str) -> dict:
@@ -131,35 +124,31 @@ def report(results: list[dict], checked: list[dict], options: argparse.Namespace
         mine = [result for result in results if result["side"] == side]
         wall, cpu, startup, peak = (median(r[key] for r in mine) for key in FIGURES)
         speed[side] = wall, cpu
-        name = side.removesuffix(ALLOCATOR)
-        label = NAMES[name] + (ALLOCATOR if side != name else "")
         each = ", ".join(f"{r['pairs_per_second']:.2f}" for r in mine)
         lines.append(
-            f"| {label} | {wall:.2f} | {each} | {cpu:.2f} | {startup:.1f} | {peak:.0f} | {mine[0]['last_loss']:.3f} |"
+            f"| {label(side, NAMES)} | {wall:.2f} | {each} | {cpu:.2f} | {startup:.1f} | {peak:.0f} | "
+            f"{mine[0]['last_loss']:.3f} |"
         )
     best = max((side for side in speed if not side.startswith(("ours", "default"))), key=lambda side: speed[side][0])
     lines += ["", "| Ajuste beside | ratio | by CPU time | wanted |", "|---|---:|---:|---:|"]
-    for side, label, wanted in (("default", NAMES["default"], 1.3), (best, f"the best of TRL, {best}", 1.0)):
+    for side, peer, wanted in (("default", NAMES["default"], 1.3), (best, f"the best of TRL, {best}", 1.0)):
         wall, cpu = (a / b for a, b in zip(speed["ours" + ALLOCATOR], speed[side], strict=True))
-        lines.append(f"| {label} | {wall:.2f} | {cpu:.2f} | {wanted} |")
-    loads = [result["load"] for result in results]
-    lines += ["", f"Load average of the machine at the ends of the runs: {min(loads):.1f} to {max(loads):.1f}."]
+        lines.append(f"| {peer} | {wall:.2f} | {cpu:.2f} | {wanted} |")
+    lines += ["", loads_of(results)]
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    parser = trl_options(__doc__, "reward", "AJUSTE_TRL_PYTHON", "1.16")
-    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--batch-pairs", type=int, default=8)
     parser.add_argument("--check-pairs", type=int, default=4)
     parser.add_argument("--base", type=Path, default=Path("artifacts/merged/instruct"))
     parser.add_argument("--encoded", type=Path, default=Path("artifacts/encoded/preferences"))
-    options = parser.parse_args()
-    if not options.peer_python:
-        print("benchmarks/reward.py: skipped: --peer-python or $AJUSTE_TRL_PYTHON must name a python that has trl 1.16")
+    parser.add_argument("--out", type=Path, default=Path("docs/measured/reward.md"))
+    options = options_beside_trl(parser, PEERS)
+    if options is None:
         return
-    options.base, options.encoded = options.base.resolve(), options.encoded.resolve()
     sides = ["ours" + ALLOCATOR, *options.peers, *(side + ALLOCATOR for side in options.peers if side != "default")]
     results = []
     with tempfile.TemporaryDirectory() as folder:
@@ -173,12 +162,10 @@ def main() -> None:
         if not (abs(ours - theirs) <= TOLERANCE and checked[0]["absolute"] <= TOLERANCE):
             raise SystemExit(f"the sides differ by more than {TOLERANCE}: {checked[0]}")
         for turn in range(options.rounds):
-            for side in sides if turn % 2 == 0 else sides[::-1]:  # nobody is always first
+            for side in in_turn(sides, turn):
                 results.append(run(side, options, work, "--seed", turn))
                 print(json.dumps(results[-1]), flush=True)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(report(results, checked, options), encoding="utf-8")
-    print(options.out.read_text(encoding="utf-8"))
+    publish(options.out, report(results, checked, options))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from benchmarks.beside import result_of
+from benchmarks.beside import in_turn, publish, result_of
 
 SIDES = ("ours", "generate")
 WANTED = 1.3
@@ -144,7 +144,7 @@ def main() -> None:
         path.write_text(json.dumps(prompts), encoding="utf-8")
         for turn in range(options.rounds):
             for dtype in options.dtypes:
-                for side in SIDES if turn % 2 == 0 else SIDES[::-1]:  # nobody is always first
+                for side in in_turn(SIDES, turn):
                     runs.append(run(side, dtype, path, stop_id, pad_id, options))
                     for result in runs[-1]["results"]:
                         print(json.dumps({**runs[-1], **result, "results": None, "responses": None}), flush=True)
@@ -152,9 +152,7 @@ def main() -> None:
                     equal, rows = equal_tokens(runs, dtype)
                     if equal != rows:
                         raise SystemExit(f"greedy tokens differ in {rows - equal} of {rows} rows in float32")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(report(runs, prompts, options), encoding="utf-8")
-    print(options.out.read_text(encoding="utf-8"))
+    publish(options.out, report(runs, prompts, options))
 
 
 if __name__ == "__main__":

@@ -16,15 +16,13 @@ a second of processor time stand beside those of the clock: other work on the ma
 import argparse
 import json
 import platform
-import sys
 import tempfile
 from pathlib import Path
 from statistics import median
 
-from benchmarks.beside import result_of, trl_options
+from benchmarks.beside import ALLOCATOR, in_turn, label, loads_of, options_beside_trl, publish, run_side
 
 PEERS = ("default", "plain", "group", "packing")
-ALLOCATOR = " + allocator"
 TOLERANCE = 1e-5
 FIGURES = ("tokens_per_second", "tokens_per_cpu_second", "startup_s", "peak_mb")
 NAMES = {
@@ -67,15 +65,10 @@ def write_rows(encoded: Path, work: Path, steps: int, batch_rows: int, max_token
 
 def run(side: str, rows: str, options: argparse.Namespace, work: Path, seed: int, dtype: str = "bfloat16") -> dict:
     """One run of benchmarks/sides/sft.py. Raises SystemExit with its last lines when it fails."""
-    name = side.removesuffix(ALLOCATOR)
-    command = [
-        sys.executable if name == "ours" else options.peer_python, "-m", "benchmarks.sides.sft", name,
+    return run_side("benchmarks.sides.sft", side, options, [
         "--work", work, "--base", options.base, "--rows", rows, "--dtype", dtype, "--seed", seed,
         "--batch-rows", options.batch_rows, "--max-tokens", options.max_tokens, "--threads", options.threads,
-    ]  # fmt: skip
-    if side.endswith(ALLOCATOR):
-        command.append("--keep-memory")
-    return result_of(side, command, options.threads)
+    ])  # fmt: skip
 
 
 def check_first_step(options: argparse.Namespace, work: Path) -> dict[str, tuple[float, float]]:
@@ -117,11 +110,9 @@ def report(results: list[dict], losses: dict, options: argparse.Namespace) -> st
                 continue
             wall, cpu, startup, peak = (median(r[key] for r in mine) for key in FIGURES)
             speed[rows, side] = wall, cpu
-            name = side.removesuffix(ALLOCATOR)
-            label = NAMES[name] + (ALLOCATOR if side != name else "")
             each = ", ".join(f"{r['tokens_per_second']:.0f}" for r in mine)
             lines.append(
-                f"| {rows} | {label} | {wall:.0f} | {each} | {cpu:.0f} | {startup:.1f} | {peak:.0f} | "
+                f"| {rows} | {label(side, NAMES)} | {wall:.0f} | {each} | {cpu:.0f} | {startup:.1f} | {peak:.0f} | "
                 f"{mine[0]['last_loss']:.3f} |"
             )
     lines += ["", "| Ajuste beside | rows | ratio | by CPU time | wanted |", "|---|---|---:|---:|---:|"]
@@ -132,16 +123,14 @@ def report(results: list[dict], losses: dict, options: argparse.Namespace) -> st
             peers.insert(0, ("default", wanted_default))
         for side, wanted in peers:
             wall, cpu = (a / b for a, b in zip(speed[rows, "ours" + ALLOCATOR], speed[rows, side], strict=True))
-            label = NAMES["default"] if side == "default" else f"the best of TRL{ALLOCATOR}, {side.split()[0]}"
-            lines.append(f"| {label} | {rows} | {wall:.2f} | {cpu:.2f} | {wanted} |")
-    loads = [result["load"] for result in results]
-    lines += ["", f"Load average of the machine at the ends of the runs: {min(loads):.1f} to {max(loads):.1f}."]
+            peer = NAMES["default"] if side == "default" else f"the best of TRL{ALLOCATOR}, {side.split()[0]}"
+            lines.append(f"| {peer} | {rows} | {wall:.2f} | {cpu:.2f} | {wanted} |")
+    lines += ["", loads_of(results)]
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    parser = trl_options(__doc__, "sft", "AJUSTE_TRL_PYTHON", "1.16")
-    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sets", nargs="+", choices=["ragged", "equal"], default=["ragged", "equal"])
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--batch-rows", type=int, default=8)
@@ -149,11 +138,10 @@ def main() -> None:
     parser.add_argument("--equal-tokens", type=int, default=128)
     parser.add_argument("--base", type=Path, default=Path("artifacts/base/decoder"))
     parser.add_argument("--encoded", type=Path, default=Path("artifacts/encoded/instructions"))
-    options = parser.parse_args()
-    if not options.peer_python:
-        print("benchmarks/sft.py: skipped: --peer-python or $AJUSTE_TRL_PYTHON must name a python that has trl 1.16")
+    parser.add_argument("--out", type=Path, default=Path("docs/measured/sft.md"))
+    options = options_beside_trl(parser, PEERS)
+    if options is None:
         return
-    options.base, options.encoded = options.base.resolve(), options.encoded.resolve()
     same = [side + ALLOCATOR for side in options.peers]
     sides = {"ragged": ["ours" + ALLOCATOR, "ours", *options.peers, *same], "equal": ["ours" + ALLOCATOR, *same]}
     results = []
@@ -163,12 +151,10 @@ def main() -> None:
         losses = check_first_step(options, work)
         for turn in range(options.rounds):
             for rows in options.sets:
-                for side in sides[rows] if turn % 2 == 0 else sides[rows][::-1]:  # nobody is always first
+                for side in in_turn(sides[rows], turn):
                     results.append(run(side, rows, options, work, seed=turn))
                     print(json.dumps(results[-1]), flush=True)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(report(results, losses, options), encoding="utf-8")
-    print(options.out.read_text(encoding="utf-8"))
+    publish(options.out, report(results, losses, options))
 
 
 if __name__ == "__main__":

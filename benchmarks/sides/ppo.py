@@ -137,8 +137,8 @@ def theirs(options: argparse.Namespace, given: dict, watch: Watch) -> None:
     import torch
     import trl.experimental.ppo.ppo_trainer as module
     from datasets import Dataset
-    from peft import LoraConfig, inject_adapter_in_model
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
+    from peft import LoraConfig
+    from transformers import AutoTokenizer
     from transformers.utils import logging
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
@@ -148,25 +148,41 @@ def theirs(options: argparse.Namespace, given: dict, watch: Watch) -> None:
     torch.manual_seed(options.seed)
     watch.imported = forget_peak()
     spent = dict.fromkeys(PHASES, 0.0)
-
-    def wrap(name: str, phase: str, without_gradient: bool = False) -> None:
-        function = getattr(module, name)
-
-        def timed(*args, **kwargs):
-            if without_gradient and torch.is_grad_enabled():
-                return function(*args, **kwargs)
-            began = time.perf_counter()
-            answer = function(*args, **kwargs)
-            spent[phase] += time.perf_counter() - began
-            return answer
-
-        setattr(module, name, timed)
-
     tokenizer = AutoTokenizer.from_pretrained(options.base, padding_side="left")
     # not the end of turn: the trainer masks every padding id, in the prompts too
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(given["pad_id"])
     if tokenizer.eos_token_id != given["stop_ids"][0]:
         raise SystemExit("TRL ends a response at the tokenizer's eos token, which is not this base's end of turn")
+    policy, reward, value = their_models(options)
+    with torch.no_grad():
+        batch = tokenizer.pad({"input_ids": given["prompts"][: options.batch_rows]}, return_tensors="pt")["input_ids"]
+        watch.check = module.get_reward(reward, batch, tokenizer.pad_token_id, 0)[1].float().mean().item()
+    time_calls(module, "batch_generation", "rollout", spent)
+    time_calls(module, "forward", "score", spent, without_gradient=True)
+    time_calls(module, "get_reward", "score", spent)
+    with tempfile.TemporaryDirectory() as folder:
+        args = PPOConfig(
+            output_dir=folder, per_device_train_batch_size=options.batch_rows, gradient_accumulation_steps=1,
+            num_mini_batches=1, total_episodes=options.batch_rows * options.updates, num_ppo_epochs=options.epochs,
+            response_length=options.new_tokens, temperature=1.0, kl_coef=0.05, stop_token="eos",
+            learning_rate=options.lr, bf16=False, use_cpu=True, gradient_checkpointing=False, num_sample_generations=0,
+            local_rollout_forward_batch_size=options.batch_rows, report_to="none", save_strategy="no", logging_steps=1,
+            disable_tqdm=True, seed=options.seed,
+        )  # fmt: skip
+        PPOTrainer(
+            args=args, processing_class=tokenizer, model=policy, ref_model=None, reward_model=reward,
+            value_model=value, train_dataset=Dataset.from_list([{"input_ids": row} for row in given["prompts"]]),
+            peft_config=LoraConfig(**LORA, target_modules="all-linear", task_type="CAUSAL_LM"),
+            callbacks=[updates(watch, spent)],
+        ).train()  # fmt: skip
+
+
+def their_models(options: argparse.Namespace) -> tuple:
+    """(policy, reward, value): the reward model merged, the value a copy of it with LoRA of its own."""
+    import torch
+    from peft import LoraConfig, inject_adapter_in_model
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
     dtype = getattr(torch, options.dtype)
     policy = AutoModelForCausalLM.from_pretrained(options.base, dtype=dtype)
     reward, value = (
@@ -180,12 +196,32 @@ def theirs(options: argparse.Namespace, given: dict, watch: Watch) -> None:
         parameter.requires_grad_("lora_" in name or name.startswith("score"))
         if "lora_" in name:
             parameter.data = parameter.data.float()
-    with torch.no_grad():
-        batch = tokenizer.pad({"input_ids": given["prompts"][: options.batch_rows]}, return_tensors="pt")["input_ids"]
-        watch.check = module.get_reward(reward, batch, tokenizer.pad_token_id, 0)[1].float().mean().item()
-    wrap("batch_generation", "rollout")
-    wrap("forward", "score", without_gradient=True)
-    wrap("get_reward", "score")
+    return policy, reward, value
+
+
+def time_calls(module, name: str, phase: str, spent: dict[str, float], without_gradient: bool = False) -> None:
+    """Add the seconds of each call of a function of `module` to a phase; of those without gradient alone, if asked."""
+    import torch
+
+    function = getattr(module, name)
+
+    def timed(*args, **kwargs):
+        if without_gradient and torch.is_grad_enabled():
+            return function(*args, **kwargs)
+        began = time.perf_counter()
+        answer = function(*args, **kwargs)
+        spent[phase] += time.perf_counter() - began
+        return answer
+
+    setattr(module, name, timed)
+
+
+def updates(watch: Watch, spent: dict[str, float]):
+    """A callback of the trainer that notes each update as a row of `watch`; what no phase took was learning."""
+    from transformers import TrainerCallback
+
+    names = {"score": "objective/scores", "kl": "objective/kl", "policy_loss": "loss/policy_avg",
+             "value_loss": "loss/value_avg", "clip_fraction": "policy/clipfrac_avg"}  # fmt: skip
 
     class Updates(TrainerCallback):
         def on_train_begin(self, *args, **kwargs):
@@ -198,27 +234,12 @@ def theirs(options: argparse.Namespace, given: dict, watch: Watch) -> None:
             seconds, cpu = now - self.began, worked - self.worked
             spent["learn"] = seconds - spent["rollout"] - spent["score"]
             phases = {f"{name}_s": value for name, value in spent.items()}
-            names = {"score": "objective/scores", "kl": "objective/kl", "policy_loss": "loss/policy_avg",
-                     "value_loss": "loss/value_avg", "clip_fraction": "policy/clipfrac_avg"}  # fmt: skip
             row = {name: float(logs[key]) for name, key in names.items()}
             watch.rows.append({"seconds": seconds, "cpu_s": cpu, **phases, **row})
             spent.update(dict.fromkeys(PHASES, 0.0))
             self.began, self.worked = now, worked
 
-    with tempfile.TemporaryDirectory() as folder:
-        args = PPOConfig(
-            output_dir=folder, per_device_train_batch_size=options.batch_rows, gradient_accumulation_steps=1,
-            num_mini_batches=1, total_episodes=options.batch_rows * options.updates, num_ppo_epochs=options.epochs,
-            response_length=options.new_tokens, temperature=1.0, kl_coef=0.05, stop_token="eos",
-            learning_rate=options.lr, bf16=False, use_cpu=True, gradient_checkpointing=False, num_sample_generations=0,
-            local_rollout_forward_batch_size=options.batch_rows, report_to="none", save_strategy="no", logging_steps=1,
-            disable_tqdm=True, seed=options.seed,
-        )  # fmt: skip
-        PPOTrainer(
-            args=args, processing_class=tokenizer, model=policy, ref_model=None, reward_model=reward,
-            value_model=value, train_dataset=Dataset.from_list([{"input_ids": row} for row in given["prompts"]]),
-            peft_config=LoraConfig(**LORA, target_modules="all-linear", task_type="CAUSAL_LM"), callbacks=[Updates()],
-        ).train()  # fmt: skip
+    return Updates()
 
 
 def main() -> None:

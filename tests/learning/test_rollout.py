@@ -75,6 +75,29 @@ def test_plain_models_and_untouched_bases_answer_alike():
     assert sample(OneBase(decoder(), Settings()), RAGGED, 9, [], 0, 0.0).responses.tolist() == expected
 
 
+def test_whatever_begins_a_run_can_answer():
+    """No model at all: rows that say 7, 8, 9, ... each from a token of its own, and leave when they have said 9."""
+
+    class Counting:
+        def begin(self, prompts, max_new_tokens):
+            self.said = torch.tensor([prompt[-1] for prompt in prompts])
+            return self
+
+        @property
+        def logits(self):
+            return torch.nn.functional.one_hot(self.said + 1, 20) * 50.0
+
+        def step(self, tokens):
+            self.said = tokens
+
+        def keep(self, rows):
+            self.said = self.said[rows]
+
+    found = sample(Counting(), [[6], [7], [12]], 4, [9], 0, 1.0, generator())
+    assert found.responses.tolist() == [[7, 8, 9, 0], [8, 9, 0, 0], [13, 14, 15, 16]]
+    assert found.ended.tolist() == [True, True, False] and found.mask.sum(1).tolist() == [3, 2, 4]
+
+
 def test_what_the_packed_form_does_not_describe_goes_the_plain_way():
     assert packed.pack(decoder("gpt2")) is None
     assert packed.pack(decoder("mistral")) is None

@@ -1,4 +1,4 @@
-"""PPO small enough for a test: a random Llama, prompts, a score that counts tokens, the config."""
+"""PPO small enough for a test: a random Llama, prompts, a score that counts tokens, the config, a run."""
 
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from ajuste.models.one_base import OneBase, Settings
 from tasks.ppo import PpoConfig
+from tasks.rl import loop
 
 VOCABULARY = 64
 STOP = [2]
@@ -105,3 +106,11 @@ def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
 def files(folder: Path) -> dict[str, bytes]:
     """Every file below a folder by its relative path."""
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def run(folder: Path, one=None, prompts=None, score=count, look=None, **changes):
+    """(what train returns, the models it trained)."""
+    one = one or tiny_one()
+    prompts, settings = tiny_prompts() if prompts is None else prompts, config(**changes)
+    outcome = loop.train(one, settings.algorithm(), prompts, score, settings, 0, folder, STOP, look)
+    return outcome, one
