@@ -30,7 +30,8 @@ METRICS = ("accuracy", "pair_accuracy", "loss", "gold")
 SIZES = ("min_length", "min_vocabulary", "min_classes", "min_embeddings")
 CASES = {
     "gate": {
-        "mode": "dry-run", "forgetting_margin": 0.01, **dict.fromkeys(("loss_margin", "rules_margin", "rouge_margin"), 0.01), "latency_ms": 1.0, "memory_mb": 1.0, "approval": True,
+        "mode": "dry-run", "forgetting_margin": 0.01, "latency_ms": 1.0, "memory_mb": 1.0, "approval": True,
+        **dict.fromkeys(("loss_margin", "rules_margin", "rouge_margin"), 0.01),
         "approval_hours": To(1.0, under={"approval": True}),
         **{f"{metric}.{key}": 0.5 for metric in METRICS for key in ("over_base", "over_champion")},
         **{f"{metric}.limit": -0.9 if metric == "loss" else 0.9 for metric in METRICS},
