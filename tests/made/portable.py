@@ -48,7 +48,7 @@ def parts(folder: Path) -> dict[str, str]:
     arithmetic.exact_roots()
     compute = Compute(dtype="float32", device="cpu", threads=1, seed=0, portable=True)
     training = FullConfig(
-        task="sequence", class_weights="none", pooling="cls", lr=3e-3, warmup=0.1, epochs=1, batch_rows=8,
+        class_weights="none", pooling="cls", lr=3e-3, warmup=0.1, epochs=1, batch_rows=8,
         accumulation=1, weight_decay=0.01, dropout=0.1, max_grad_norm=1.0, evaluations=2, patience=3,
     )  # fmt: skip
     base = tiny_base(folder / "base")
