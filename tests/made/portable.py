@@ -57,8 +57,9 @@ def parts(folder: Path) -> dict[str, str]:
     full(training, compute, encoded, base, folder / "classifier", folder / "checkpoints")
     measuring = ClassifyConfig(bootstrap=200, batch_rows=8)
     evaluate_classify(measuring, compute, {"full": folder / "classifier"}, encoded, folder / "evaluated")
-    one = tiny_ppo.tiny_one()
-    loop.train(one, tiny_ppo.tiny_prompts(), tiny_ppo.count, tiny_ppo.config(), 0, folder / "ppo", tiny_ppo.STOP)
+    one, settings = tiny_ppo.tiny_one(), tiny_ppo.config()
+    prompts, score = tiny_ppo.tiny_prompts(), tiny_ppo.count
+    loop.train(one, settings.algorithm(), prompts, score, settings, 0, folder / "ppo", tiny_ppo.STOP)
     (folder / "policy").mkdir()
     save_file(tiny_ppo.weights(one), folder / "policy/weights.safetensors")
     return {name: md5_of(folder / name) for name in ("base", "classifier", "evaluated", "policy")}
