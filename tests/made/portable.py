@@ -48,7 +48,7 @@ def parts(folder: Path) -> dict[str, str]:
     arithmetic.exact_roots()
     compute = Compute(dtype="float32", device="cpu", threads=1, seed=0, portable=True)
     training = FullConfig(
-        task="sequence", class_weights="none", pooling="cls", lr=3e-3, warmup=0.1, epochs=1, batch_rows=8,
+        class_weights="none", pooling="cls", lr=3e-3, warmup=0.1, epochs=1, batch_rows=8,
         accumulation=1, weight_decay=0.01, dropout=0.1, max_grad_norm=1.0, evaluations=2, patience=3,
     )  # fmt: skip
     base = tiny_base(folder / "base")
@@ -57,8 +57,9 @@ def parts(folder: Path) -> dict[str, str]:
     full(training, compute, encoded, base, folder / "classifier", folder / "checkpoints")
     measuring = ClassifyConfig(bootstrap=200, batch_rows=8)
     evaluate_classify(measuring, compute, {"full": folder / "classifier"}, encoded, folder / "evaluated")
-    one = tiny_ppo.tiny_one()
-    loop.train(one, tiny_ppo.tiny_prompts(), tiny_ppo.count, tiny_ppo.config(), 0, folder / "ppo", tiny_ppo.STOP)
+    one, settings = tiny_ppo.tiny_one(), tiny_ppo.config()
+    prompts, score = tiny_ppo.tiny_prompts(), tiny_ppo.count
+    loop.train(one, settings.algorithm(), prompts, score, settings, 0, folder / "ppo", tiny_ppo.STOP)
     (folder / "policy").mkdir()
     save_file(tiny_ppo.weights(one), folder / "policy/weights.safetensors")
     return {name: md5_of(folder / name) for name in ("base", "classifier", "evaluated", "policy")}
