@@ -2,8 +2,8 @@
 
     rule     a row is contaminated if one of its n-grams stands in an evaluation row
 
-What judges the model: every text of a set of kind `control`; of a set of instructions or of classes the rows of
-validation and test. Where a text is too short for an n-gram, near duplicates guard alone.
+What judges the model: every text of a set of kind `control`; of a set of instructions, preferences or classes the
+rows of validation and test. Where a text is too short for an n-gram, near duplicates guard alone.
 GPT-3 (Brown et al. 2020) used 13 words, and cut out the overlap; here the row leaves.
 """
 
@@ -13,9 +13,10 @@ from pathlib import Path
 from ajuste.core.errors import DataError
 from ajuste.rows.layouts.instructions import to_row
 from ajuste.rows.ngrams import Ngrams
+from ajuste.rows.read.comparisons import read_comparisons
 from ajuste.rows.read.records import read_records
 from ajuste.rows.read.texts import read_rows
-from ajuste.rows.sets import classification, control, instructions
+from ajuste.rows.sets import classification, control, instructions, preferences
 from ajuste.rows.sets.base import kind_of, read_values
 from ajuste.rows.split import split_of, split_text, text_digest
 
@@ -66,10 +67,22 @@ def of_control(folder: Path) -> Iterator[Said]:
                 yield f"{file.path}:{record.line}", file.name, None, list(_texts(record.values or {}))
 
 
+def of_preferences(folder: Path) -> Iterator[Said]:
+    """The rows of a set of preferences that can be read."""
+    found = preferences.read_set(folder)
+    for file in (file for file in found.files if file.layout != "raters"):
+        for batch in read_comparisons(folder, found, file, BATCH_ROWS):
+            for row in batch:
+                texts = [*(turn["content"] for turn in row.prompt), *row.responses]
+                if texts:
+                    yield f"{file.path}:{row.line}", row.source or file.name or Path(file.path).stem, row.about(), texts
+
+
 READERS: dict[str, Callable[[Path], Iterator[Said]]] = {
     "control": of_control,
     "instructions": of_instructions,
     "classification": of_classification,
+    "preferences": of_preferences,
 }
 
 

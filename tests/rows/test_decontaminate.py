@@ -90,12 +90,15 @@ def test_of_other_sets_the_rows_of_validation_and_test_judge(tmp_path):
     )
     chats = "".join(json.dumps({"inputs": text, "targets": f"the answer {text[::-1]}"}) + "\n" for text in texts)
     write_set(tmp_path / "chats", {"b.jsonl": chats}, [{"layout": "flan"}])
-    for name in ("labelled", "chats"):
+    pairs = "".join(json.dumps({"prompt": text, "chosen": f"good {i} it was", "rejected": f"bad {i} it was"}) + "\n"
+                    for i, text in enumerate(texts))  # fmt: skip
+    write_set(tmp_path / "pairs", {"c.jsonl": pairs}, [{"layout": "pairs"}], "preferences")
+    for name in ("labelled", "chats", "pairs"):
         ngrams = ngrams_of(tmp_path, name, 8)
         judging = [split_of(text_digest(split_text(text))) > 0 for text in texts]
         assert [ngrams.find([text]) is not None for text in texts] == judging and 20 < sum(judging) < 60
     response = f"the answer {texts[judging.index(True)][::-1]}"
-    assert ngrams.find([response]) is not None
+    assert ngrams_of(tmp_path, "chats", 8).find([response]) is not None
 
 
 def test_a_set_that_is_not_there_is_named(tmp_path):
