@@ -4,7 +4,7 @@
 
 Both sides train the same base, rows, token ids, batch size, learning rates, schedule, dtype and threads for one epoch.
 The peer is what a newcomer writes: AutoModelForSequenceClassification, DataCollatorWithPadding, TrainingArguments with
-random batches, Trainer.train(). Ours is tasks.classify.training with its length-sorted batches, its loss and its
+random batches, Trainer.train(). Ours is tasks/classify/training.py with its length-sorted batches, its loss and its
 history, less the evaluations and checkpoints that the peer does not do. Speed is that of the loop alone, after two
 steps of warm-up: rows a second of wall time, and rows a second of CPU time, which other work on the machine disturbs
 less (under OMP_WAIT_POLICY=PASSIVE; else waiting threads count as work). Reads artifacts/ of the default run.
@@ -29,10 +29,12 @@ from ajuste.models.classifier import build, logits_of
 from ajuste.models.folder import load_tokenizer, quiet
 from ajuste.models.layers import set_dropout
 from ajuste.rows.encoded.labelled import Collate, Rows, read_labels, read_rows
-from tasks.classify import training
+from tasks.classify.full import FullConfig
+from tasks.classify.lora import LoraConfig, add_lora
 from tasks.supervised import loop
 
 WARM_UP = 2  # steps
+CONFIGS = {"full": FullConfig, "lora": LoraConfig}
 
 
 class Watch(TrainerCallback):
@@ -121,10 +123,10 @@ def one(side: str, strategy: str, number: int, encoded: Path, base: Path, params
     )
     validation = cut(validation, min(len(validation), 400))
     values = {**section(params, "classify", strategy), "epochs": 1, "evaluations": 1, "accumulation": 1}
-    config = typed(training.STRATEGIES[strategy], values, f"classify.{strategy}")
+    config = typed(CONFIGS[strategy], values, f"classify.{strategy}")
     model = set_dropout(build(base, labels, pooling=config.pooling), config.dropout)
     if strategy == "lora":
-        model = training.add_lora(model, config, base)
+        model = add_lora(model, config, base)
     model.to(compute.torch_device())
     with tempfile.TemporaryDirectory() as folder:
         if side == "ours":
