@@ -69,7 +69,13 @@ def ours(model, rows: Rows, config, compute: Compute, labels: list[str], folder:
     loop._Follow.on_step_end = timed
     try:
         collate = Collate("sequence", model.config.pad_token_id)
-        history = loop.train(model, rows, collate, objective.loss, unmeasured, "macro_f1", config, compute, folder)
+        history = loop.train(
+            model, rows, rows.lengths(), collate,
+            lambda current, batch, items: objective.loss(
+                current(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]), batch["labels"], items
+            ),
+            unmeasured, "macro_f1", config, compute, folder,
+        )  # fmt: skip
     finally:
         loop._Follow.on_step_end = original
     return watch, [row["loss"] for row in history if "loss" in row]
