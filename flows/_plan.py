@@ -3,7 +3,7 @@
 A target is a stage or a registered name, and a run of it is a run of all that it reads, by deps and outs of dvc.yaml:
 
     reviews-classifier, ratings-reward     <set>-<kind>, the set from params.yaml: what trains, merges and judges one
-    assistant                              every method that makes one; assistant:sft and assistant:ppo are one each
+    assistant                              every method that makes one; assistant:<method> is one of them
     encode_reviews                         that stage
     (none)                                 every stage of dvc.yaml
 
@@ -47,7 +47,7 @@ class Look:
 
 def stages_of_names() -> dict[str, set[str]]:
     """Registered name -> the stages that train, merge and judge a version of it, with today's sets; and where several
-    methods stand under one name, `assistant:sft` -> those of one."""
+    methods stand under one name, `assistant:<method>` -> those of one."""
     params, order = read_yaml(Path("params.yaml")), stage_names()
     names = [family.registered for family in FAMILIES]
     found: dict[str, set[str]] = {}

@@ -8,6 +8,7 @@ import pytest
 import torch
 from starlette.testclient import TestClient
 
+from ajuste.core.figures import rounded
 from ajuste.learning.layers import ragged
 from ajuste.learning.text import chat
 from ajuste.learning.text.generate import generate
@@ -60,7 +61,7 @@ def test_a_method_from_training_to_an_answer(
     model, tokenizer, saved = decoder.load(out, base)
     answered = logits(model, rows)
     assert torch.allclose(answered, logits(trained[0], rows), atol=1e-5)
-    assert saved == {key: value for key, value in card.items() if key not in ("tokens", "train_seconds")}
+    assert saved == rounded({key: value for key, value in card.items() if key not in ("tokens", "train_seconds")})
     assert saved["mergeable"] == mergeable and saved["quantisation"] == methods.QUANTISATION.get(method)
 
     # it evaluates as it did while it trained, also on batches without padding

@@ -9,6 +9,7 @@ import torch
 
 from ajuste.core.checkpoints import is_complete
 from ajuste.core.errors import DataError, UsageError
+from ajuste.core.figures import rounded
 from ajuste.learning.rl import ppo as mathematics
 from ajuste.learning.rl import rollout, steps
 from tasks.rl import loop, recorder
@@ -266,7 +267,7 @@ def test_the_record_is_what_happened(calm):
     outcome, _, folder = calm
     assert recorder.updates(folder) == [1, 3]
     episodes, row, settings = recorder.read(folder, 3)
-    assert row == outcome.history[2] and settings["lam"] == 0.95
+    assert row == rounded(outcome.history[2]) and settings["lam"] == 0.95
     assert len(episodes.prompts) == 8 and all(prompt in tiny_prompts() for prompt in episodes.prompts)
     paid = episodes.scores - row["beta"] * episodes.kl.sum(1)
     assert torch.allclose(episodes.rewards.sum(1), paid, atol=1e-5)

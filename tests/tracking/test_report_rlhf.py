@@ -10,6 +10,8 @@ import pytest
 from ajuste.tracking.pages import report, svg
 from ajuste.tracking.pages import report_rlhf as section
 from ajuste.tracking.pages.marks import number
+from ajuste.tracking.registry.families.ppo import PPO
+from ajuste.tracking.registry.families.reward import REWARD
 from tests.tracking import assistants, made_run, rlhf
 from tests.tracking.test_report import parsed, place  # noqa: F401
 from tests.tracking.test_report_instruct import text_of
@@ -70,28 +72,36 @@ def test_a_curve_with_bounds_stays_inside_its_picture():
 
 def test_findings_are_honest(place):  # noqa: F811
     rlhf.figures(place)
-    found = section.section()
+    adapters, evaluated = Path("artifacts/adapters"), Path("artifacts/evaluated/ppo/ppo.json")
+    judged = adapters / "reward/evaluation.json"
+
+    def found() -> dict[str, tuple[str, str]]:
+        return {what: (state, detail) for family in (REWARD, PPO) for state, what, detail in family.findings()}
 
     def states() -> dict[str, str]:
-        return {finding["what"]: finding["state"] for finding in section.findings(found)}
+        return {what: state for what, (state, _) in found().items()}
 
     assert states() == {
         "Reward model: agrees with people": "good", "PPO: learnt what it was paid for": "good",
         "PPO: really better": "good", "PPO: still says different things": "good", "PPO: alarms": "warn",
     }
-    result = found["ppo"]["result"]
+    result, pairs = (json.loads(path.read_text()) for path in (evaluated, judged))
     result["gold"]["difference"] = {"value": -0.05, "low": -0.1, "high": -0.01}
-    assert states()["PPO: really better"] == "bad"
-    assert any("reward hacking" in finding["detail"] for finding in section.findings(found))
+    evaluated.write_text(json.dumps(result))
+    assert found()["PPO: really better"][0] == "bad" and "reward hacking" in found()["PPO: really better"][1]
     result["gold"]["difference"] = {"value": 0.05, "low": -0.1, "high": 0.2}
     result["distinct2"]["ratio"] = 0.79
     result["proxy"]["difference"] = {"value": 0.05, "low": -0.1, "high": 0.2}
-    found["reward"]["test"]["by_margin"][2]["accuracy"] = {"value": 0.6, "low": 0.5, "high": 0.7}
-    found["ppo"]["alarms"] = []
+    evaluated.write_text(json.dumps(result))
+    pairs["test"]["by_margin"][2]["accuracy"] = {"value": 0.6, "low": 0.5, "high": 0.7}
+    judged.write_text(json.dumps(pairs))
+    (adapters / "ppo/alarms.json").write_text("[]")
     assert set(states().values()) == {"warn", "bad"} and "PPO: alarms" not in states()
-    found["reward"]["test"]["by_margin"] = []
+    pairs["test"]["by_margin"] = []
+    judged.write_text(json.dumps(pairs))
     assert states()["Reward model: better than a coin"] == "good"
-    assert section.findings({}) == []
+    shutil.rmtree("artifacts")
+    assert found() == {}
 
 
 @pytest.mark.parametrize("kept", [

@@ -20,7 +20,7 @@ def command(
 ) -> None:
     """Run every stage that is stale, or those that the targets need; register what is new, and judge it.
 
-    Examples:  ajuste run   |   ajuste run ratings-reward   |   ajuste run encode_reviews   |   ajuste run --from ppo
+    Examples:  ajuste run   |   ajuste run ratings-reward   |   ajuste run encode_reviews   |   ajuste run --from reward
     """
     typer.echo(f"ajuste run: {', '.join(targets or ['all stages'])}; what is stale is being looked up", err=True)
     from ajuste.core.home import home
