@@ -27,7 +27,7 @@ from ajuste.tracking.comparing import rows as comparing_rows
 from ajuste.tracking.registry import registry
 from ajuste.tracking.registry.families import all as families
 from ajuste.tracking.registry.registry import Version
-from ajuste.tracking.runs.store import client, experiment_id
+from ajuste.tracking.runs.store import client, experiment_id, tracking_uri
 
 
 def compare(name: str, wanted: list[str] | None = None) -> dict:
@@ -138,14 +138,14 @@ def chain(run_id: str | None) -> list:
         found.append(run)
         for key, md5 in run.data.tags.items():
             if key.startswith("dvc.dep.artifacts/"):
-                maker = _maker(key.removeprefix("dvc.dep."), md5)
+                maker = _maker(tracking_uri(), key.removeprefix("dvc.dep."), md5)
                 todo += [maker] if maker else []
     return found
 
 
 @cache
-def _maker(path: str, md5: str) -> object | None:
-    """The run that wrote `path` with that hash."""
+def _maker(store: str, path: str, md5: str) -> object | None:
+    """The run of a store that wrote `path` with that hash."""
     found = client().search_runs([experiment_id()], f"tags.`dvc.out.{path}` = '{md5}'", max_results=1)
     return found[0] if found else None
 
