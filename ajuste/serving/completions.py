@@ -48,8 +48,8 @@ def routes(models: Models, prepare: Prepare, generate: Callable[[Job], None], ke
     @router.post("/chat/completions")
     async def chat(question: ChatQuestion, request: Request) -> Response:
         await prepare("decoder", question.model)
-        prompt = [message.plain() for message in question.messages]
-        return await answer(request, question, prompt, question.max_completion_tokens or question.max_tokens,
+        prompts = [[message.plain() for message in question.messages]]
+        return await answer(request, question, prompts, question.max_completion_tokens or question.max_tokens,
                             generate, keep)
 
     @router.post("/completions")
@@ -79,27 +79,34 @@ def described(reference: str) -> dict[str, Any]:
 
 
 async def answer(
-    request: Request, question: ChatQuestion | TextQuestion, prompt: str | list[dict[str, str]],
+    request: Request, question: ChatQuestion | TextQuestion, prompts: list[str] | list[list[dict[str, str]]],
     max_tokens: int | None, generate: Callable[[Job], None], keep: Keep,
 ) -> Response:
-    """Queue the request, a job a choice, and wait for its text, or give it piece by piece. Raises errors.Refusal."""
+    """Queue the request, a job a choice, and wait for its text, or give it piece by piece. Raises errors.Refusal.
+
+    The choices are the n of the first prompt, then those of the second, and so on.
+    """
     loop, events = asyncio.get_running_loop(), asyncio.Queue()
 
     def deliver(index: int, event: Any) -> None:    # called in the inference thread
         with contextlib.suppress(RuntimeError):     # the loop is closed: the server has ended
             loop.call_soon_threadsafe(events.put_nowait, (index, event))
 
-    jobs = [Job(question.model, prompt, partial(deliver, index), max_tokens, question.temperature, question.top_p,
-                None if question.seed is None else question.seed + index, tuple(question.stop), question.top())
-            for index in range(question.n)]
+    n = question.n
+    jobs = [Job(question.model, prompts[index // n], partial(deliver, index), max_tokens, question.temperature,
+                question.top_p, None if question.seed is None else question.seed + index % n, tuple(question.stop),
+                question.top())
+            for index in range(len(prompts) * n)]
     watcher = asyncio.create_task(_watch(request, events))
     streaming = False
     try:
         for job in jobs:
             generate(job)
         started, early = await _all_started(events, len(jobs))
-        keep(started.served, prompt if isinstance(prompt, str) else last_of_user(prompt))
-        shape = Shape(started, isinstance(prompt, str), question.stream, question.top() is not None)
+        for prompt in prompts:
+            keep(started[0].served, prompt if isinstance(prompt, str) else last_of_user(prompt))
+        shape = Shape(started[0].served, sum(started[i].prompt_tokens for i in range(0, len(jobs), n)),
+                      isinstance(question, TextQuestion), question.stream, question.top() is not None)
         coming = _until_finished(events, early, len(jobs))
         choices = [Choice(index) for index in range(len(jobs))]
         if question.stream:
@@ -119,8 +126,8 @@ async def answer(
             job.cancelled = not streaming           # means nothing once it has finished
 
 
-async def _all_started(events: asyncio.Queue, count: int) -> tuple[Started, list[Event]]:
-    """Wait until every choice has joined; gives the first one's Started and what came meanwhile. Raises Busy where an
+async def _all_started(events: asyncio.Queue, count: int) -> tuple[dict[int, Started], list[Event]]:
+    """Wait until every choice has joined; gives their Started and what came meanwhile. Raises Busy where an
     alias moved between two of them: an answer names one version."""
     started: dict[int, Started] = {}
     early: list[Event] = []
@@ -132,7 +139,7 @@ async def _all_started(events: asyncio.Queue, count: int) -> tuple[Started, list
             early.append((index, event))
     if len({(one.served.name, one.served.version) for one in started.values()}) > 1:
         raise Busy("the model's alias moved while the choices were begun: ask again")
-    return started[0], early
+    return started, early
 
 
 async def _until_finished(events: asyncio.Queue, early: list[Event], count: int) -> AsyncIterator[Event]:

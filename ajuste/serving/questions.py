@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 
 MAX_CHARS = 100_000
 MAX_MESSAGES = 256
-MAX_CHOICES = 16        # n: answers to one request, each of which is a row of the batch
+MAX_CHOICES = 16        # prompts x n: answers to one request, each of which is a row of the batch
 MAX_TOP = 20            # alternatives a token, as OpenAI's chat has them; completions have at most 5
 
 # what is for OpenAI's own service alone: it changes no answer
@@ -145,8 +145,20 @@ class ChatQuestion(Question):
 class TextQuestion(Question):
     """The body of POST /v1/completions."""
 
-    prompt: Content = Field(min_length=1)
+    prompt: Annotated[list[Annotated[Content, Field(min_length=1)]], Field(min_length=1, max_length=MAX_CHOICES)]
     logprobs: int | None = Field(None, ge=0, le=5)
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def one_or_many(cls, given: Any) -> Any:
+        return [given] if isinstance(given, str) else given
+
+    @model_validator(mode="after")
+    def not_too_many(self) -> "TextQuestion":
+        if len(self.prompt) * self.n > MAX_CHOICES:
+            raise ValueError(f"{len(self.prompt)} prompts and n {self.n} are more than {MAX_CHOICES} answers: "
+                             "send them in several requests")
+        return self
 
     @field_validator("logprobs", mode="before")
     @classmethod

@@ -1,7 +1,7 @@
 """OpenAI's objects for an answer: of a chat, or of a text that is continued; whole, or chunk by chunk.
 
     choices    one a row, by index; its log-probabilities are those of the tokens whose text came since the chunk before
-    usage      the prompt counts once, the tokens of all choices together
+    usage      a prompt counts once, the tokens of all choices together
 """
 
 import codecs
@@ -10,7 +10,8 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from ajuste.serving.generation import Finished, Started
+from ajuste.serving.generation import Finished
+from ajuste.serving.loading import Served
 from ajuste.serving.tokens import Token
 
 
@@ -36,13 +37,13 @@ class Choice:
 class Shape:
     """The objects of one request. `logprobs` says whether choices have them."""
 
-    def __init__(self, started: Started, text: bool, chunks: bool, logprobs: bool) -> None:
-        self.text, self.logprobs, self.prompt_tokens = text, logprobs, started.prompt_tokens
+    def __init__(self, served: Served, prompt_tokens: int, text: bool, chunks: bool, logprobs: bool) -> None:
+        self.text, self.logprobs, self.prompt_tokens = text, logprobs, prompt_tokens
         name = "text_completion" if text else "chat.completion"
         self.head = {
             "id": f"{'cmpl' if text else 'chatcmpl'}-{uuid.uuid4().hex}",
             "object": f"{name}.chunk" if chunks and not text else name,
-            "created": int(time.time()), "model": f"{started.served.name}/{started.served.version}",
+            "created": int(time.time()), "model": f"{served.name}/{served.version}",
         }
 
     def whole(self, choices: Sequence[Choice]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from ajuste.models import decoder
 from ajuste.serving import completions
 from ajuste.serving.tokens import bytes_of, letters
 from tests.made.tiny_decoders import ASKED
+from tests.serving.test_completions import wait_for
 from tests.serving.test_generation import right, user
 
 LONE = "\ud800"
@@ -193,7 +194,22 @@ def test_several_choices_each_with_a_seed_of_its_own(client, server):
     for chunk in client.completions.create(**asked, n=2, stream=True):
         for choice in chunk.choices:
             said[choice.index] += choice.text
-    assert said == texts and not server[1].active()
+    assert said == texts
+    wait_for(lambda: not server[1].active())
+
+
+def test_several_prompts_are_answered_in_their_order(client, merged):
+    wanted = [right(*merged, prompt, 12)[0] for prompt in ASKED[:3]]
+    many = client.completions.create(**GREEDY, prompt=ASKED[:3], n=2)
+    assert [choice.text for choice in many.choices] == [text for text in wanted for _ in range(2)]
+    alone = [client.completions.create(**GREEDY, prompt=[prompt]) for prompt in ASKED[:3]]
+    assert [one.choices[0].text for one in alone] == wanted
+    assert many.usage.prompt_tokens == sum(one.usage.prompt_tokens for one in alone)
+    said = ["", "", ""]
+    for chunk in client.completions.create(**GREEDY, prompt=ASKED[:3], stream=True):
+        for choice in chunk.choices:
+            said[choice.index] += choice.text
+    assert said == wanted
 
 
 def test_frames_of_a_stream_hold_no_line_separator_but_their_own():
