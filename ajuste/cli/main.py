@@ -5,6 +5,7 @@ import sys
 
 import typer
 
+from ajuste.cli import last_resort
 from ajuste.cli.data import data, drift, show_mask
 from ajuste.cli.models import (
     chat,
@@ -73,6 +74,8 @@ def main() -> None:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     try:
+        if wrong := last_resort.not_utf8(sys.argv[1:]):
+            raise UsageError(wrong)
         app()
     except UsageError as error:
         _fail(error, 2)
@@ -80,6 +83,8 @@ def main() -> None:
         _fail(error, 1)
     except KeyboardInterrupt:
         _fail("interrupted; run the command again to go on from the last checkpoint", 1)
+    except Exception as error:  # whatever a library raised: what it was stands in the log that the line names
+        _fail(last_resort.line_of(error, sys.argv[1:]), 1)
 
 
 def _fail(error: object, code: int) -> None:

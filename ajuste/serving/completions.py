@@ -3,125 +3,37 @@
     POST /v1/chat/completions   {"model": "assistant", "messages": [{"role": "user", "content": "..."}]}
     POST /v1/completions        {"model": "assistant", "prompt": "..."}: the text is continued as it is, no template
     GET  /v1/models             names of decoders; each also as NAME@ALIAS and NAME/VERSION
+    GET  /v1/models/NAME        one of them, in any of these forms
 
     openai.OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="none").chat.completions.create(model=..., messages=...)
 
-Taken: model, max_tokens, max_completion_tokens, temperature, top_p, seed, stop, stream, stream_options, user (ignored).
-What this server cannot do is refused with the parameter's name, unless its value changes nothing (n=1, ...).
-The answer's `model` is NAME/VERSION: the version that gave it. A client that goes away ends its generation.
+What may be sent is said in ajuste/serving/questions.py, what comes back in ajuste/serving/shape.py. The answer's
+`model` is NAME/VERSION: the version that gave it. A client that goes away ends its generation.
 """
 
 import asyncio
 import contextlib
 import json
-import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Annotated, Any, Literal
+from functools import partial
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
-from pydantic_core import PydanticCustomError
 
 from ajuste.serving import errors
 from ajuste.serving.batches import Busy
 from ajuste.serving.generation import Finished, Job, Started
-from ajuste.serving.loading import Served
+from ajuste.serving.loading import Served, UnknownModel
 from ajuste.serving.models import Models
-
-MAX_CHARS = 100_000
-MAX_MESSAGES = 256
-
-# Parameters of OpenAI's interface that this server does not have, with the values that change nothing.
-NEUTRAL: dict[str, tuple] = {
-    "n": (1,), "best_of": (1,), "echo": (False,), "suffix": ("",), "logprobs": (False,), "store": (False,),
-    "frequency_penalty": (0, 0.0), "presence_penalty": (0, 0.0), "logit_bias": ({},), "tools": ([],),
-    "tool_choice": ("none", "auto"), "response_format": ({"type": "text"},),
-}
+from ajuste.serving.questions import ChatQuestion, TextQuestion
+from ajuste.serving.shape import Choice, Shape
+from ajuste.serving.tokens import Token
 
 Prepare = Callable[[str, str], Awaitable[None]]
 Keep = Callable[[Served, str], None]
-Content = Annotated[str, StringConstraints(max_length=MAX_CHARS)]
-Stop = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-
-
-class Strict(BaseModel):
-    """Nothing is guessed: no unknown field, no text for a number. A field that is null counts as absent."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def without_nulls(cls, given: Any) -> Any:
-        return {key: value for key, value in given.items() if value is not None} if isinstance(given, dict) else given
-
-
-class Part(Strict):
-    """A part of a message's content; text is the only kind."""
-
-    type: Literal["text"]
-    text: Content
-
-
-class Message(Strict):
-    """One turn."""
-
-    role: Literal["system", "user", "assistant"]
-    content: Content | list[Part]
-
-    def plain(self) -> dict[str, str]:
-        """The turn as the chat template takes it."""
-        if isinstance(self.content, str):
-            return {"role": self.role, "content": self.content}
-        return {"role": self.role, "content": "".join(part.text for part in self.content)}
-
-
-class StreamOptions(Strict):
-    include_usage: bool = False
-
-
-class Question(Strict):
-    """What both kinds of completion take."""
-
-    model: str = Field("", description="NAME, NAME@ALIAS or NAME/VERSION; the first decoder if absent.")
-    max_tokens: int | None = Field(None, ge=1)
-    temperature: float = Field(1.0, ge=0, le=2, allow_inf_nan=False)
-    top_p: float = Field(1.0, gt=0, le=1, allow_inf_nan=False)
-    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
-    stop: Annotated[list[Stop], Field(max_length=4)] = []
-    stream: bool = False
-    stream_options: StreamOptions = StreamOptions()
-    user: str = ""
-
-    @model_validator(mode="before")
-    @classmethod
-    def only_what_there_is(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        for name, neutral in NEUTRAL.items():
-            value = given.get(name)
-            if value is not None and not any(value == one and type(value) is type(one) for one in neutral):
-                raise PydanticCustomError("unsupported", "this server cannot do that: leave it out", {"param": name})
-        return {key: value for key, value in given.items() if key not in NEUTRAL}
-
-    @field_validator("stop", mode="before")
-    @classmethod
-    def one_or_more(cls, given: Any) -> Any:
-        return [given] if isinstance(given, str) else given
-
-
-class ChatQuestion(Question):
-    """The body of POST /v1/chat/completions."""
-
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
-    max_completion_tokens: int | None = Field(None, ge=1)
-
-
-class TextQuestion(Question):
-    """The body of POST /v1/completions."""
-
-    prompt: Content = Field(min_length=1)
+Event = tuple[int, Any]                     # of which choice, and what
+SEPARATORS = {"\u0085": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"}      # clients split streams at these too
 
 
 class Gone(Exception):
@@ -136,8 +48,8 @@ def routes(models: Models, prepare: Prepare, generate: Callable[[Job], None], ke
     @router.post("/chat/completions")
     async def chat(question: ChatQuestion, request: Request) -> Response:
         await prepare("decoder", question.model)
-        prompt = [message.plain() for message in question.messages]
-        return await answer(request, question, prompt, question.max_completion_tokens or question.max_tokens,
+        prompts = [[message.plain() for message in question.messages]]
+        return await answer(request, question, prompts, question.max_completion_tokens or question.max_tokens,
                             generate, keep)
 
     @router.post("/completions")
@@ -147,48 +59,105 @@ def routes(models: Models, prepare: Prepare, generate: Callable[[Job], None], ke
 
     @router.get("/models")
     def list_models() -> dict[str, Any]:
-        found = [{"id": name, "object": "model", "created": 0, "owned_by": "ajuste"}
-                 for name in models.of_kind("decoder")]
-        return {"object": "list", "data": found}
+        return {"object": "list", "data": [described(name) for name in models.of_kind("decoder")]}
+
+    @router.get("/models/{reference:path}")
+    def one_model(reference: str) -> dict[str, Any]:
+        try:
+            if models.find(reference).name not in models.of_kind("decoder"):
+                raise UnknownModel(f"`{reference}` writes no text: GET /models says what it is")
+        except UnknownModel as error:
+            raise errors.refusal(error) from None
+        return described(reference)
 
     return router
 
 
+def described(reference: str) -> dict[str, Any]:
+    """A model as OpenAI's list has it."""
+    return {"id": reference, "object": "model", "created": 0, "owned_by": "ajuste"}
+
+
 async def answer(
-    request: Request, question: Question, prompt: str | list[dict[str, str]], max_tokens: int | None,
-    generate: Callable[[Job], None], keep: Keep,
+    request: Request, question: ChatQuestion | TextQuestion, prompts: list[str] | list[list[dict[str, str]]],
+    max_tokens: int | None, generate: Callable[[Job], None], keep: Keep,
 ) -> Response:
-    """Queue the request and wait for its text, or give it piece by piece. Raises errors.Refusal."""
+    """Queue the request, a job a choice, and wait for its text, or give it piece by piece. Raises errors.Refusal.
+
+    The choices are the n of the first prompt, then those of the second, and so on.
+    """
     loop, events = asyncio.get_running_loop(), asyncio.Queue()
 
-    def deliver(event: Any) -> None:                # called in the inference thread
+    def deliver(index: int, event: Any) -> None:    # called in the inference thread
         with contextlib.suppress(RuntimeError):     # the loop is closed: the server has ended
-            loop.call_soon_threadsafe(events.put_nowait, event)
+            loop.call_soon_threadsafe(events.put_nowait, (index, event))
 
-    job = Job(question.model, prompt, deliver, max_tokens, question.temperature, question.top_p, question.seed,
-              tuple(question.stop))
+    n = question.n
+    jobs = [Job(question.model, prompts[index // n], partial(deliver, index), max_tokens, question.temperature,
+                question.top_p, None if question.seed is None else question.seed + index % n, tuple(question.stop),
+                question.top())
+            for index in range(len(prompts) * n)]
     watcher = asyncio.create_task(_watch(request, events))
     streaming = False
     try:
-        generate(job)
-        started: Started = await _next(events)
-        keep(started.served, prompt if isinstance(prompt, str) else last_of_user(prompt))
-        shape = Shape(started, isinstance(prompt, str), question.stream)
+        for job in jobs:
+            generate(job)
+        started, early = await _all_started(events, len(jobs))
+        for prompt in prompts:
+            keep(started[0].served, prompt if isinstance(prompt, str) else last_of_user(prompt))
+        shape = Shape(started[0].served, sum(started[i].prompt_tokens for i in range(0, len(jobs), n)),
+                      isinstance(question, TextQuestion), question.stream, question.top() is not None)
+        coming = _until_finished(events, early, len(jobs))
+        choices = [Choice(index) for index in range(len(jobs))]
         if question.stream:
             streaming = True
-            pieces = stream(job, events, shape, question.stream_options.include_usage)
+            pieces = stream(jobs, coming, shape, choices, question.stream_options.include_usage)
             return StreamingResponse(pieces, media_type="text/event-stream", headers={"cache-control": "no-cache"})
-        texts = []
-        while not isinstance(event := await _next(events), Finished):
-            texts.append(event)
-        return JSONResponse(shape.whole("".join(texts), event))
+        async for index, event in coming:
+            _put(choices[index], event)
+        return JSONResponse(shape.whole(choices))
     except Busy as error:
         raise errors.refusal(error) from None
     except Gone:
         return Response(status_code=499)            # nobody reads it
     finally:
         watcher.cancel()
-        job.cancelled = not streaming               # means nothing once it has finished
+        for job in jobs:
+            job.cancelled = not streaming           # means nothing once it has finished
+
+
+async def _all_started(events: asyncio.Queue, count: int) -> tuple[dict[int, Started], list[Event]]:
+    """Wait until every choice has joined; gives their Started and what came meanwhile. Raises Busy where an
+    alias moved between two of them: an answer names one version."""
+    started: dict[int, Started] = {}
+    early: list[Event] = []
+    while len(started) < count:
+        index, event = await _next(events)
+        if isinstance(event, Started):
+            started[index] = event
+        else:
+            early.append((index, event))
+    if len({(one.served.name, one.served.version) for one in started.values()}) > 1:
+        raise Busy("the model's alias moved while the choices were begun: ask again")
+    return started, early
+
+
+async def _until_finished(events: asyncio.Queue, early: list[Event], count: int) -> AsyncIterator[Event]:
+    """What comes of all choices, up to the last one's end."""
+    while count:
+        index, event = early.pop(0) if early else await _next(events)
+        count -= isinstance(event, Finished)
+        yield index, event
+
+
+def _put(choice: Choice, event: Any) -> None:
+    """Take an event into the choice."""
+    if isinstance(event, Finished):
+        choice.finished = event
+    elif isinstance(event, Token):
+        choice.tokens.append(event)
+    else:
+        choice.pieces.append(event)
 
 
 def last_of_user(messages: list[dict[str, str]]) -> str:
@@ -196,74 +165,50 @@ def last_of_user(messages: list[dict[str, str]]) -> str:
     return next((turn["content"] for turn in reversed(messages) if turn["role"] == "user"), "")
 
 
-async def stream(job: Job, events: asyncio.Queue, shape: "Shape", include_usage: bool) -> AsyncIterator[str]:
+async def stream(
+    jobs: list[Job], coming: AsyncIterator[Event], shape: Shape, choices: list[Choice], include_usage: bool,
+) -> AsyncIterator[str]:
     """Server-sent events: one a piece of text. Closed early, when the client goes away, it ends the generation."""
     try:
-        yield _event(shape.piece("", first=True))
-        while not isinstance(event := await _next(events), Finished):
-            yield _event(shape.piece(event))
-        yield _event(shape.last(event))
+        for choice in choices:
+            yield _event(shape.piece(choice, "", first=True))
+        async for index, event in coming:
+            choice = choices[index]
+            if isinstance(event, str):
+                yield _event(shape.piece(choice, event))
+                continue
+            _put(choice, event)
+            if isinstance(event, Finished):
+                yield _event(shape.last(choice))
         if include_usage:
-            yield _event(shape.head | {"choices": [], "usage": shape.usage(event)})
+            yield _event(shape.head | {"choices": [], "usage": shape.usage(choices)})
         yield "data: [DONE]\n\n"
     except errors.Refusal as error:
         yield _event(errors.body("/v1/", error.status_code, str(error.detail), error.param, error.code))
     except Exception as error:                      # the status is sent already
         yield _event(errors.body("/v1/", 500, errors.our_fault(error)))
     finally:
-        job.cancelled = True
+        for job in jobs:
+            job.cancelled = True
 
 
-async def _next(events: asyncio.Queue) -> Any:
-    """The next event of a job; one that is an error is raised."""
-    event = await events.get()
+async def _next(events: asyncio.Queue) -> Event:
+    """The next event of a request's jobs; one that is an error is raised."""
+    index, event = await events.get()
     if isinstance(event, Exception):
         raise errors.refusal(event) from None
-    return event
+    return index, event
 
 
 async def _watch(request: Request, events: asyncio.Queue) -> None:
     """Put Gone among the events when the client goes away."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-    events.put_nowait(Gone())
+    events.put_nowait((0, Gone()))
 
 
 def _event(content: dict[str, Any]) -> str:
-    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
-
-
-class Shape:
-    """OpenAI's objects for one answer: of a chat, or of a text that is continued."""
-
-    def __init__(self, started: Started, text: bool, chunks: bool) -> None:
-        self.text, self.prompt_tokens = text, started.prompt_tokens
-        name = "text_completion" if text else "chat.completion"
-        self.head = {
-            "id": f"{'cmpl' if text else 'chatcmpl'}-{uuid.uuid4().hex}",
-            "object": f"{name}.chunk" if chunks and not text else name,
-            "created": int(time.time()), "model": f"{started.served.name}/{started.served.version}",
-        }
-
-    def whole(self, text: str, finished: Finished) -> dict[str, Any]:
-        """The answer in one piece."""
-        said = {"text": text} if self.text else {"message": {"role": "assistant", "content": text}}
-        return self.head | {"choices": [self._choice(said, finished.reason)], "usage": self.usage(finished)}
-
-    def piece(self, text: str, first: bool = False) -> dict[str, Any]:
-        """One piece of a stream; the first one of a chat names the role."""
-        said = {"text": text} if self.text else {"delta": {"content": text} | ({"role": "assistant"} if first else {})}
-        return self.head | {"choices": [self._choice(said, None)]}
-
-    def last(self, finished: Finished) -> dict[str, Any]:
-        """The end of a stream, which says why."""
-        return self.head | {"choices": [self._choice({"text": ""} if self.text else {"delta": {}}, finished.reason)]}
-
-    def usage(self, finished: Finished) -> dict[str, int]:
-        """How many tokens went in and came out."""
-        return {"prompt_tokens": self.prompt_tokens, "completion_tokens": finished.completion_tokens,
-                "total_tokens": self.prompt_tokens + finished.completion_tokens}
-
-    @staticmethod
-    def _choice(said: dict[str, Any], reason: str | None) -> dict[str, Any]:
-        return {"index": 0, **said, "logprobs": None, "finish_reason": reason}
+    text = json.dumps(content, ensure_ascii=False)
+    for character, escaped in SEPARATORS.items():
+        text = text.replace(character, escaped)
+    return f"data: {text}\n\n"

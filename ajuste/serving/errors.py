@@ -19,8 +19,8 @@ from ajuste.serving.loading import RefusedModel, UnknownModel
 
 log = logging.getLogger("ajuste.serving")
 
-PATHS = ("there is POST /v1/chat/completions, POST /v1/completions, POST /v1/score, GET /v1/models, POST /classify, "
-         "GET /models and GET /health")
+PATHS = ("there is POST /v1/chat/completions, POST /v1/completions, POST /v1/score, GET /v1/models, "
+         "GET /v1/models/NAME, POST /classify, GET /models and GET /health")
 CLASSIFY = 'the body is {"text": "..."} or {"texts": ["...", ...]}, optional "model"'
 CODES = {404: "not_found", 413: "body_too_large", 415: "no_json"}
 
@@ -49,10 +49,16 @@ def refusal(error: Exception) -> Exception:
 
 def body(path: str, status: int, message: str, param: str | None = None, code: str | None = None) -> dict:
     """The JSON of an error for this path."""
+    message, param = _utf8(message), param and _utf8(param)
     if not path.startswith("/v1/"):
         return {"error": message}
     kind = "server_error" if status >= 500 else "invalid_request_error"
     return {"error": {"message": message, "type": kind, "param": param, "code": code or CODES.get(status)}}
+
+
+def _utf8(text: str) -> str:
+    """The text without half a pair of surrogates, which no answer could hold: a request's JSON may name a field so."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def our_fault(error: Exception) -> str:
@@ -87,8 +93,10 @@ def install(app: FastAPI) -> None:
         message, code = first["msg"].removeprefix("Value error, "), None
         if openai and first["type"] == "extra_forbidden":
             message, code = "this server has no such parameter: leave it out", "unsupported_parameter"
+        elif first["type"] == "string_unicode":
+            message = "this text holds half of a surrogate pair, which is no character: send it as valid Unicode"
         elif openai and first["type"] == "unsupported":
-            param, code = first["ctx"]["param"], "unsupported_parameter"
+            param, code = ".".join(filter(None, (param, first["ctx"]["param"]))), "unsupported_parameter"
         message = f"{param}: {message}" if param else message
         message = message if openai else f"{message}; {CLASSIFY}"
         return JSONResponse(body(path, 400 if openai else 422, message, param, code), 400 if openai else 422)

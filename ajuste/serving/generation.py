@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ajuste.learning.text import chat
 from ajuste.serving.batches import Busy
@@ -25,6 +26,7 @@ from ajuste.serving.decoding import Batch, pick
 from ajuste.serving.loading import Served
 from ajuste.serving.models import Models
 from ajuste.serving.pieces import Pieces
+from ajuste.serving.tokens import token_of
 
 MAX_ROWS = 32                   # under way at once, over all models
 MAX_BATCH_TOKENS = 32_768       # rows x longest (prompt + answer) of one model's batch: bounds its keys and values
@@ -32,6 +34,7 @@ MAX_WAITING = 128
 MAX_SECONDS = 120.0
 MAX_TOKENS = 4096               # prompt + answer of one request, where the model's context allows that many
 DEFAULT_TOKENS = 512            # of an answer, where the request does not say
+GREEDY = 1e-5                   # a temperature below it takes the largest: logits / 1e-308 is no number any more
 PREFILL_TOKENS = 2048           # of prompts taken in between two tokens of the others
 
 log = logging.getLogger("ajuste.serving")
@@ -63,7 +66,10 @@ class Finished:
 
 @dataclass(eq=False)
 class Job:
-    """One request. `deliver` gets Started, then pieces of text, then Finished; or an exception, which is the last."""
+    """What one row is asked. `deliver` gets Started, pieces of text, Finished; or an exception, which is the last.
+
+    With `top` a number, each token but the end of turn is delivered too, as a Token with so many alternatives.
+    """
 
     reference: str                              # "" is the default
     prompt: str | list[dict[str, str]]          # a text to continue, or messages
@@ -73,6 +79,7 @@ class Job:
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    top: int | None = None
     cancelled: bool = False                     # set by any thread: the row leaves at the next step
     submitted: float = field(default_factory=time.monotonic)
 
@@ -101,11 +108,20 @@ class Row:
     def late(self) -> bool:
         return time.monotonic() - self.job.submitted > MAX_SECONDS
 
-    def take(self, token: int) -> bool:
-        """One more token; whether it was the last."""
+    def choose(self, logits: Tensor, largest: int) -> int:
+        """The next token, drawn from logits [V], of which `largest` is the argmax."""
+        job = self.job
+        if job.temperature < GREEDY:
+            return largest
+        return pick(logits, job.temperature, job.top_p, self.generator)
+
+    def take(self, token: int, logits: Tensor) -> bool:
+        """One more token, drawn from logits [V]; whether it was the last."""
         self.count += 1
         if token in self.ends:
             return self._finish("stop")
+        if self.job.top is not None:
+            self.job.deliver(token_of(self.served.tokenizer, logits, token, self.job.top))
         if piece := self.pieces.add(token):
             self.job.deliver(piece)
         if self.pieces.stopped:
@@ -260,10 +276,8 @@ class Generation:
         self.counts["tokens"] += len(rows)
         stay = []
         for i, row in enumerate(rows):
-            job = row.job
-            token = largest[i] if job.temperature == 0 else pick(logits[i], job.temperature, job.top_p, row.generator)
-            batch.tokens[i] = token
-            if not row.take(token):
+            token = batch.tokens[i] = row.choose(logits[i], largest[i])
+            if not row.take(token, logits[i]):
                 stay.append(i)
         self.counts["finished"] += len(rows) - len(stay)
         self._leave(batch, rows, stay)

@@ -84,11 +84,11 @@ def test_an_error_of_one_turn_does_not_end_the_talk(registry, monkeypatch, capsy
 def test_ctrl_c_stops_an_answer_and_the_talk_goes_on(registry, monkeypatch, capsys):
     take, count = engine.Row.take, [0]
 
-    def interrupted(self, token):
+    def interrupted(self, token, logits):
         count[0] += 1
         if count[0] == 6:
             raise KeyboardInterrupt
-        return take(self, token)
+        return take(self, token, logits)
 
     monkeypatch.setattr(engine.Row, "take", interrupted)
     talk(monkeypatch, "A warm film.\nA warm film.\n", "--temperature", 0, "--max-tokens", 9)

@@ -204,8 +204,8 @@ def test_errors_are_the_clients_own_kinds(client):
             client.chat.completions.create(**asked | {"messages": user("warm " * 600)}, stream=stream)
         assert caught.value.code == "context_length_exceeded" and caught.value.type == "invalid_request_error"
     with pytest.raises(openai.BadRequestError) as caught:
-        client.chat.completions.create(**asked, n=2)
-    assert (caught.value.param, caught.value.code) == ("n", "unsupported_parameter")
+        client.chat.completions.create(**asked, presence_penalty=0.5)
+    assert (caught.value.param, caught.value.code) == ("presence_penalty", "unsupported_parameter")
 
 
 def test_a_fault_in_the_middle_of_a_stream_is_an_error_for_the_client(client, both, server):
@@ -231,10 +231,13 @@ def test_a_fault_in_the_middle_of_a_stream_is_an_error_for_the_client(client, bo
     ("chat/completions", b'{"messages": [{"role": "tool", "content": "a"}]}', 400, "messages.0.role", None, "'user'"),
     ("chat/completions", b'{"messages": [{"role": "user"}]}', 400, "messages.0.content", None, "required"),
     ("completions", b'{"prompt": "a", "tools": [{"type": "x"}]}', 400, "tools", "unsupported_parameter", "leave"),
-    ("completions", b'{"prompt": "a", "logprobs": 0}', 400, "logprobs", "unsupported_parameter", "cannot do that"),
+    ("completions", b'{"prompt": "a", "logprobs": 6}', 400, "logprobs", None, "less than or equal to 5"),
+    ("completions", b'{"prompt": "a", "n": 17}', 400, "n", None, "less than or equal to 16"),
     ("completions", b'{"prompt": "a", "best_of": 3}', 400, "best_of", "unsupported_parameter", "cannot do that"),
     ("completions", b'{"prompt": "a", "top_k": 50}', 400, "top_k", "unsupported_parameter", "no such parameter"),
-    ("completions", b'{"prompt": ["a", "b"]}', 400, "prompt", None, "valid string"),
+    ("completions", b'{"prompt": [1, 2]}', 400, "prompt.0", None, "valid string"),
+    ("completions", b'{"prompt": []}', 400, "prompt", None, "at least 1 item"),
+    ("completions", b'{"prompt": ["a", "b", "c"], "n": 6}', 400, None, None, "more than 16 answers"),
     ("completions", b'{"prompt": ""}', 400, "prompt", None, "at least 1 character"),
     ("completions", b'{"prompt": "a", "max_tokens": 0}', 400, "max_tokens", None, "greater than or equal to 1"),
     ("completions", b'{"prompt": "a", "temperature": NaN}', 400, "temperature", None, "finite"),

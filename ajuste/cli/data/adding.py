@@ -37,6 +37,7 @@ LAYOUTS = {  # what --layout may name
 def add(asked: Asked) -> None:
     """Add a file to a set of data/, or make the set; nothing changes if anything is wrong."""
     old = sets.existing(asked.name, asked.replace)
+    raw_data.check_place()
     if raw_data.status() != "untracked":
         raw_data.check()
     path, source = _located(asked)

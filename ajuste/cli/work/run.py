@@ -28,6 +28,7 @@ def command(
 
     asked = Asked(tuple(targets or ()), from_stage, until)
     check(asked)  # a mistake is said before Prefect is started
+    answering()
     look_ahead(asked)
     os.environ.setdefault("PREFECT_HOME", str(home() / ".prefect"))
     # its own 20 seconds are too short on a busy machine, where the first start also makes the database
@@ -43,3 +44,15 @@ def command(
     except StageFailed as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1 if error.kind != "usage" else 2) from None
+
+
+def answering() -> None:
+    """Raise UsageError if $PREFECT_API_URL names a server that does not answer: Prefect itself would try for long."""
+    from ajuste.cli.work.deployments import server
+    from ajuste.core.errors import UsageError
+    from ajuste.tracking.runs.store import without_password
+
+    address = os.environ.get("PREFECT_API_URL")
+    if address and server() is None:
+        raise UsageError(f"the Prefect server {without_password(address)} of PREFECT_API_URL does not answer: "
+                         "start it, or unset PREFECT_API_URL to run without one")  # fmt: skip

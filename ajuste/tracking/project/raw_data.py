@@ -35,8 +35,18 @@ def check() -> None:
         )
 
 
+def check_place() -> None:
+    """Refuse to change data/ if it is a link: DVC records no folder that stands behind one."""
+    if Path("data").is_symlink():
+        raise DataError(
+            f"data/ is a link to {Path('data').readlink()}, and DVC records nothing behind a link: make data/ a folder "
+            "(move the files into it, or mount the other disk there); runs read a linked data/ as it is"
+        )
+
+
 def add() -> str:
-    """Make data.dvc name what stands in data/; returns the digest."""
+    """Make data.dvc name what stands in data/; returns the digest. Raises DataError, also for a link."""
+    check_place()
     done = dvc.run("add", "--quiet", "data")
     if done.returncode != 0:
         raise DataError(f"dvc add data failed: {dvc.last_error(done.stderr)}")
@@ -45,11 +55,13 @@ def add() -> str:
 
 def checkout() -> bool:
     """Bring data/ from the local cache; False if the cache lacks it."""
+    check_place()
     return dvc.run("checkout", "--quiet", "--force", "data.dvc").returncode == 0
 
 
 def pull() -> None:
     """Bring data/ from the DVC remote. Raises DataError with DVC's reason."""
+    check_place()
     done = dvc.run("pull", "--quiet", "--force", "data.dvc")
     if done.returncode != 0:
         raise DataError(f"dvc pull data.dvc failed: {dvc.last_error(done.stderr)}")

@@ -119,6 +119,8 @@ def _open(uri: str) -> MlflowClient:
             opened.search_registered_models(max_results=1)
         except (MlflowException, SQLAlchemyError, ImportError) as error:
             reason = " ".join(str(error).split())
+            if system := re.search(r"\[Errno -?\d+\][^'\")]*", reason):  # the rest is how urllib3 wraps it
+                reason = system[0].strip()
             raise UsageError(f"MLflow's store {without_password(uri)} does not answer: {without_password(reason)[:300]}"
                              "; is $MLFLOW_TRACKING_URI right?") from None
     return opened
