@@ -15,6 +15,7 @@ BREAK = re.compile(r"(?i)<br\s*/?\s*>")
 ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 C1 = re.compile("[\x80-\x9f]")
 DAMAGE = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffd]")
+LONE = re.compile("[\ud800-\udfff]")
 KINDS = ("line_breaks", "entities", "windows_1252")
 
 
@@ -38,6 +39,11 @@ def clean(text: str) -> tuple[str, list[str]]:
 def damage(text: str) -> int:
     """How many characters are damaged beyond cleaning."""
     return len(DAMAGE.findall(text))
+
+
+def lone(text: str) -> int:
+    """How many lone surrogates stand in a text that is not cleaned, such as a label: no file can store one."""
+    return 0 if text.isascii() else len(LONE.findall(text))
 
 
 def cp1252(match: re.Match) -> str:

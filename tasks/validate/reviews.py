@@ -29,7 +29,7 @@ from ajuste.core.params import Compute
 from ajuste.core.stage import start
 from ajuste.rows.checks.reviews import COLUMNS, row_checks, validation_report
 from ajuste.rows.checks.validation import SetConfig, Work, finish, validating, write_rows
-from ajuste.rows.clean import clean, damage
+from ajuste.rows.clean import clean, damage, lone
 from ajuste.rows.parquet import ParquetRows
 from ajuste.rows.read.files import columns_of, printable
 from ajuste.rows.read.texts import RawRow, check_columns, read_rows
@@ -95,7 +95,7 @@ def _row(config: ReviewsConfig, data_set: ClassificationSet, file: SourceFile, r
     return {
         "row_id": row_id(config.set, raw.text, raw.label, source),
         "text": printable(text),
-        "damage": damage(text),
+        "damage": damage(text) + lone(raw.label) + lone(source),
         "cleaned": cleaned,
         "label": printable((file.label_names or {}).get(label, label)),
         "source": printable(source),
@@ -130,7 +130,7 @@ def _judge_batch(work: Work, rows: list[dict], data_set: ClassificationSet, chec
 
 def _detail(row: dict, reasons: list[str]) -> str:
     parts = {
-        "unreadable_row": row["problem"] or "",
+        "unreadable_row": printable(row["problem"] or ""),
         "encoding_damage": f"{row['damage']} damaged characters",
         "over_long_text": f"{len(row['text'])} characters",
         "unknown_label": f"label `{row['label'][:60]}`",

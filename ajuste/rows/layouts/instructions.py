@@ -23,6 +23,7 @@ import re
 from dataclasses import dataclass, field
 
 from ajuste.rows.layouts.turns import Message, Unfit, listed, messages_of, name_of, text_of
+from ajuste.rows.read.as_json import as_json
 from ajuste.rows.read.records import Record
 
 LAYOUTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # needed columns, optional ones; first match wins
@@ -102,7 +103,7 @@ def to_row(record: Record, layout: str, columns: dict[str, str], templates: list
         else:
             _from_columns(row, layout, values)
     except Unfit as problem:
-        row.problem, row.raw, row.messages = str(problem), json.dumps(record.values, ensure_ascii=False), []
+        row.problem, row.raw, row.messages = str(problem), as_json(record.values), []
     return row
 
 

@@ -10,13 +10,13 @@ A row that cannot be read keeps its place and says why in `problem`; what is wro
 Bytes that are no UTF-8 become lone surrogates. Memory: one batch.
 """
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ajuste.core.errors import DataError
+from ajuste.rows.read.as_json import as_json
 from ajuste.rows.read.files import (
     DELIMITERS,
     MAX_RECORD,
@@ -95,7 +95,7 @@ def _object(line: int, value: object, problem: str | None) -> Record:
     if problem is None and not isinstance(value, dict):
         problem = "the row is no JSON object"
     if problem:
-        return Record(line, text=value if isinstance(value, str) else json.dumps(value), problem=problem)
+        return Record(line, text=value if isinstance(value, str) else as_json(value), problem=problem)
     return Record(line, value)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ajuste.core.errors import DataError
+from ajuste.rows.read.as_json import as_json
 from ajuste.rows.read.files import DELIMITERS, batched, columns_of, csv_records, items, no_parquet, printable
 from ajuste.rows.read.json_files import Item
 from ajuste.rows.sets.base import Format
@@ -73,7 +74,7 @@ def _object(item: Item, columns: Columns) -> RawRow:
     if problem is None and not isinstance(value, dict):
         problem = "the row is no JSON object"
     if problem:
-        return RawRow(line, text=value if isinstance(value, str) else json.dumps(value), problem=problem)
+        return RawRow(line, text=value if isinstance(value, str) else as_json(value), problem=problem)
     return _from_values(line, {key: value.get(name) for key, name in columns.model_dump(exclude_none=True).items()})
 
 

@@ -5,12 +5,12 @@ a blank one: the word is the first column, the tag the last, and a line that beg
 A row that cannot be read keeps its place and says why in `problem`.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ajuste.rows.layouts.turns import listed
+from ajuste.rows.read.as_json import as_json
 from ajuste.rows.read.files import batched, check_file, columns_of
 from ajuste.rows.read.records import Record, check_needed, read_records
 from ajuste.rows.sets.words import WordFile
@@ -62,7 +62,7 @@ def _sentence(record: Record, file: WordFile) -> Sentence:
     if not problem and not all(str(word).strip() for word in words):
         problem = "a word is empty"
     if problem:
-        return Sentence(record.line, raw=json.dumps(record.values, ensure_ascii=False), problem=problem)
+        return Sentence(record.line, raw=as_json(record.values), problem=problem)
     names = file.label_names or {}
     return Sentence(record.line, [str(word) for word in words], [names.get(str(tag), str(tag)) for tag in tags])
 
