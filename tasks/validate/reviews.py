@@ -33,6 +33,7 @@ from ajuste.rows.clean import clean, damage, lone
 from ajuste.rows.parquet import ParquetRows
 from ajuste.rows.read.files import columns_of, printable
 from ajuste.rows.read.texts import RawRow, check_columns, read_rows
+from ajuste.rows.read.values import class_of
 from ajuste.rows.sets.classification import ClassificationSet, SourceFile, read_set
 from ajuste.rows.split import in_sample, row_id, split_of, split_text, text_digest
 
@@ -90,14 +91,14 @@ def _row(config: ReviewsConfig, data_set: ClassificationSet, file: SourceFile, r
     """A raw row with its names, cleaned; the row id is of what stands in the file."""
     source = Path(file.path).stem if raw.source is None else raw.source
     text, cleaned = clean(raw.text)
-    label = raw.label.strip()
+    label = class_of(raw.label.strip(), data_set.labels, file.label_names)
     place = f"{file.path}/{printable(raw.file)}:1" if raw.file else f"{file.path}:{raw.line}"
     return {
         "row_id": row_id(config.set, raw.text, raw.label, source),
         "text": printable(text),
         "damage": damage(text) + lone(raw.label) + lone(source),
         "cleaned": cleaned,
-        "label": printable((file.label_names or {}).get(label, label)),
+        "label": printable(label),
         "source": printable(source),
         "location": f"data/{config.set}/{place}",
         "problem": raw.problem,

@@ -13,6 +13,7 @@ from ajuste.rows.read.as_json import as_json
 from ajuste.rows.read.files import printable
 from ajuste.rows.read.records import read_records
 from ajuste.rows.read.texts import read_rows
+from ajuste.rows.read.values import looked_up
 from ajuste.rows.sets.preferences import read_set
 
 
@@ -25,7 +26,7 @@ def show_texts(path: Path, file) -> None:
     names = file.label_names or {}
     counts: Counter = Counter()
     for value, n in seen.values.items():
-        counts[names.get(value, value)] += n
+        counts[looked_up(names, value)] += n
     typer.echo("  " + ", ".join(f"{label[:40] or '(empty)'} {n:,}" for label, n in counts.most_common(20)))
     for row in next(read_rows(path, file.format, file.columns, 3)):
         text = " ".join(printable(row.text).split())

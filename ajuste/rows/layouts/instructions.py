@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from ajuste.rows.layouts.turns import Message, Unfit, listed, messages_of, name_of, text_of
 from ajuste.rows.read.as_json import as_json
 from ajuste.rows.read.records import Record
+from ajuste.rows.read.values import looked_up, missing, named
 
 LAYOUTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # needed columns, optional ones; first match wins
     "messages": (("messages",), ()),
@@ -138,13 +139,15 @@ def _from_template(row: Row, values: dict, templates: list[dict], label_names: d
     for name in template_fields(templates):
         value = values[name]
         value = value[0] if isinstance(value, list) and value else value  # of several right answers the first
-        if not isinstance(value, str | int | float) or not str(value).strip():
+        said = str(value) if isinstance(value, str | bool) else None if missing(value) else named(value)
+        if said is None or not said.strip():
             raise Unfit(f"the templates need `{name}`, and the row has none")
-        filled[name] = str(value).strip()
+        filled[name] = said.strip()
     if "label" in filled and label_names:
-        if filled["label"] not in label_names:
+        name = looked_up(label_names, filled["label"])
+        if name not in label_names.values():
             raise Unfit(f"label `{filled['label'][:60]}` is not among label_names")
-        filled["label"] = label_names[filled["label"]]
+        filled["label"] = name
     digest = hashlib.sha256(json.dumps(filled, sort_keys=True).encode("ascii")).digest()
     chosen = templates[int.from_bytes(digest[:8], "big") % len(templates)]
     row.messages = _pair(*(FIELD.sub(lambda m: filled[m[1]], chosen[part]) for part in ("prompt", "response")))

@@ -10,6 +10,8 @@ A value of another form raises Unfit, which says what is wrong with the row.
 import json
 import re
 
+from ajuste.rows.read.values import missing, named
+
 SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant"}
 KEYS = {"role": ("role", "content"), "from": ("from", "value")}  # of a turn: who speaks, and what is said
 
@@ -26,7 +28,7 @@ class Unfit(ValueError):
 def text_of(values: dict, key: str) -> str:
     """A value that must be text; none counts as empty."""
     value = values.get(key)
-    if value is None:
+    if missing(value):
         return ""
     if not isinstance(value, str):
         raise Unfit(f"the {key} is of type {type(value).__name__}, not text")
@@ -36,7 +38,7 @@ def text_of(values: dict, key: str) -> str:
 def name_of(values: dict, key: str) -> str | None:
     """A value that names a category or source: text, or a number."""
     value = values.get(key)
-    return json.dumps(value) if isinstance(value, int | float) else text_of(values, key).strip() or None
+    return named(value) or text_of(values, key).strip() or None
 
 
 def listed(value: object) -> object:
@@ -63,7 +65,7 @@ def messages_of(turns: object, what: str, speaker: str = "role") -> list[Message
     for number, turn in enumerate(turns, 1):
         if not isinstance(turn, dict) or role_key not in turn or content_key not in turn:
             raise Unfit(f"message {number} of the {what} has no `{role_key}` and `{content_key}`")
-        role, content = turn[role_key], "" if turn[content_key] is None else turn[content_key]
+        role, content = turn[role_key], "" if missing(turn[content_key]) else turn[content_key]
         if not isinstance(role, str) or not isinstance(content, str):
             wrong = role_key if not isinstance(role, str) else content_key
             kind = type(turn[wrong]).__name__

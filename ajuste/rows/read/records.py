@@ -28,6 +28,7 @@ from ajuste.rows.read.files import (
     no_parquet,
     printable,
 )
+from ajuste.rows.read.values import present
 
 PIECE_CHARS = 2000
 PIECE_LEAST = 200  # a line end before this is no place to cut: a heading would stand alone
@@ -96,7 +97,7 @@ def _object(line: int, value: object, problem: str | None) -> Record:
         problem = "the row is no JSON object"
     if problem:
         return Record(line, text=value if isinstance(value, str) else as_json(value), problem=problem)
-    return Record(line, value)
+    return Record(line, present(value))
 
 
 # --- plain text -----------------------------------------------------------------------------------------------------
@@ -207,4 +208,4 @@ def _row(line: int, values: dict[str, object]) -> Record:
     for name, value in values.items():
         if isinstance(value, UnicodeDecodeError):
             return Record(line, problem=f"column `{name}` holds bytes that are no UTF-8")
-    return Record(line, values)
+    return Record(line, present(values))

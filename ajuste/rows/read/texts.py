@@ -6,7 +6,6 @@ that the file lacks is a DataError that names those that it has.
     line   1-based line where the record begins; of Parquet the row number. Memory: one batch.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from ajuste.core.errors import DataError
 from ajuste.rows.read.as_json import as_json
 from ajuste.rows.read.files import DELIMITERS, batched, columns_of, csv_records, items, no_parquet, printable
 from ajuste.rows.read.json_files import Item
+from ajuste.rows.read.values import missing, named
 from ajuste.rows.sets.base import Format
 from ajuste.rows.sets.classification import Columns
 
@@ -84,12 +84,12 @@ def _from_values(line: int, values: dict[str, object]) -> RawRow:
     for key, value in values.items():
         if isinstance(value, bytes):
             value = value.decode("utf-8", "surrogateescape")
-        if value is None:
+        if missing(value):
             continue
         if isinstance(value, str):
             setattr(row, key, value)
-        elif key != "text" and isinstance(value, int | float):
-            setattr(row, key, json.dumps(value))
+        elif key != "text" and named(value) is not None:
+            setattr(row, key, named(value))
         else:
             row.problem = f"the {key} is of type {type(value).__name__}"
     return row
