@@ -18,7 +18,7 @@ from ajuste.rows.layouts.instructions import (
     template_fields,
     to_row,
 )
-from ajuste.rows.read.files import columns_of, printable
+from ajuste.rows.read.files import columns_of, hint_of, printable
 from ajuste.rows.read.records import TAG_BEGIN, check_needed, read_records, record_columns
 from ajuste.rows.read.texts import check_columns
 from ajuste.rows.sets.base import check_set
@@ -54,9 +54,12 @@ def is_for_instructions(path: Path, form: str, mapping: dict[str, str]) -> bool:
 
 def check_labelled(path: Path, form: str, columns: Columns) -> None:
     """Raises DataError for a file that makes a new set and is neither labelled text, instructions nor preferences."""
+    found = columns_of(path, form)
     try:
-        check_columns(path, columns_of(path, form), columns)
+        check_columns(path, found, columns)
     except DataError as error:
+        if hint_of(found):  # what is wrong is known
+            raise
         raise DataError(
             f"{error}. Of instructions a layout needs: {needs_of_layouts()}; of preferences: "
             f"{preferences.needs_of_layouts()}; --layout names one"

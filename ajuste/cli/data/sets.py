@@ -16,6 +16,7 @@ from pathlib import Path
 from ajuste.cli.data.kinds import DataSet, read_any
 from ajuste.core.errors import DataError, UsageError
 from ajuste.rows.read.files import printable
+from ajuste.rows.read.opened import PACKINGS, inner_name
 from ajuste.rows.read.records import record_columns
 from ajuste.rows.sets.base import Set, dump_set
 
@@ -87,11 +88,13 @@ def listed_columns(path: Path, form: str) -> str:
 
 def format_of(path: Path) -> str:
     """The format by the file's ending. Raises UsageError that lists the known ones."""
-    if path.suffix.lower() not in FORMATS:
+    ending = Path(inner_name(path)).suffix.lower()
+    if ending not in FORMATS:
         raise UsageError(
-            f"{path}: `{path.suffix}` is no known ending: {' '.join(FORMATS)}, or a folder of texts by label"
+            f"{path}: `{ending}` is no known ending: {' '.join(FORMATS)}, packed or not ({' '.join(PACKINGS)}), or a "
+            "folder of texts by label"
         )
-    return FORMATS[path.suffix.lower()]
+    return FORMATS[ending]
 
 
 def free_name(path: Path, folder: Path, taken: list[str]) -> str:
@@ -99,7 +102,8 @@ def free_name(path: Path, folder: Path, taken: list[str]) -> str:
 
     Raises UsageError if the set holds this very file already.
     """
-    stem, suffix = path.stem, path.suffix
+    suffix = "".join(path.suffixes[-2:] if path.suffix.lower() in PACKINGS else path.suffixes[-1:])
+    stem = path.name.removesuffix(suffix)
     for number in range(1, len(taken) + 2):
         name = f"{stem}-{number}{suffix}" if number > 1 else path.name
         if name not in taken:

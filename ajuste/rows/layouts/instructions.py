@@ -4,6 +4,7 @@
     dolly              instruction, context (optional), response          category
     flan               inputs, targets
     prompt_completion  prompt, completion
+    question_answer    question, context (optional), answer
     messages           messages: [{role: system|user|assistant, content}]
     sharegpt           conversations: [{from: system|human|gpt, value}]   system
     tagged             text: <instruction>...</instruction><response>...</response>
@@ -34,6 +35,7 @@ LAYOUTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # needed column
     "dolly": (("instruction", "response"), ("context",)),
     "flan": (("inputs", "targets"), ()),
     "prompt_completion": (("prompt", "completion"), ()),
+    "question_answer": (("question", "answer"), ("context",)),
     "tagged": (("text",), ()),
     "text": (("text",), ()),
 }
@@ -126,7 +128,7 @@ def _from_columns(row: Row, layout: str, values: dict) -> None:
     else:
         asked, answer = LAYOUTS[layout][0]
         row.instruction = text_of(values, asked)
-        more = text_of(values, {"alpaca": "input", "dolly": "context"}.get(layout, ""))
+        more = text_of(values, {"alpaca": "input", "dolly": "context", "question_answer": "context"}.get(layout, ""))
         row.messages = _pair("\n\n".join(part for part in (row.instruction, more) if part.strip()),
                              text_of(values, answer))  # fmt: skip
     system = text_of(values, "system")

@@ -11,6 +11,7 @@ from pathlib import Path
 from ajuste.core.errors import DataError
 from ajuste.rows.layouts.preferences import Comparison, to_comparison
 from ajuste.rows.read.files import check_file
+from ajuste.rows.read.opened import open_bytes
 from ajuste.rows.read.records import Record, check_needed, read_records, record_columns
 from ajuste.rows.read.values import named
 from ajuste.rows.sets.preferences import PreferenceFile, PreferenceSet
@@ -43,7 +44,7 @@ def records(path: Path, file: PreferenceFile, batch_rows: int) -> Iterator[list[
         yield from read_records(path, file.format, batch_rows)
         return
     batch = []
-    with path.open("rb") as lines:
+    with open_bytes(path) as lines:
         for number, line in enumerate(lines, 1):
             text = line.decode("utf-8", "surrogateescape").rstrip("\r\n")
             if not text.strip():

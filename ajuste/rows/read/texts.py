@@ -12,7 +12,8 @@ from pathlib import Path
 
 from ajuste.core.errors import DataError
 from ajuste.rows.read.as_json import as_json
-from ajuste.rows.read.files import DELIMITERS, batched, columns_of, csv_records, items, no_parquet, printable
+from ajuste.rows.read.delimited import DELIMITERS, records_of
+from ajuste.rows.read.files import batched, columns_of, hint_of, items, no_parquet, printable
 from ajuste.rows.read.json_files import Item
 from ajuste.rows.read.values import missing, named
 from ajuste.rows.sets.base import Format
@@ -39,7 +40,7 @@ def check_columns(path: Path, found: list[str], columns: Columns) -> None:
             raise DataError(
                 f"{path} has no column `{name}`: its columns are {shown or 'none'}; name the right ones with "
                 "--map text=COLUMN --map label=COLUMN"
-                + ("; they look joined by `;`: save the file with commas" if len(found) == 1 and ";" in shown else "")
+                + hint_of(found)
             )
         if found.count(name) > 1:
             raise DataError(f"{path} has {found.count(name)} columns named `{name}`: give them different names")
@@ -51,20 +52,20 @@ def read_rows(path: Path, form: Format, columns: Columns, batch_rows: int) -> It
     if form == "parquet":
         yield from _parquet(path, columns, batch_rows)
         return
-    if form in ("csv", "tsv"):
-        rows = _delimited(path, DELIMITERS[form], columns)
+    if form in DELIMITERS:
+        rows = _delimited(path, form, columns)
     else:
         rows = (_object(item, columns) for item in items(path, form))
     yield from batched(path, rows, batch_rows)
 
 
-def _delimited(path: Path, delimiter: str, columns: Columns) -> Iterator[RawRow]:
-    records = csv_records(path, delimiter)
+def _delimited(path: Path, form: Format, columns: Columns) -> Iterator[RawRow]:
+    records = records_of(path, form)
     _, header, _ = next(records)
     at = {key: header.index(name) for key, name in columns.model_dump(exclude_none=True).items()}
     for line, fields, problem in records:
         if problem:
-            yield RawRow(line, text=delimiter.join(fields), problem=problem)
+            yield RawRow(line, text=DELIMITERS[form].join(fields), problem=problem)
         else:
             yield RawRow(line, **{key: fields[i] for key, i in at.items()})
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from ajuste.rows.layouts.turns import listed
 from ajuste.rows.read.as_json import as_json
 from ajuste.rows.read.files import batched, check_file, columns_of
+from ajuste.rows.read.opened import open_bytes
 from ajuste.rows.read.records import Record, check_needed, read_records
 from ajuste.rows.sets.words import WordFile
 
@@ -70,7 +71,7 @@ def _sentence(record: Record, file: WordFile) -> Sentence:
 def _conll(path: Path) -> Iterator[Record]:
     """The sentences of a CoNLL file as records with the columns `words` and `tags`."""
     first, lines = 1, []
-    with path.open("rb") as file:
+    with open_bytes(path) as file:
         for number, line in enumerate([*file, b"\n"], 1):
             text = line.removeprefix(b"\xef\xbb\xbf" if number == 1 else b"").decode("utf-8", "surrogateescape")
             if text.strip() and not text.startswith(("-DOCSTART-", "# ")):
