@@ -29,7 +29,7 @@ from ajuste.core.params import Compute
 from ajuste.core.stage import start
 from ajuste.rows.checks.reviews import COLUMNS, row_checks, validation_report
 from ajuste.rows.checks.validation import SetConfig, Work, finish, validating, write_rows
-from ajuste.rows.clean import clean, damage, lone
+from ajuste.rows.clean import clean, damage, lone, visible
 from ajuste.rows.parquet import ParquetRows
 from ajuste.rows.read.files import columns_of, printable
 from ajuste.rows.read.texts import RawRow, check_columns, read_rows
@@ -96,6 +96,7 @@ def _row(config: ReviewsConfig, data_set: ClassificationSet, file: SourceFile, r
     return {
         "row_id": row_id(config.set, raw.text, raw.label, source),
         "text": printable(text),
+        "visible": visible(text),
         "damage": damage(text) + lone(raw.label) + lone(source),
         "cleaned": cleaned,
         "label": printable(label),
@@ -107,7 +108,7 @@ def _row(config: ReviewsConfig, data_set: ClassificationSet, file: SourceFile, r
 
 def _judge_batch(work: Work, rows: list[dict], data_set: ClassificationSet, checks: list, sink: ParquetRows) -> None:
     columns = {
-        name: pd.Series([row[name] for row in rows], dtype="int64" if name == "damage" else object)
+        name: pd.Series([row[name] for row in rows], dtype="int64" if name in ("damage", "visible") else object)
         for name in COLUMNS[1:]
     }
     reasons = work.reasons(columns, checks, [row["problem"] for row in rows])

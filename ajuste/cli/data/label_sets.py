@@ -1,13 +1,15 @@
 """How `ajuste data add` and `show` treat files of texts and classes: their columns, their classes, folders by label."""
 
 import re
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
 from ajuste.cli.data import instruction_sets
 from ajuste.cli.data import use as in_params
-from ajuste.cli.data.sets import BATCH_ROWS, Added, Asked, Seen
+from ajuste.cli.data.sets import BATCH_ROWS, Added, Asked, Seen, dropped
 from ajuste.core.errors import DataError, UsageError
+from ajuste.rows.clean import INVISIBLE
 from ajuste.rows.read.files import printable
 from ajuste.rows.read.texts import read_rows
 from ajuste.rows.read.values import class_of, same_name
@@ -37,7 +39,8 @@ def prepare(asked: Asked, path: Path, own: str, form: str, old: ClassificationSe
     stem, by_file = Path(own).stem, columns.source is None
     alone = f"{asked.name}-classifier" if in_params.lacks_gold(stem, by_file) else ""
     changes = in_params.classification_changes(asked.name, stem, by_file)
-    return Added(new, seen, "", _said(seen, new, mapped or {}), lambda: in_params.use(changes, asked.use, alone))
+    said = _said(seen, new, mapped or {}) + dropped(path, form, set(columns.names()))
+    return Added(new, seen, "", said, lambda: in_params.use(changes, asked.use, alone))
 
 
 def _said(seen: Seen, new: ClassificationSet, mapped: dict[str, str]) -> list[str]:
@@ -47,6 +50,11 @@ def _said(seen: Seen, new: ClassificationSet, mapped: dict[str, str]) -> list[st
         if (label := class_of(value, new.labels, mapped)) in counts:
             counts[label] += n
     said = ["classes: " + ", ".join(f"{label} {n:,}" for label, n in counts.items())]
+    looks = Counter(_look(label) for label in new.labels)
+    alike = [label for label in new.labels if looks[_look(label)] > 1]
+    if alike:
+        shown = ", ".join(ascii(label)[1:-1][:60] for label in alike[:6])
+        said.append(f"note: classes that look alike, are they one? {shown}: --labels VALUE=name,... merges them")
     other = {value: n for value, n in seen.values.items() if class_of(value, new.labels, mapped) not in new.labels}
     if other:
         shown = sorted(other.items(), key=lambda item: (-item[1], item[0]))[:10]
@@ -122,6 +130,10 @@ def _check_rare(where: str, seen: Seen, found: list[str], existing: list[str]) -
         f"{most},{one} (and classify.class_weights: balanced); merge it: --labels {most},{one}={found[0][:40]}; leave "
         f"its rows out, in quarantine: --labels {most}"
     )
+
+
+def _look(label: str) -> str:
+    return INVISIBLE.sub("", unicodedata.normalize("NFC", label)).casefold()
 
 
 def _natural(value: str) -> tuple:

@@ -31,7 +31,7 @@ class Output(StrEnum):
 
 def command(
     name: Annotated[str, typer.Argument(help="NAME, NAME@ALIAS or NAME/VERSION of the registry.")],
-    file: Annotated[Path, typer.Argument(help="Texts: .txt, one a line; .csv, .tsv, .json, .jsonl or .parquet with a text column.")],
+    file: Annotated[Path, typer.Argument(help="Texts: .txt, one a line; .csv, .tsv, .json(l), .parquet by column.")],
     column: Annotated[str, typer.Option(help="The column, or JSON key, that holds the text.")] = "text",
     output: Annotated[Output, typer.Option(help="Format of what is written to standard output.")] = Output.jsonl,
     prompt: Annotated[str | None, typer.Option(help="Of a reward model: what the texts are responses to.")] = None,
@@ -200,11 +200,13 @@ def read(file: Path, column: str) -> Iterator[tuple[int, str | None, str | None]
 
 
 def _checked(text: object) -> tuple[str | None, str | None]:
+    from ajuste.rows.clean import visible
+
     if not isinstance(text, str):
         return None, "the text is missing" if text is None else f"the text is no string but {type(text).__name__}"
     if any("\ud800" <= char <= "\udfff" for char in text):
         return None, "the text is no valid UTF-8"
-    return (text, None) if text.strip() else (None, "the text is empty")
+    return (text, None) if visible(text) else (None, "the text is empty")
 
 
 def _lines(file: Path) -> Iterator[tuple[int, str | None, str | None]]:

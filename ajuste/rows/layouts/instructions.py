@@ -1,6 +1,6 @@
 """The layouts that instruction data comes in, each turned into one typed row of messages.
 
-    alpaca             instruction, input (optional), output              system, where there is such a column
+    alpaca             instruction, input (optional), output              system and history, where there are any
     dolly              instruction, context (optional), response          category
     flan               inputs, targets
     prompt_completion  prompt, completion
@@ -23,6 +23,8 @@ import json
 import re
 from dataclasses import dataclass, field
 
+from ajuste.rows.layouts import meant
+from ajuste.rows.layouts.meant import unpaired
 from ajuste.rows.layouts.turns import Message, Unfit, listed, messages_of, name_of, text_of
 from ajuste.rows.read.as_json import as_json
 from ajuste.rows.read.records import Record
@@ -31,7 +33,7 @@ from ajuste.rows.read.values import looked_up, missing, named
 LAYOUTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # needed columns, optional ones; first match wins
     "messages": (("messages",), ()),
     "sharegpt": (("conversations",), ("system",)),
-    "alpaca": (("instruction", "output"), ("input", "system")),
+    "alpaca": (("instruction", "output"), ("input", "system", "history")),
     "dolly": (("instruction", "response"), ("context",)),
     "flan": (("inputs", "targets"), ()),
     "prompt_completion": (("prompt", "completion"), ()),
@@ -104,6 +106,10 @@ def to_row(record: Record, layout: str, columns: dict[str, str], templates: list
         if layout == "templates":
             _from_template(row, values, templates or [], label_names or {})
         else:
+            used = {columns.get(key, key) for key in values}
+            meant.check_columns(record.values, used)
+            if layout == "prompt_completion" and unpaired([record.values]) and "label" not in used:
+                raise Unfit("column `label` says whether the completion is a good one: unpaired preferences")
             _from_columns(row, layout, values)
     except Unfit as problem:
         row.problem, row.raw, row.messages = str(problem), as_json(record.values), []
@@ -131,9 +137,23 @@ def _from_columns(row: Row, layout: str, values: dict) -> None:
         more = text_of(values, {"alpaca": "input", "dolly": "context", "question_answer": "context"}.get(layout, ""))
         row.messages = _pair("\n\n".join(part for part in (row.instruction, more) if part.strip()),
                              text_of(values, answer))  # fmt: skip
+    row.messages = _history(values) + row.messages
     system = text_of(values, "system")
     if system.strip():
         row.messages.insert(0, {"role": "system", "content": system})
+
+
+def _history(values: dict) -> list[Message]:
+    """The turns before the question: pairs of what was asked and what was answered."""
+    turns = listed(values.get("history"))
+    if meant.neutral("history", turns):
+        return []
+    if not isinstance(turns, list) or not all(
+        isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(said, str) for said in pair)
+        for pair in turns
+    ):
+        raise Unfit("the history is no list of [instruction, response]")
+    return [turn for pair in turns for turn in _pair(*pair)]
 
 
 def _from_template(row: Row, values: dict, templates: list[dict], label_names: dict[str, str]) -> None:

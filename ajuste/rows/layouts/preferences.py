@@ -24,6 +24,7 @@ import re
 from dataclasses import dataclass, field
 
 from ajuste.learning.statistics.agreement import agreement
+from ajuste.rows.layouts import meant
 from ajuste.rows.layouts.turns import Message, Unfit, listed, messages_of, name_of, text_of, transcript_of
 from ajuste.rows.read.as_json import as_json
 from ajuste.rows.read.records import Record
@@ -110,6 +111,7 @@ def to_comparison(record: Record, layout: str, columns: dict[str, str], prompt: 
     values = {key: record.values.get(columns.get(key, key)) for key in columns_known(layout)}
     try:
         row.source = name_of(values, "source")
+        meant.check_columns(record.values, {columns.get(key, key) for key in values})
         _FILL[layout](row, values, prompt or "")
         system = text_of(values, "system") if "system" in values else ""
         if system.strip():

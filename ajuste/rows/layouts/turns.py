@@ -1,7 +1,7 @@
 """What the layouts of instructions and of preferences share: texts, names and turns out of the values of a row.
 
-    turns        [{role, content}], or ShareGPT's [{from, value}], whose human and gpt become user and assistant; the
-                 list itself, or its JSON in a text column
+    turns        [{role, content}], or ShareGPT's [{from, value}], whose human and gpt become user and assistant;
+                 a role in any case; the list itself, or its JSON in a text column
     transcript   "\\n\\nHuman: ...\\n\\nAssistant: ...", the form of hh-rlhf
 
 A value of another form raises Unfit, which says what is wrong with the row.
@@ -10,19 +10,18 @@ A value of another form raises Unfit, which says what is wrong with the row.
 import json
 import re
 
+from ajuste.rows.layouts import meant
+from ajuste.rows.layouts.unfit import Unfit
 from ajuste.rows.read.values import missing, named
 
 SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant"}
+ROLES = ("system", "user", "assistant")
 KEYS = {"role": ("role", "content"), "from": ("from", "value")}  # of a turn: who speaks, and what is said
 
 SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 
 Message = dict[str, str]  # role, content
-
-
-class Unfit(ValueError):
-    """The values of a row do not have the form of its layout."""
 
 
 def text_of(values: dict, key: str) -> str:
@@ -70,8 +69,17 @@ def messages_of(turns: object, what: str, speaker: str = "role") -> list[Message
             wrong = role_key if not isinstance(role, str) else content_key
             kind = type(turn[wrong]).__name__
             raise Unfit(f"the `{wrong}` of message {number} of the {what} is of type {kind}, not text")
-        messages.append({"role": SHAREGPT_ROLES.get(role, role) if speaker == "from" else role, "content": content})
+        role = role_of(role, speaker)
+        meant.check_turn(turn, number, what, answer=role == "assistant")
+        messages.append({"role": role, "content": content})
     return messages
+
+
+def role_of(name: str, speaker: str) -> str:
+    """The role that a name stands for, in any case; a name that nobody knows stays as it is."""
+    plain = name.strip().lower()
+    plain = SHAREGPT_ROLES.get(plain, plain) if speaker == "from" else plain
+    return plain if plain in ROLES else name
 
 
 def transcript_of(text: str) -> list[Message] | None:

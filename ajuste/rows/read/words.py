@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ajuste.rows.clean import visible
 from ajuste.rows.layouts.turns import listed
 from ajuste.rows.read.as_json import as_json
 from ajuste.rows.read.files import batched, check_file, columns_of
@@ -60,7 +61,7 @@ def _sentence(record: Record, file: WordFile) -> Sentence:
             problem = problem or f"`{name}` is no list of texts"
     if not problem and len(words) != len(tags):
         problem = f"there are {len(words)} words and {len(tags)} tags"
-    if not problem and not all(str(word).strip() for word in words):
+    if not problem and not all(visible(str(word)) for word in words):
         problem = "a word is empty"
     if problem:
         return Sentence(record.line, raw=as_json(record.values), problem=problem)
