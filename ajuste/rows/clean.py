@@ -15,6 +15,11 @@ BREAK = re.compile(r"(?i)<br\s*/?\s*>")
 ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 C1 = re.compile("[\x80-\x9f]")
 DAMAGE = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffd]")
+LONE = re.compile("[\ud800-\udfff]")
+INVISIBLE = re.compile(
+    "[\\s\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff]"
+)
 KINDS = ("line_breaks", "entities", "windows_1252")
 
 
@@ -38,6 +43,16 @@ def clean(text: str) -> tuple[str, list[str]]:
 def damage(text: str) -> int:
     """How many characters are damaged beyond cleaning."""
     return len(DAMAGE.findall(text))
+
+
+def lone(text: str) -> int:
+    """How many lone surrogates stand in a text that is not cleaned, such as a label: no file can store one."""
+    return 0 if text.isascii() else len(LONE.findall(text))
+
+
+def visible(text: str) -> int:
+    """How many characters of a text can be seen: neither blanks nor zero-width and filling ones."""
+    return len(text.strip()) if text.isascii() else len(INVISIBLE.sub("", text))
 
 
 def cp1252(match: re.Match) -> str:

@@ -8,7 +8,8 @@ hashes, so that is a random choice that does not move when rows are added. Order
 
     train|validation|test.parquet   row_id, input_ids, label, source, length, location
     labels.json                     class names in id order
-    encoding.json                   per split: percentiles of length, rows truncated, tokens cut, unknown tokens
+    encoding.json                   per split: percentiles of length, rows truncated, tokens cut, unknown tokens; a
+                                    warning where the unknown ones are more than UNKNOWN_SHARE of all
 
 Batches stream through; memory does not grow with the rows, but for eight bytes each of their ids.
 Run it: `python -m tasks.encode.reviews`, or `dvc repro encode_reviews`.
@@ -17,6 +18,7 @@ Run it: `python -m tasks.encode.reviews`, or `dvc repro encode_reviews`.
 import json
 import os
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -46,6 +48,7 @@ ENCODED = pa.schema(
     [("row_id", pa.string()), ("input_ids", pa.list_(pa.int32())), ("label", pa.int32())]
     + [("source", pa.string()), ("length", pa.int32()), ("location", pa.string())]
 )
+UNKNOWN_SHARE = 0.02  # of all tokens; above it a warning. Data in the language of its base has hardly any
 CALL_ROWS = 256  # per call of the tokenizer, which holds a lot more than the ids of each text
 
 
@@ -83,8 +86,20 @@ def encode_reviews(config: ReviewsConfig, compute: Compute, validated: Path, bas
     for split, path in paths.items():
         encoded = _encode_split(path, out / path.name, config, getattr(config.rows, split), tokenizer)
         splits[split] = _report(encoded, config.max_tokens)
+    warn_of_unknown(splits, base)
     shutil.copyfile(validated / "labels.json", out / "labels.json")
     return write_encoding(out, validated, config.max_tokens, splits)
+
+
+def warn_of_unknown(splits: dict[str, dict], base: Path) -> None:
+    """Say on standard error that the base does not know what the texts are written in, where that is so."""
+    unknown, tokens = (sum(split[name] for split in splits.values()) for name in ("unknown_tokens", "tokens"))
+    if unknown > UNKNOWN_SHARE * tokens:
+        print(
+            f"warning: {unknown / tokens:.0%} of the tokens are unknown to {base}: what they say is lost. Name a base "
+            "that knows the language of these texts, base.encoder.source in params.yaml",
+            file=sys.stderr,
+        )
 
 
 class _Tokenizer:

@@ -30,6 +30,7 @@ from ajuste.core.stage import start
 from ajuste.rows.checks.instructions import COLUMNS, TEXTS, measure, row_checks
 from ajuste.rows.checks.turns import CLEANED, PII, clean, pii
 from ajuste.rows.checks.validation import SetConfig, Work, finish, most_common, report_of, validating, write_rows
+from ajuste.rows.clean import lone
 from ajuste.rows.decontaminate import ngrams_of, split_source
 from ajuste.rows.layouts.instructions import Row, columns_needed, to_row
 from ajuste.rows.ngrams import Ngrams
@@ -107,9 +108,11 @@ def _typed(set_name: str, file: InstructionFile, row: Row) -> dict:
         cleaned += needed
         if content or turn["role"] != "system":  # an empty system turn says nothing
             messages.append({"role": printable(turn["role"]), "content": content})
+    measured = measure(messages, row.instruction)
+    measured["damage"] += sum(map(lone, (category, source, *(turn["role"] for turn in messages))))
     return {
         "row_id": row_id(set_name, identity, category, source),
-        "measured": measure(messages, row.instruction),
+        "measured": measured,
         "messages": [{"role": turn["role"], "content": printable(turn["content"])} for turn in messages],
         "cleaned": sorted(set(cleaned)),
         "category": printable(category), "source": printable(source),

@@ -53,6 +53,7 @@ from ajuste.rows.checks.validation import (
     validating,
     write_rows,
 )
+from ajuste.rows.clean import lone
 from ajuste.rows.layouts.preferences import FAULTS, Comparison
 from ajuste.rows.parquet import MESSAGES, ParquetRows, read_batches
 from ajuste.rows.quality.noise import label_noise
@@ -150,6 +151,8 @@ def _typed(set_name: str, file: PreferenceFile, row: Comparison) -> dict:
     prompt = [{"role": turn["role"], "content": cleaned_text(turn["content"])} for turn in row.prompt]
     responses = [cleaned_text(response) for response in row.responses]
     measured = dict.fromkeys(MEASURED) if row.fault else measure(prompt, responses, row.roles, row.raters is not None)
+    if not row.fault:
+        measured["damage"] += lone(row.roles) + lone(source)
     whole = [] if row.raters is not None else [(turn["role"], split_text(turn["content"])) for turn in prompt]
     normal = [split_text(response) for response in responses]
     return {

@@ -87,7 +87,8 @@ def _row(config: QuestionsConfig, data: Path, file: QuestionFile, row: Question)
         "answers": [printable(answer) for answer in row.answers], "answer_start": row.answer_start,
         "source": source, "location": f"{data}/{file.path}:{row.line}",
         "raw": printable(row.raw) if row.problem else None, "problem": row.problem,
-        "damage": damage(row.question) + damage(row.context), "size": len(row.question) + len(row.context),
+        "damage": sum(map(damage, (row.question, row.context, *row.answers))),
+        "size": len(row.question) + len(row.context),
         "unknown": None, "about": about, "same": json.dumps([split_text(row.question), about]),
     }  # fmt: skip
 

@@ -29,10 +29,11 @@ from ajuste.core.params import Compute
 from ajuste.core.stage import start
 from ajuste.rows.checks.reviews import COLUMNS, row_checks, validation_report
 from ajuste.rows.checks.validation import SetConfig, Work, finish, validating, write_rows
-from ajuste.rows.clean import clean, damage
+from ajuste.rows.clean import clean, damage, lone, visible
 from ajuste.rows.parquet import ParquetRows
 from ajuste.rows.read.files import columns_of, printable
 from ajuste.rows.read.texts import RawRow, check_columns, read_rows
+from ajuste.rows.read.values import class_of
 from ajuste.rows.sets.classification import ClassificationSet, SourceFile, read_set
 from ajuste.rows.split import in_sample, row_id, split_of, split_text, text_digest
 
@@ -90,14 +91,15 @@ def _row(config: ReviewsConfig, data_set: ClassificationSet, file: SourceFile, r
     """A raw row with its names, cleaned; the row id is of what stands in the file."""
     source = Path(file.path).stem if raw.source is None else raw.source
     text, cleaned = clean(raw.text)
-    label = raw.label.strip()
+    label = class_of(raw.label.strip(), data_set.labels, file.label_names)
     place = f"{file.path}/{printable(raw.file)}:1" if raw.file else f"{file.path}:{raw.line}"
     return {
         "row_id": row_id(config.set, raw.text, raw.label, source),
         "text": printable(text),
-        "damage": damage(text),
+        "visible": visible(text),
+        "damage": damage(text) + lone(raw.label) + lone(source),
         "cleaned": cleaned,
-        "label": printable((file.label_names or {}).get(label, label)),
+        "label": printable(label),
         "source": printable(source),
         "location": f"data/{config.set}/{place}",
         "problem": raw.problem,
@@ -106,7 +108,7 @@ def _row(config: ReviewsConfig, data_set: ClassificationSet, file: SourceFile, r
 
 def _judge_batch(work: Work, rows: list[dict], data_set: ClassificationSet, checks: list, sink: ParquetRows) -> None:
     columns = {
-        name: pd.Series([row[name] for row in rows], dtype="int64" if name == "damage" else object)
+        name: pd.Series([row[name] for row in rows], dtype="int64" if name in ("damage", "visible") else object)
         for name in COLUMNS[1:]
     }
     reasons = work.reasons(columns, checks, [row["problem"] for row in rows])
@@ -130,7 +132,7 @@ def _judge_batch(work: Work, rows: list[dict], data_set: ClassificationSet, chec
 
 def _detail(row: dict, reasons: list[str]) -> str:
     parts = {
-        "unreadable_row": row["problem"] or "",
+        "unreadable_row": printable(row["problem"] or ""),
         "encoding_damage": f"{row['damage']} damaged characters",
         "over_long_text": f"{len(row['text'])} characters",
         "unknown_label": f"label `{row['label'][:60]}`",

@@ -25,7 +25,7 @@ from ajuste.core.figures import write_json
 from ajuste.core.params import Compute
 from ajuste.rows.checks.spans import columns_of, row_checks
 from ajuste.rows.checks.validation import SetConfig, Work, finish, report_of, validating, write_rows
-from ajuste.rows.clean import damage
+from ajuste.rows.clean import damage, lone
 from ajuste.rows.parquet import ParquetRows
 from ajuste.rows.read.files import printable
 from ajuste.rows.read.records import check_needed
@@ -84,7 +84,7 @@ def _row(config: WordsConfig, data_set: WordSet, data: Path, file: WordFile, row
         "words": [printable(word) for word in row.words], "tags": [printable(tag) for tag in row.tags],
         "source": source, "location": f"{data}/{file.path}:{row.line}",
         "raw": printable(row.raw) if row.problem else None, "problem": row.problem,
-        "damage": sum(damage(word) for word in row.words), "size": len(row.words),
+        "damage": sum(damage(word) for word in row.words) + sum(map(lone, row.tags)), "size": len(row.words),
         "unknown": next((printable(tag) for tag in row.tags if tag not in data_set.labels), None),
         "normal": split_text(row.raw if row.problem else " ".join(row.words)),
     }  # fmt: skip

@@ -155,10 +155,10 @@ def test_add_makes_a_set_of_three_classes_and_use_writes_params(pulled):
 
 def test_a_slip_is_no_class_and_a_hundred_small_classes_are(pulled, monkeypatch):
     monkeypatch.setattr(raw_data, "add", lambda: "")
-    rows = ["x,red"] * 450 + ["x,green"] * 100 + ["x,grene"] * 12
+    rows = ["x,red"] * 450 + ["x,green"] * 100 + ["x,grene"] * 4
     Path("slips.csv").write_text("text,label\n" + "\n".join(rows))
     output = ajuste_data("add", "colours", "slips.csv")
-    assert "classes: green 100, red 450" in output and "unknown_label: grene 12" in output
+    assert "classes: green 100, red 450" in output and "unknown_label: grene 4" in output
     monkeypatch.setattr(raw_data, "check", lambda: None)
     Path("many.csv").write_text("text,label\n" + "\n".join(f"x,{i % 150}" for i in range(600)))
     ajuste_data("add", "intents", "many.csv")

@@ -58,8 +58,9 @@ def test_a_bad_row_keeps_its_place_and_says_why(expected, tmp_path, capsys):
     run(predict.command, "reviews-classifier", tmp_path / "t.jsonl")
     rows, note = answers(capsys)
     assert [row["error"] for row in rows] == [
-        None, "the text is empty", "the line is no valid JSON", "the line has no key `text`",
-        "the text is no string but int", "the line has no key `text`", "the text is no valid UTF-8",
+        None, "the text is empty",
+        "the line is not JSON: Expecting property name enclosed in double quotes", "the row has no key `text`",
+        "the text is no string but int", "the row is no JSON object", "the text is no valid UTF-8",
         "the text is missing", None,
     ]
     assert [row["label"] is None for row in rows] == [row["error"] is not None for row in rows]
@@ -81,7 +82,7 @@ def test_csv_out_and_an_adapter_by_its_number(expected, tmp_path, capsys):
     ("t.csv", b"", DataError, "t.csv holds no texts"),
     ("t.txt", b"\n\n", DataError, "t.txt holds no texts"),
     ("t.txt", b"ab\0cd", UsageError, "t.txt is a binary file, not text"),
-    ("t.parquet", b"PAR1", UsageError, "`.parquet` is none of .txt, .csv, .tsv, .jsonl"),
+    ("t.docx", b"x", UsageError, "`.docx` is none of .txt, .csv, .tsv, .json, .jsonl, .ndjson, .parquet"),
 ])
 def test_a_wrong_file_is_one_line_before_any_model_is_loaded(tmp_path, name, content, error, message):
     (tmp_path / name).write_bytes(content)

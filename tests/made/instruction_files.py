@@ -25,6 +25,7 @@ ROWS: dict[str, Callable[[str, str], dict]] = {
     "dolly": lambda x, y: {"instruction": x, "context": "", "response": y, "category": "open_qa"},
     "flan": lambda x, y: {"inputs": x, "targets": y},
     "prompt_completion": lambda x, y: {"prompt": x, "completion": y},
+    "question_answer": lambda x, y: {"question": x, "answer": y},
     "messages": lambda x, y: {"messages": [{"role": "user", "content": x}, {"role": "assistant", "content": y}]},
     "sharegpt": lambda x, y: {"conversations": [{"from": "human", "value": x}, {"from": "gpt", "value": y}]},
     "tagged": lambda x, y: {"text": f"<instruction>{x}</instruction>\n<response>{y}</response>"},

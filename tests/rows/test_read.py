@@ -87,7 +87,7 @@ def test_broken_csv_records_cost_their_own_line_alone(tmp_path):
 
 
 def test_an_unclosed_quote_before_a_very_long_file_is_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr("ajuste.rows.read.files.MAX_RECORD", 5000)
+    monkeypatch.setattr("ajuste.rows.read.delimited.MAX_RECORD", 5000)
     path = tmp_path / "a.csv"
     path.write_text('review,sentiment\n"open,bad\n' + "fine,good\n" * 2000 + "y" * 6000 + ",bad\nlast,good\n")
     rows = read(path, "csv", Columns(text="review", label="sentiment"))
@@ -124,7 +124,7 @@ WRONG = {
     "twice.csv": (b"review,review,sentiment,site\na,b,c,d\n", "2 columns named `review`"),
     "other.jsonl": (b'{"text": 1}\n', "no column `review`: its columns are text"),
     "binary.csv": (bytes(range(256)) * 40, "is a binary file"),
-    "zip.csv": (b"PK\x03\x04 and so on", "is a binary file"),
+    "zip.csv": (b"PK\x03\x04 and so on", "cannot be unpacked"),
     "utf16.csv": ("review,sentiment".encode("utf-16"), "UTF-16"),
     "binary.parquet": (b"nothing", "no readable Parquet"),
     "cut.json": (b'[{"review": "a", "sentiment": "b", "site": "c"},', "line 1: the list ends"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import typer
 
-from ajuste.cli.data import instruction_sets, label_sets, preference_sets, question_sets, sets, word_sets
+from ajuste.cli.data import instruction_sets, label_sets, preference_sets, question_sets, sets, trial, word_sets
 from ajuste.cli.data.kinds import DataSet
 from ajuste.cli.data.sets import Added, Asked
 from ajuste.cli.work.ui_address import working
@@ -55,6 +55,8 @@ def add(asked: Asked) -> None:
             path = packed
         own = sets.free_name(path, folder, [part.path for part in old.files] if old else [])
         added = KINDS[kind].prepare(asked, path, own, form, old)
+        if old is None:
+            added.said += trial.check(asked.name, own, path, added, workspace)
         copy = workspace / own
         shutil.copyfile(path, copy)
         with sets.published(folder, added.set, copy, workspace):

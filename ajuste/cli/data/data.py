@@ -38,8 +38,8 @@ def add(
         typer.Option(
             "--layout",
             "--format",
-            help="Of instructions: alpaca, dolly, flan, prompt_completion, messages, sharegpt, tagged, text, "
-            "templates. Of preferences: pairs, transcripts, conversational, sharegpt, rankings, ratings. "
+            help="Of instructions: alpaca, dolly, flan, prompt_completion, question_answer, messages, sharegpt, "
+            "tagged, text, templates. Of preferences: pairs, transcripts, conversational, sharegpt, rankings, ratings. "
             "Of tagged words: words, conll. Of questions: squad. Else it is recognised.",
         ),
     ] = "",

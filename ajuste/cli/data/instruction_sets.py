@@ -5,7 +5,7 @@ from pathlib import Path
 import yaml
 
 from ajuste.cli.data import use as in_params
-from ajuste.cli.data.sets import BATCH_ROWS, Added, Asked, Seen, listed_columns
+from ajuste.cli.data.sets import BATCH_ROWS, Added, Asked, Seen, dropped, listed_columns
 from ajuste.core.errors import DataError, UsageError
 from ajuste.rows.layouts import preferences
 from ajuste.rows.layouts.instructions import (
@@ -18,7 +18,8 @@ from ajuste.rows.layouts.instructions import (
     template_fields,
     to_row,
 )
-from ajuste.rows.read.files import columns_of, printable
+from ajuste.rows.layouts.meant import unpaired
+from ajuste.rows.read.files import columns_of, hint_of, printable
 from ajuste.rows.read.records import TAG_BEGIN, check_needed, read_records, record_columns
 from ajuste.rows.read.texts import check_columns
 from ajuste.rows.sets.base import check_set
@@ -32,12 +33,28 @@ SAMPLE_ROWS = 100
 def prepare(asked: Asked, path: Path, own: str, form: str, old: InstructionSet | None) -> Added:
     """The set with the file, once the whole file was read."""
     layout = layout_of(path, form, asked.mapping, asked.layout, asked.templates)
+    _check_paired(path, form, layout, asked.mapping)
     file = file_of(path, own, form, layout, asked.mapping, asked.templates, asked.labels, asked.source)
     seen = look(path, file)
     new = extend(old, file, asked.licence)
     sources = {part.name or Path(part.path).stem for part in new.files}
     changes = in_params.instruction_changes(asked.name, sources)
-    return Added(new, seen, layout, [f"categories: {categories(seen)}"], lambda: in_params.use(changes, asked.use))
+    used = {asked.mapping.get(key, key) for key in columns_known(layout, file.phrasings())}
+    said = [f"categories: {categories(seen)}", *seen.unknown_roles(), *dropped(path, form, used)]
+    return Added(new, seen, layout, said, lambda: in_params.use(changes, asked.use))
+
+
+def _check_paired(path: Path, form: str, layout: str, mapping: dict[str, str]) -> None:
+    """Raises DataError for completions that a label calls good or bad: as instructions the bad ones would be learnt."""
+    if layout in ("templates", "text", "tagged") or form == "txt" or "label" in mapping.values():
+        return
+    first = next(read_records(path, form, SAMPLE_ROWS))
+    if unpaired([record.values for record in first if record.values]):
+        raise DataError(
+            f"{path}: `label` says of each completion whether it is good: these are unpaired preferences (KTO), and no "
+            "method here learns from them. Give pairs with prompt, chosen and rejected, or the good rows alone without "
+            "the column `label`"
+        )
 
 
 def is_for_instructions(path: Path, form: str, mapping: dict[str, str]) -> bool:
@@ -54,9 +71,12 @@ def is_for_instructions(path: Path, form: str, mapping: dict[str, str]) -> bool:
 
 def check_labelled(path: Path, form: str, columns: Columns) -> None:
     """Raises DataError for a file that makes a new set and is neither labelled text, instructions nor preferences."""
+    found = columns_of(path, form)
     try:
-        check_columns(path, columns_of(path, form), columns)
+        check_columns(path, found, columns)
     except DataError as error:
+        if hint_of(found):  # what is wrong is known
+            raise
         raise DataError(
             f"{error}. Of instructions a layout needs: {needs_of_layouts()}; of preferences: "
             f"{preferences.needs_of_layouts()}; --layout names one"
@@ -151,6 +171,7 @@ def look(path: Path, file: InstructionFile) -> Seen:
         rows = [to_row(record, file.layout, file.columns, phrasings, file.label_names) for record in batch]
         good = seen.readable(path, rows, [row.problem for row in rows])
         seen.values.update(printable(row.category or file.category or "(none)") for row in good)
+        seen.roles.update(turn["role"] for row in good for turn in row.messages)
     seen.check_any(path, file.layout)
     return seen
 

@@ -1,14 +1,18 @@
 """How `ajuste data add` and `show` treat files of texts and classes: their columns, their classes, folders by label."""
 
 import re
+import unicodedata
+from collections import Counter
 from pathlib import Path
 
 from ajuste.cli.data import instruction_sets
 from ajuste.cli.data import use as in_params
-from ajuste.cli.data.sets import BATCH_ROWS, Added, Asked, Seen
+from ajuste.cli.data.sets import BATCH_ROWS, Added, Asked, Seen, dropped
 from ajuste.core.errors import DataError, UsageError
+from ajuste.rows.clean import INVISIBLE
 from ajuste.rows.read.files import printable
 from ajuste.rows.read.texts import read_rows
+from ajuste.rows.read.values import class_of, same_name
 from ajuste.rows.sets.base import check_set
 from ajuste.rows.sets.classification import ClassificationSet, Columns, SourceFile
 
@@ -16,7 +20,9 @@ PARTS = {"train", "test", "dev", "val", "valid", "validation"}  # folders betwee
 UNLABELLED = {"unsup"}  # aclImdb's reviews without a label
 MIN_CLASS_SHARE, MIN_CLASS_ROWS = 0.1, 2  # a rarer value is taken for a slip, not for a class, unless it is named
 PACKED = Columns(text="text", label="label", file="file")  # of a folder of texts by label
+RARE_ROWS = 5  # fewer rows of a rare value are slips
 MAX_CLASSES = 1000
+NUMBER = re.compile(r"[+-]?\d+(?:\.0+)?")
 MAX_VALUES = 100_000  # distinct labels that are counted: a column of texts is no column of labels
 
 
@@ -33,16 +39,23 @@ def prepare(asked: Asked, path: Path, own: str, form: str, old: ClassificationSe
     stem, by_file = Path(own).stem, columns.source is None
     alone = f"{asked.name}-classifier" if in_params.lacks_gold(stem, by_file) else ""
     changes = in_params.classification_changes(asked.name, stem, by_file)
-    return Added(new, seen, "", _said(seen, new, mapped or {}), lambda: in_params.use(changes, asked.use, alone))
+    said = _said(seen, new, mapped or {}) + dropped(path, form, set(columns.names()))
+    return Added(new, seen, "", said, lambda: in_params.use(changes, asked.use, alone))
 
 
 def _said(seen: Seen, new: ClassificationSet, mapped: dict[str, str]) -> list[str]:
     """Rows by class, and what will go to quarantine for having none."""
-    counts = {
-        label: sum(n for value, n in seen.values.items() if mapped.get(value, value) == label) for label in new.labels
-    }
+    counts = Counter({label: 0 for label in new.labels})
+    for value, n in seen.values.items():
+        if (label := class_of(value, new.labels, mapped)) in counts:
+            counts[label] += n
     said = ["classes: " + ", ".join(f"{label} {n:,}" for label, n in counts.items())]
-    other = {value: n for value, n in seen.values.items() if mapped.get(value, value) not in new.labels}
+    looks = Counter(_look(label) for label in new.labels)
+    alike = [label for label in new.labels if looks[_look(label)] > 1]
+    if alike:
+        shown = ", ".join(ascii(label)[1:-1][:60] for label in alike[:6])
+        said.append(f"note: classes that look alike, are they one? {shown}: --labels VALUE=name,... merges them")
+    other = {value: n for value, n in seen.values.items() if class_of(value, new.labels, mapped) not in new.labels}
     if other:
         shown = sorted(other.items(), key=lambda item: (-item[1], item[0]))[:10]
         listed = ", ".join(f"{value[:40] or '(empty)'} {n:,}" for value, n in shown) + (
@@ -75,11 +88,19 @@ def choose_labels(where: str, seen: Seen, given: str, existing: list[str]) -> tu
         names = [(name if is_map else value).strip() for value, is_map, name in pairs]
         mapped = {value.strip(): name.strip() for value, is_map, name in pairs if is_map} or None
         labels = existing + [name for name in dict.fromkeys(names) if name not in existing]
+        if not any(class_of(value, labels, mapped) in names for value in seen.values):
+            raise UsageError(
+                f"{where}: --labels {given} finds no row: the values of the label column are "
+                f"{_shown([value for value, _ in seen.values.most_common()])}"
+            )
     else:
         known = set(existing)
         least = max(MIN_CLASS_ROWS, MIN_CLASS_SHARE * max(seen.values.values(), default=0))
         found = [value for value, rows in seen.values.items() if value and rows >= least]
-        if existing and not known & seen.values.keys():
+        _check_rare(where, seen, found, existing)
+        if all(NUMBER.fullmatch(value) for value in found):
+            found = list(dict.fromkeys(same_name(value) for value in found))  # 1.0, of a column with a gap, is 1
+        if existing and not any(class_of(value, existing, None) in known for value in seen.values):
             raise UsageError(
                 f"{where}: none of its labels ({_shown(found or list(seen.values))}) is a class of the set "
                 f"({_shown(existing)}): give --labels {found[0] if found else 'VALUE'}={existing[0]},..., "
@@ -93,6 +114,26 @@ def choose_labels(where: str, seen: Seen, given: str, existing: list[str]) -> tu
             "is it the label column? Name the classes with --labels a,b,c"
         )
     return labels, mapped
+
+
+def _check_rare(where: str, seen: Seen, found: list[str], existing: list[str]) -> None:
+    """Raise DataError for a value with too many rows for a slip and too few for a class: a person decides."""
+    rare = [(value, rows) for value, rows in seen.values.most_common()
+            if value and rows >= RARE_ROWS and value not in found and class_of(value, existing, None) not in existing]
+    if not rare or len(found) < 2:
+        return
+    named = ", ".join(f"{value[:40]} {rows:,}" for value, rows in rare[:5]) + (", ..." if len(rare) > 5 else "")
+    most = ",".join(value[:40] for value in sorted(found, key=_natural)[:10])
+    one = rare[0][0][:40]
+    raise DataError(
+        f"{where}: few rows have the label {named} of {seen.rows:,}: a rare class, or slips? Keep it: --labels "
+        f"{most},{one} (and classify.class_weights: balanced); merge it: --labels {most},{one}={found[0][:40]}; leave "
+        f"its rows out, in quarantine: --labels {most}"
+    )
+
+
+def _look(label: str) -> str:
+    return INVISIBLE.sub("", unicodedata.normalize("NFC", label)).casefold()
 
 
 def _natural(value: str) -> tuple:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ajuste.cli.data import use as in_params
-from ajuste.cli.data.sets import BATCH_ROWS, Added, Asked, Seen, listed_columns
+from ajuste.cli.data.sets import BATCH_ROWS, Added, Asked, Seen, dropped, listed_columns
 from ajuste.core.errors import DataError, UsageError
 from ajuste.rows.layouts.preferences import LAYOUTS, Comparison, columns_known, needs_of_layouts, recognise
 from ajuste.rows.read.comparisons import read_comparisons
@@ -22,7 +22,9 @@ def prepare(asked: Asked, path: Path, own: str, form: str, old: PreferenceSet | 
     new = extend(old, file, asked.licence, asked.prompt)
     seen = look(path, new, file)
     changes = in_params.preference_changes(asked.name)
-    return Added(new, seen, file.layout, [contents(seen)], lambda: in_params.use(changes, asked.use))
+    used = {asked.mapping.get(key, key) for key in columns_known(file.layout)}
+    said = [contents(seen), *dropped(path, form, used)]
+    return Added(new, seen, file.layout, said, lambda: in_params.use(changes, asked.use))
 
 
 def is_for_preferences(path: Path, form: str, mapping: dict[str, str]) -> bool:

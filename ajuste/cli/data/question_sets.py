@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ajuste.cli.data import use as in_params
-from ajuste.cli.data.sets import BATCH_ROWS, Added, Asked, Seen, listed_columns
+from ajuste.cli.data.sets import BATCH_ROWS, Added, Asked, Seen, dropped, listed_columns
 from ajuste.core.errors import DataError, UsageError
 from ajuste.rows.read.files import columns_of, printable
 from ajuste.rows.read.questions import Question, needed, read_questions
@@ -28,7 +28,8 @@ def prepare(asked: Asked, path: Path, own: str, form: str, old: QuestionSet | No
     files = [part.model_dump(exclude_none=True) for part in [*(old.files if old else []), file]]
     values = {"kind": "questions", "licence": old.licence if old else asked.licence, "files": files}
     new = check_set(values, "set.yaml", QuestionSet)
-    return Added(new, seen, "squad", [contents(seen)], lambda: in_params.use_in_study(STUDY, asked.name, asked.use))
+    said = [contents(seen), *dropped(path, form, {*needed(file), file.columns.answer_start})]
+    return Added(new, seen, "squad", said, lambda: in_params.use_in_study(STUDY, asked.name, asked.use))
 
 
 def file_of(path: Path, own: str, form: str, asked: Asked) -> QuestionFile:

@@ -16,6 +16,7 @@ from pathlib import Path
 from ajuste.cli.data.kinds import DataSet, read_any
 from ajuste.core.errors import DataError, UsageError
 from ajuste.rows.read.files import printable
+from ajuste.rows.read.opened import PACKINGS, inner_name
 from ajuste.rows.read.records import record_columns
 from ajuste.rows.sets.base import Set, dump_set
 
@@ -52,6 +53,7 @@ class Seen:
     first_problem: str = ""
     values: Counter = field(default_factory=Counter)  # label, tag, category or number of responses -> rows
     first: list = field(default_factory=list)  # rows, to be shown
+    roles: Counter = field(default_factory=Counter)  # of turns
 
     def readable(self, path: Path, batch: list, problems: list[str | None]) -> list:
         """Count the rows of a batch, of which some could not be read; gives the others."""
@@ -63,6 +65,14 @@ class Seen:
                 self.first_problem = f"{path.name}:{row.line}: {problem}"
         self.first += good[: SHOWN_ROWS - len(self.first)]
         return good
+
+    def unknown_roles(self) -> list[str]:
+        """A line that names the roles that no template knows, if there are any."""
+        known = ("system", "user", "assistant", "text")
+        found = [f"`{printable(role)[:40]}` {n:,}" for role, n in self.roles.most_common() if role not in known]
+        if not found:
+            return []
+        return [f"roles that are not known, so their rows will go to quarantine as role_order: {', '.join(found[:10])}"]
 
     def check_any(self, path: Path, layout: str) -> None:
         """Raise DataError if not one row could be read."""
@@ -85,13 +95,22 @@ def listed_columns(path: Path, form: str) -> str:
     return (", ".join(printable(name)[:60] for name in found[:30]) + (", ..." if len(found) > 30 else "")) or "none"
 
 
+def dropped(path: Path, form: str, used: set[str]) -> list[str]:
+    """A line that names the columns of a file that nothing uses, if there are any."""
+    left = [printable(name)[:60] for name in record_columns(path, form) if name not in used] if form != "conll" else []
+    shown = ", ".join(left[:20]) + (", ..." if len(left) > 20 else "")
+    return [f"not used, so dropped: column{'s' * (len(left) > 1)} {shown}"] if left else []
+
+
 def format_of(path: Path) -> str:
     """The format by the file's ending. Raises UsageError that lists the known ones."""
-    if path.suffix.lower() not in FORMATS:
+    ending = Path(inner_name(path)).suffix.lower()
+    if ending not in FORMATS:
         raise UsageError(
-            f"{path}: `{path.suffix}` is no known ending: {' '.join(FORMATS)}, or a folder of texts by label"
+            f"{path}: `{ending}` is no known ending: {' '.join(FORMATS)}, packed or not ({' '.join(PACKINGS)}), or a "
+            "folder of texts by label"
         )
-    return FORMATS[path.suffix.lower()]
+    return FORMATS[ending]
 
 
 def free_name(path: Path, folder: Path, taken: list[str]) -> str:
@@ -99,7 +118,8 @@ def free_name(path: Path, folder: Path, taken: list[str]) -> str:
 
     Raises UsageError if the set holds this very file already.
     """
-    stem, suffix = path.stem, path.suffix
+    suffix = "".join(path.suffixes[-2:] if path.suffix.lower() in PACKINGS else path.suffixes[-1:])
+    stem = path.name.removesuffix(suffix)
     for number in range(1, len(taken) + 2):
         name = f"{stem}-{number}{suffix}" if number > 1 else path.name
         if name not in taken:

@@ -1,6 +1,5 @@
 """What `ajuste data show` prints of one file of a set, by the set's kind."""
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +9,11 @@ import typer
 from ajuste.cli.data import instruction_sets, label_sets, preference_sets, question_sets, sets, word_sets
 from ajuste.cli.data.sets import BATCH_ROWS
 from ajuste.cli.work.ui_address import working
+from ajuste.rows.read.as_json import as_json
 from ajuste.rows.read.files import printable
 from ajuste.rows.read.records import read_records
 from ajuste.rows.read.texts import read_rows
+from ajuste.rows.read.values import looked_up
 from ajuste.rows.sets.preferences import read_set
 
 
@@ -25,7 +26,7 @@ def show_texts(path: Path, file) -> None:
     names = file.label_names or {}
     counts: Counter = Counter()
     for value, n in seen.values.items():
-        counts[names.get(value, value)] += n
+        counts[looked_up(names, value)] += n
     typer.echo("  " + ", ".join(f"{label[:40] or '(empty)'} {n:,}" for label, n in counts.most_common(20)))
     for row in next(read_rows(path, file.format, file.columns, 3)):
         text = " ".join(printable(row.text).split())
@@ -71,7 +72,7 @@ def show_control(path: Path, file) -> None:
     what = f"control set {file.name} ({file.layout})"
     typer.echo(f"\n{file.path}: {rows:,} rows, {file.format}, {what}, from {file.source}")
     for record in first:
-        text = " ".join(printable(json.dumps(record.values, ensure_ascii=False)).split())
+        text = " ".join(printable(as_json(record.values)).split())
         typer.echo(f"  line {record.line}: {text[:160]}{'...' if len(text) > 160 else ''}")
 
 

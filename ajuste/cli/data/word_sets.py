@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ajuste.cli.data import use as in_params
-from ajuste.cli.data.sets import BATCH_ROWS, Added, Asked, Seen, listed_columns
+from ajuste.cli.data.sets import BATCH_ROWS, Added, Asked, Seen, dropped, listed_columns
 from ajuste.core.errors import DataError, UsageError
 from ajuste.rows.read.files import columns_of, printable
 from ajuste.rows.read.words import Sentence, columns_in, needed, read_words
@@ -33,6 +33,7 @@ def prepare(asked: Asked, path: Path, own: str, form: str, old: WordSet | None) 
     said = ["tags: " + ", ".join(f"{tag} {seen.values[tag]:,}" for tag in labels)]
     if other := [tag for tag in seen.values if tag not in labels]:
         said.append(f"no tag of the set, so their rows will go to quarantine as unknown_tag: {', '.join(other[:10])}")
+    said += dropped(path, form, {file.columns.words, file.columns.tags})
     layout = "conll" if form == "conll" else "words"
     return Added(new, seen, layout, said, lambda: in_params.use_in_study(STUDY, asked.name, asked.use))
 

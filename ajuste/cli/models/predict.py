@@ -1,6 +1,7 @@
 """`ajuste predict`: label or score every text of a file with a registered model, as JSON lines or CSV on stdout."""
 
 import csv
+import io
 import json
 import os
 import sys
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from ajuste.serving.loading import Served
 
 BATCH_ROWS = 256
-FORMATS = (".txt", ".csv", ".tsv", ".jsonl")
+FORMATS = {".txt": "txt", ".csv": "csv", ".tsv": "tsv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl",
+           ".parquet": "parquet"}  # fmt: skip
 
 
 class Output(StrEnum):
@@ -29,7 +31,7 @@ class Output(StrEnum):
 
 def command(
     name: Annotated[str, typer.Argument(help="NAME, NAME@ALIAS or NAME/VERSION of the registry.")],
-    file: Annotated[Path, typer.Argument(help="Texts: .txt, one a line; .csv, .tsv or .jsonl with a text column.")],
+    file: Annotated[Path, typer.Argument(help="Texts: .txt, one a line; .csv, .tsv, .json(l), .parquet by column.")],
     column: Annotated[str, typer.Option(help="The column, or JSON key, that holds the text.")] = "text",
     output: Annotated[Output, typer.Option(help="Format of what is written to standard output.")] = Output.jsonl,
     prompt: Annotated[str | None, typer.Option(help="Of a reward model: what the texts are responses to.")] = None,
@@ -157,64 +159,61 @@ def writer(output: Output, answered: list[str]) -> Callable[[dict], object]:
 
 
 def read(file: Path, column: str) -> Iterator[tuple[int, str | None, str | None]]:
-    """The texts of a file, one at a time. Raises UsageError for a file that is none of these formats."""
-    from ajuste.core.errors import UsageError
+    """The texts of a file, one at a time, read as `ajuste data add` reads it; of .txt a text is a line.
+
+    Raises UsageError for a file that is none of these formats, DataError for what is wrong with it as a whole.
+    """
+    from ajuste.core.errors import DataError, UsageError
+    from ajuste.rows.read.files import check_file, printable
+    from ajuste.rows.read.opened import inner_name, open_bytes
+    from ajuste.rows.read.records import read_records, record_columns
 
     if not file.is_file():
         raise UsageError(f"{file} is no file")
-    if file.suffix.lower() not in FORMATS:
+    form = FORMATS.get(Path(inner_name(file)).suffix.lower())
+    if form is None:
         raise UsageError(f"{file}: `{file.suffix}` is none of {', '.join(FORMATS)}")
-    with file.open("rb") as raw:
-        if b"\0" in raw.read(8192):
+    with open_bytes(file) as raw:
+        head = raw.read(8192)
+    if not head.strip():
+        raise DataError(f"{file} holds no texts")
+    if form == "txt":
+        if b"\0" in head:
             raise UsageError(f"{file} is a binary file, not text")
-    readers = {".txt": _lines, ".jsonl": _json_lines, ".csv": _table, ".tsv": _table}
-    # a byte that is no UTF-8 becomes a lone surrogate, and so a fault of its row alone
-    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as opened:
-        for row, text in readers[file.suffix.lower()](opened, column, file):
-            yield row, *_checked(text)
+        yield from _lines(file)
+        return
+    check_file(file, form)
+    found = record_columns(file, form)
+    if column not in found and (form not in ("json", "jsonl") or found):
+        known = ", ".join(map(printable, found))
+        raise UsageError(f"{file} has no column `{column}`: it has {known}; name one with --column")
+    row = 0
+    for batch in read_records(file, form, BATCH_ROWS):
+        for record in batch:
+            row = record.line if form == "jsonl" and record.line > row else row + 1
+            if record.problem:
+                yield row, None, printable(record.problem)
+            elif column not in record.values:
+                yield row, None, f"the row has no key `{column}`"
+            else:
+                yield row, *_checked(record.values[column])
 
 
 def _checked(text: object) -> tuple[str | None, str | None]:
-    if isinstance(text, ValueError):
-        return None, str(text)
+    from ajuste.rows.clean import visible
+
     if not isinstance(text, str):
         return None, "the text is missing" if text is None else f"the text is no string but {type(text).__name__}"
     if any("\ud800" <= char <= "\udfff" for char in text):
         return None, "the text is no valid UTF-8"
-    return (text, None) if text.strip() else (None, "the text is empty")
+    return (text, None) if visible(text) else (None, "the text is empty")
 
 
-def _lines(opened, column: str, file: Path) -> Iterator[tuple[int, object]]:
-    for number, line in enumerate(opened, 1):
-        if line.strip():            # a blank line is the end of a paragraph, not a text
-            yield number, line.rstrip("\r\n")
+def _lines(file: Path) -> Iterator[tuple[int, str | None, str | None]]:
+    from ajuste.rows.read.opened import open_bytes
 
-
-def _json_lines(opened, column: str, file: Path) -> Iterator[tuple[int, object]]:
-    for number, line in enumerate(opened, 1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-            yield number, value[column]
-        except (json.JSONDecodeError, RecursionError):
-            yield number, ValueError("the line is no valid JSON")
-        except (KeyError, TypeError, IndexError):
-            yield number, ValueError(f"the line has no key `{column}`")
-
-
-def _table(opened, column: str, file: Path) -> Iterator[tuple[int, object]]:
-    from ajuste.core.errors import DataError, UsageError
-
-    csv.field_size_limit(2**27)
-    table = csv.DictReader(opened, delimiter="\t" if file.suffix.lower() == ".tsv" else ",")
-    if table.fieldnames is None:
-        return
-    if column not in table.fieldnames:
-        known = ", ".join(table.fieldnames)
-        raise UsageError(f"{file} has no column `{column}`: it has {known}; name one with --column")
-    try:
-        for number, row in enumerate(table, 1):
-            yield number, row[column]
-    except csv.Error as error:
-        raise DataError(f"{file}:{table.line_num}: {error}") from None
+    # a byte that is no UTF-8 becomes a lone surrogate, and so a fault of its row alone
+    with io.TextIOWrapper(open_bytes(file), encoding="utf-8-sig", errors="surrogateescape", newline="\n") as opened:
+        for number, line in enumerate(opened, 1):
+            if line.strip():            # a blank line is the end of a paragraph, not a text
+                yield number, *_checked(line.rstrip("\r\n"))

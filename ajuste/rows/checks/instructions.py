@@ -13,7 +13,7 @@ import numpy as np
 
 from ajuste.rows.checks.expectations import MOJIBAKE, gxe
 from ajuste.rows.checks.turns import TEMPLATE
-from ajuste.rows.clean import damage
+from ajuste.rows.clean import damage, visible
 from ajuste.rows.split import split_text
 
 LOOP_WORDS, LOOP_LEAST = 20, 12
@@ -30,13 +30,13 @@ def measure(messages: list[dict], instruction: str | None) -> dict:
     contents = [message["content"] for message in messages]
     pairs = zip(messages, messages[1:], strict=False)
     found = next((match for content in contents if (match := TEMPLATE.search(content))), None)
-    asked = [len(text) for text in users] + ([len(instruction.strip())] if instruction is not None else [])
+    asked = [visible(text) for text in users] + ([visible(instruction)] if instruction is not None else [])
     return {
         "damage": sum(damage(content) for content in contents),
         "roles": " ".join(message["role"] for message in messages),
         "instruction_chars": min(asked, default=None),
-        "response_chars": min(map(len, answers), default=None),
-        "text_chars": min(map(len, texts), default=None),
+        "response_chars": min(map(visible, answers), default=None),
+        "text_chars": min(map(visible, texts), default=None),
         "chars": sum(map(len, contents)),
         "echoes": sum(
             one["role"] == "user" and other["role"] == "assistant"

@@ -7,7 +7,7 @@ responses. Repetitions are no fault here: what a model should not write may be w
 
 from ajuste.rows.checks.expectations import MOJIBAKE, gxe, relation_checks
 from ajuste.rows.checks.turns import TEMPLATE, pii
-from ajuste.rows.clean import damage
+from ajuste.rows.clean import damage, visible
 from ajuste.rows.layouts.preferences import FAULTS
 
 ROLES = r"^(?:system )?user(?: assistant user)* assistant$"
@@ -27,9 +27,9 @@ def measure(prompt: list[dict], responses: list[str], roles: str, text_alone: bo
     return {
         "damage": sum(map(damage, contents)),
         "roles": roles,
-        "prompt_chars": min((len(turn["content"]) for turn in prompt if turn["role"] == "user"), default=0),
+        "prompt_chars": min((visible(turn["content"]) for turn in prompt if turn["role"] == "user"), default=0),
         "responses": None if text_alone else len(responses),
-        "response_chars": min(map(len, responses), default=0),
+        "response_chars": min(map(visible, responses), default=0),
         "equal": len(responses) - len({" ".join(response.split()) for response in responses}),
         "chars": len(text) - len(contents) + 1,
         "template": found and found.group(),

@@ -9,7 +9,7 @@ from ajuste.rows.checks.validation import Work, most_common, report_of
 from ajuste.rows.clean import KINDS
 from ajuste.rows.split import SPLITS
 
-COLUMNS = ["row", "problem", "damage", "text", "label"]
+COLUMNS = ["row", "problem", "damage", "visible", "text", "label"]
 HTML_RESIDUE = r"<[A-Za-z/!][^<>]{0,200}>|&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});"
 
 
@@ -18,7 +18,7 @@ def row_checks(labels: list[str], max_chars: int) -> list[gxe.Expectation]:
     return [
         gxe.ExpectColumnValuesToBeNull(column="problem", meta={"check": "unreadable_row"}),
         gxe.ExpectColumnValuesToBeBetween(column="damage", max_value=0, meta={"check": "encoding_damage"}),
-        gxe.ExpectColumnValueLengthsToBeBetween(column="text", min_value=1, meta={"check": "empty_text"}),
+        gxe.ExpectColumnValuesToBeBetween(column="visible", min_value=1, meta={"check": "empty_text"}),
         gxe.ExpectColumnValueLengthsToBeBetween(column="text", max_value=max_chars, meta={"check": "over_long_text"}),
         gxe.ExpectColumnValuesToBeInSet(column="label", value_set=labels, meta={"check": "unknown_label"}),
         gxe.ExpectColumnValuesToNotMatchRegex(column="text", regex=HTML_RESIDUE, meta={"check": "html_residue"}),

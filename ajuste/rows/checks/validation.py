@@ -38,6 +38,7 @@ from ajuste.rows.checks.expectations import (
 )
 from ajuste.rows.duplicates import Duplicates
 from ajuste.rows.parquet import GROUP_ROWS, ParquetRows, read_batches
+from ajuste.rows.read.files import printable
 from ajuste.rows.split import SPLITS
 
 SOURCES_SHOWN = 50  # a column with a value of its own in every row must not fill the report
@@ -82,10 +83,12 @@ class Work:
         """The names of the checks that each row of a batch fails by itself; warnings are counted.
 
         columns: what the checks look at. problems: why a row could not be read, or None; of such a row no more is
-        known, so `unreadable_row` is its only reason.
+        known, so `unreadable_row` is its only reason. Texts become storable here, whatever the kind: a lone surrogate
+        that a file held must not stop the judge of all the other rows.
         """
         first = self.counts["read"]
-        frame = pd.DataFrame({"row": range(first, first + len(problems)), **columns})
+        storable = {name: _storable(column) for name, column in columns.items()}
+        frame = pd.DataFrame({"row": range(first, first + len(problems)), **storable})
         reasons: list[list[str]] = [[] for _ in problems]
         for check, failing in self.judge.judge(frame, checks).items():
             for row in failing:
@@ -94,6 +97,12 @@ class Work:
                 elif check == "unreadable_row" or problems[row - first] is None:
                     reasons[row - first].append(check)
         return reasons
+
+
+def _storable(column: pd.Series) -> pd.Series:
+    if column.dtype != object:
+        return column
+    return pd.Series([printable(value) if isinstance(value, str) else value for value in column], dtype=object)
 
 
 @contextmanager

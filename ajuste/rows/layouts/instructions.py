@@ -1,9 +1,10 @@
 """The layouts that instruction data comes in, each turned into one typed row of messages.
 
-    alpaca             instruction, input (optional), output              system, where there is such a column
+    alpaca             instruction, input (optional), output              system and history, where there are any
     dolly              instruction, context (optional), response          category
     flan               inputs, targets
     prompt_completion  prompt, completion
+    question_answer    question, context (optional), answer
     messages           messages: [{role: system|user|assistant, content}]
     sharegpt           conversations: [{from: system|human|gpt, value}]   system
     tagged             text: <instruction>...</instruction><response>...</response>
@@ -22,16 +23,21 @@ import json
 import re
 from dataclasses import dataclass, field
 
+from ajuste.rows.layouts import meant
+from ajuste.rows.layouts.meant import unpaired
 from ajuste.rows.layouts.turns import Message, Unfit, listed, messages_of, name_of, text_of
+from ajuste.rows.read.as_json import as_json
 from ajuste.rows.read.records import Record
+from ajuste.rows.read.values import looked_up, missing, named
 
 LAYOUTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # needed columns, optional ones; first match wins
     "messages": (("messages",), ()),
     "sharegpt": (("conversations",), ("system",)),
-    "alpaca": (("instruction", "output"), ("input", "system")),
+    "alpaca": (("instruction", "output"), ("input", "system", "history")),
     "dolly": (("instruction", "response"), ("context",)),
     "flan": (("inputs", "targets"), ()),
     "prompt_completion": (("prompt", "completion"), ()),
+    "question_answer": (("question", "answer"), ("context",)),
     "tagged": (("text",), ()),
     "text": (("text",), ()),
 }
@@ -100,9 +106,13 @@ def to_row(record: Record, layout: str, columns: dict[str, str], templates: list
         if layout == "templates":
             _from_template(row, values, templates or [], label_names or {})
         else:
+            used = {columns.get(key, key) for key in values}
+            meant.check_columns(record.values, used)
+            if layout == "prompt_completion" and unpaired([record.values]) and "label" not in used:
+                raise Unfit("column `label` says whether the completion is a good one: unpaired preferences")
             _from_columns(row, layout, values)
     except Unfit as problem:
-        row.problem, row.raw, row.messages = str(problem), json.dumps(record.values, ensure_ascii=False), []
+        row.problem, row.raw, row.messages = str(problem), as_json(record.values), []
     return row
 
 
@@ -124,12 +134,26 @@ def _from_columns(row: Row, layout: str, values: dict) -> None:
     else:
         asked, answer = LAYOUTS[layout][0]
         row.instruction = text_of(values, asked)
-        more = text_of(values, {"alpaca": "input", "dolly": "context"}.get(layout, ""))
+        more = text_of(values, {"alpaca": "input", "dolly": "context", "question_answer": "context"}.get(layout, ""))
         row.messages = _pair("\n\n".join(part for part in (row.instruction, more) if part.strip()),
                              text_of(values, answer))  # fmt: skip
+    row.messages = _history(values) + row.messages
     system = text_of(values, "system")
     if system.strip():
         row.messages.insert(0, {"role": "system", "content": system})
+
+
+def _history(values: dict) -> list[Message]:
+    """The turns before the question: pairs of what was asked and what was answered."""
+    turns = listed(values.get("history"))
+    if meant.neutral("history", turns):
+        return []
+    if not isinstance(turns, list) or not all(
+        isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(said, str) for said in pair)
+        for pair in turns
+    ):
+        raise Unfit("the history is no list of [instruction, response]")
+    return [turn for pair in turns for turn in _pair(*pair)]
 
 
 def _from_template(row: Row, values: dict, templates: list[dict], label_names: dict[str, str]) -> None:
@@ -137,13 +161,15 @@ def _from_template(row: Row, values: dict, templates: list[dict], label_names: d
     for name in template_fields(templates):
         value = values[name]
         value = value[0] if isinstance(value, list) and value else value  # of several right answers the first
-        if not isinstance(value, str | int | float) or not str(value).strip():
+        said = str(value) if isinstance(value, str | bool) else None if missing(value) else named(value)
+        if said is None or not said.strip():
             raise Unfit(f"the templates need `{name}`, and the row has none")
-        filled[name] = str(value).strip()
+        filled[name] = said.strip()
     if "label" in filled and label_names:
-        if filled["label"] not in label_names:
+        name = looked_up(label_names, filled["label"])
+        if name not in label_names.values():
             raise Unfit(f"label `{filled['label'][:60]}` is not among label_names")
-        filled["label"] = label_names[filled["label"]]
+        filled["label"] = name
     digest = hashlib.sha256(json.dumps(filled, sort_keys=True).encode("ascii")).digest()
     chosen = templates[int.from_bytes(digest[:8], "big") % len(templates)]
     row.messages = _pair(*(FIELD.sub(lambda m: filled[m[1]], chosen[part]) for part in ("prompt", "response")))

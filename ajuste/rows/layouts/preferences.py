@@ -19,13 +19,14 @@ A row that cannot be brought into a comparison has a `fault`: the name of a chec
 the responses say is for the checks.
 """
 
-import json
 import math
 import re
 from dataclasses import dataclass, field
 
 from ajuste.learning.statistics.agreement import agreement
+from ajuste.rows.layouts import meant
 from ajuste.rows.layouts.turns import Message, Unfit, listed, messages_of, name_of, text_of, transcript_of
+from ajuste.rows.read.as_json import as_json
 from ajuste.rows.read.records import Record
 
 PAIR = ("chosen_rating", "rejected_rating", "agreement")
@@ -110,6 +111,7 @@ def to_comparison(record: Record, layout: str, columns: dict[str, str], prompt: 
     values = {key: record.values.get(columns.get(key, key)) for key in columns_known(layout)}
     try:
         row.source = name_of(values, "source")
+        meant.check_columns(record.values, {columns.get(key, key) for key in values})
         _FILL[layout](row, values, prompt or "")
         system = text_of(values, "system") if "system" in values else ""
         if system.strip():
@@ -117,7 +119,7 @@ def to_comparison(record: Record, layout: str, columns: dict[str, str], prompt: 
             row.roles = f"system {row.roles}"
     except Unfit as wrong:
         row.fault = (wrong.check if isinstance(wrong, _Fault) else "unreadable_row", str(wrong))
-        row.raw = json.dumps(record.values, ensure_ascii=False)
+        row.raw = as_json(record.values)
         row.prompt, row.responses = [], []
     return row
 

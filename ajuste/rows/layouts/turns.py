@@ -1,7 +1,7 @@
 """What the layouts of instructions and of preferences share: texts, names and turns out of the values of a row.
 
-    turns        [{role, content}], or ShareGPT's [{from, value}], whose human and gpt become user and assistant; the
-                 list itself, or its JSON in a text column
+    turns        [{role, content}], or ShareGPT's [{from, value}], whose human and gpt become user and assistant;
+                 a role in any case; the list itself, or its JSON in a text column
     transcript   "\\n\\nHuman: ...\\n\\nAssistant: ...", the form of hh-rlhf
 
 A value of another form raises Unfit, which says what is wrong with the row.
@@ -10,7 +10,12 @@ A value of another form raises Unfit, which says what is wrong with the row.
 import json
 import re
 
+from ajuste.rows.layouts import meant
+from ajuste.rows.layouts.unfit import Unfit
+from ajuste.rows.read.values import missing, named
+
 SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant"}
+ROLES = ("system", "user", "assistant")
 KEYS = {"role": ("role", "content"), "from": ("from", "value")}  # of a turn: who speaks, and what is said
 
 SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):")
@@ -19,14 +24,10 @@ SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 Message = dict[str, str]  # role, content
 
 
-class Unfit(ValueError):
-    """The values of a row do not have the form of its layout."""
-
-
 def text_of(values: dict, key: str) -> str:
     """A value that must be text; none counts as empty."""
     value = values.get(key)
-    if value is None:
+    if missing(value):
         return ""
     if not isinstance(value, str):
         raise Unfit(f"the {key} is of type {type(value).__name__}, not text")
@@ -36,7 +37,7 @@ def text_of(values: dict, key: str) -> str:
 def name_of(values: dict, key: str) -> str | None:
     """A value that names a category or source: text, or a number."""
     value = values.get(key)
-    return json.dumps(value) if isinstance(value, int | float) else text_of(values, key).strip() or None
+    return named(value) or text_of(values, key).strip() or None
 
 
 def listed(value: object) -> object:
@@ -63,13 +64,22 @@ def messages_of(turns: object, what: str, speaker: str = "role") -> list[Message
     for number, turn in enumerate(turns, 1):
         if not isinstance(turn, dict) or role_key not in turn or content_key not in turn:
             raise Unfit(f"message {number} of the {what} has no `{role_key}` and `{content_key}`")
-        role, content = turn[role_key], "" if turn[content_key] is None else turn[content_key]
+        role, content = turn[role_key], "" if missing(turn[content_key]) else turn[content_key]
         if not isinstance(role, str) or not isinstance(content, str):
             wrong = role_key if not isinstance(role, str) else content_key
             kind = type(turn[wrong]).__name__
             raise Unfit(f"the `{wrong}` of message {number} of the {what} is of type {kind}, not text")
-        messages.append({"role": SHAREGPT_ROLES.get(role, role) if speaker == "from" else role, "content": content})
+        role = role_of(role, speaker)
+        meant.check_turn(turn, number, what, answer=role == "assistant")
+        messages.append({"role": role, "content": content})
     return messages
+
+
+def role_of(name: str, speaker: str) -> str:
+    """The role that a name stands for, in any case; a name that nobody knows stays as it is."""
+    plain = name.strip().lower()
+    plain = SHAREGPT_ROLES.get(plain, plain) if speaker == "from" else plain
+    return plain if plain in ROLES else name
 
 
 def transcript_of(text: str) -> list[Message] | None:

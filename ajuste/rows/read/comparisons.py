@@ -11,7 +11,9 @@ from pathlib import Path
 from ajuste.core.errors import DataError
 from ajuste.rows.layouts.preferences import Comparison, to_comparison
 from ajuste.rows.read.files import check_file
+from ajuste.rows.read.opened import open_bytes
 from ajuste.rows.read.records import Record, check_needed, read_records, record_columns
+from ajuste.rows.read.values import named
 from ajuste.rows.sets.preferences import PreferenceFile, PreferenceSet
 
 
@@ -22,7 +24,7 @@ def read_comparisons(folder: Path, data_set: PreferenceSet, file: PreferenceFile
     for batch in records(folder / file.path, file, batch_rows):
         for record in batch:
             if given is not None and record.values is not None:
-                key = str(record.values.get(file.columns.get("id", "id"))).strip()
+                key = _id_of(record.values, file)
                 record.values[file.columns.get("ratings", "ratings")] = given.get(key)
         yield [to_comparison(record, file.layout, file.columns, data_set.prompt) for record in batch]
 
@@ -42,7 +44,7 @@ def records(path: Path, file: PreferenceFile, batch_rows: int) -> Iterator[list[
         yield from read_records(path, file.format, batch_rows)
         return
     batch = []
-    with path.open("rb") as lines:
+    with open_bytes(path) as lines:
         for number, line in enumerate(lines, 1):
             text = line.decode("utf-8", "surrogateescape").rstrip("\r\n")
             if not text.strip():
@@ -60,6 +62,11 @@ def records(path: Path, file: PreferenceFile, batch_rows: int) -> Iterator[list[
         yield batch
 
 
+def _id_of(values: dict[str, object], file: PreferenceFile) -> str:
+    value = values.get(file.columns.get("id", "id"))
+    return named(value) or str(value).strip()
+
+
 def _raters(folder: Path, data_set: PreferenceSet, file: PreferenceFile, batch_rows: int) -> dict[str, object] | None:
     """What the raters gave, by id; None if it stands in the file itself. Raises DataError for an id
     that comes twice."""
@@ -70,7 +77,7 @@ def _raters(folder: Path, data_set: PreferenceSet, file: PreferenceFile, batch_r
     for batch in records(folder / other.path, other, batch_rows):
         for record in batch:
             values = record.values or {}
-            key = str(values.get(other.columns.get("id", "id"))).strip()
+            key = _id_of(values, other)
             if key in found and record.problem is None:
                 place = f"{folder / other.path}:{record.line}"
                 raise DataError(f"{place}: id `{key[:60]}` comes twice: whose ratings are they?")

@@ -7,12 +7,13 @@ A row that cannot be read keeps its place and says why in `problem`; so does one
 that character, for it would teach the wrong span.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ajuste.rows.clean import visible
 from ajuste.rows.layouts.turns import Unfit, listed, text_of
+from ajuste.rows.read.as_json import as_json
 from ajuste.rows.read.files import columns_of
 from ajuste.rows.read.records import Record, check_needed, read_records
 from ajuste.rows.sets.questions import QuestionFile
@@ -51,12 +52,12 @@ def _question(record: Record, file: QuestionFile) -> Question:
         row.question, row.context = (text_of(record.values, name) for name in needed(file)[:2])
         row.answers, row.answer_start = _answers(record.values, file)
         for name, text in (("question", row.question), ("context", row.context)):
-            if not text.strip():
+            if not visible(text):
                 raise Unfit(f"the {name} is empty")
         if row.context[row.answer_start : row.answer_start + len(row.answers[0])] != row.answers[0]:
             raise Unfit(f"the context has no `{row.answers[0][:60]}` at character {row.answer_start}")
     except Unfit as wrong:
-        return Question(record.line, raw=json.dumps(record.values, ensure_ascii=False), problem=str(wrong))
+        return Question(record.line, raw=as_json(record.values), problem=str(wrong))
     return row
 
 

@@ -10,24 +10,25 @@ A row that cannot be read keeps its place and says why in `problem`; what is wro
 Bytes that are no UTF-8 become lone surrogates. Memory: one batch.
 """
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ajuste.core.errors import DataError
+from ajuste.rows.read.as_json import as_json
+from ajuste.rows.read.delimited import DELIMITERS, MAX_RECORD, records_of
 from ajuste.rows.read.files import (
-    DELIMITERS,
-    MAX_RECORD,
     batched,
     check_file,
     columns_of,
-    csv_records,
+    hint_of,
     items,
     no_parquet,
     printable,
 )
+from ajuste.rows.read.opened import open_bytes
+from ajuste.rows.read.values import present
 
 PIECE_CHARS = 2000
 PIECE_LEAST = 200  # a line end before this is no place to cut: a heading would stand alone
@@ -60,7 +61,7 @@ def check_needed(path: Path, found: list[str], needed: list[str], layout: str) -
             shown = ", ".join(printable(column)[:60] for column in found[:30]) + (", ..." if len(found) > 30 else "")
             raise DataError(
                 f"{path} has no column `{name}`, which layout {layout} needs here: its columns are {shown or 'none'}; "
-                "name the right one under `columns` in set.yaml, or with --map when the file is added"
+                "name the right one under `columns` in set.yaml, or with --map when the file is added" + hint_of(found)
             )
         if found.count(name) > 1:
             raise DataError(f"{path} has {found.count(name)} columns named `{name}`: give them different names")
@@ -75,18 +76,18 @@ def read_records(path: Path, form: str, batch_rows: int, tagged: bool = False) -
     if form == "txt":
         rows = (Record(line, {"text": text}) for line, text in (_tagged if tagged else _pieces)(path))
     elif form in DELIMITERS:
-        rows = _delimited(path, DELIMITERS[form])
+        rows = _delimited(path, form)
     else:
         rows = (_object(*item) for item in items(path, form))
     yield from batched(path, rows, batch_rows)
 
 
-def _delimited(path: Path, delimiter: str) -> Iterator[Record]:
-    records = csv_records(path, delimiter)
+def _delimited(path: Path, form: str) -> Iterator[Record]:
+    records = records_of(path, form)
     _, header, _ = next(records)
     for line, fields, problem in records:
         if problem:
-            yield Record(line, text=delimiter.join(fields), problem=problem)
+            yield Record(line, text=DELIMITERS[form].join(fields), problem=problem)
         else:
             yield Record(line, dict(zip(header, fields, strict=True)))
 
@@ -95,8 +96,8 @@ def _object(line: int, value: object, problem: str | None) -> Record:
     if problem is None and not isinstance(value, dict):
         problem = "the row is no JSON object"
     if problem:
-        return Record(line, text=value if isinstance(value, str) else json.dumps(value), problem=problem)
-    return Record(line, value)
+        return Record(line, text=value if isinstance(value, str) else as_json(value), problem=problem)
+    return Record(line, present(value))
 
 
 # --- plain text -----------------------------------------------------------------------------------------------------
@@ -104,7 +105,7 @@ def _object(line: int, value: object, problem: str | None) -> Record:
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Numbered lines; one of over MAX_RECORD bytes comes in parts of the same number."""
-    with path.open("rb") as file:
+    with open_bytes(path) as file:
         number, whole, kept = 1, True, b""
         while part := file.readline(MAX_RECORD):
             if number == 1:
@@ -207,4 +208,4 @@ def _row(line: int, values: dict[str, object]) -> Record:
     for name, value in values.items():
         if isinstance(value, UnicodeDecodeError):
             return Record(line, problem=f"column `{name}` holds bytes that are no UTF-8")
-    return Record(line, values)
+    return Record(line, present(values))

@@ -6,14 +6,16 @@ that the file lacks is a DataError that names those that it has.
     line   1-based line where the record begins; of Parquet the row number. Memory: one batch.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ajuste.core.errors import DataError
-from ajuste.rows.read.files import DELIMITERS, batched, columns_of, csv_records, items, no_parquet, printable
+from ajuste.rows.read.as_json import as_json
+from ajuste.rows.read.delimited import DELIMITERS, records_of
+from ajuste.rows.read.files import batched, columns_of, hint_of, items, no_parquet, printable
 from ajuste.rows.read.json_files import Item
+from ajuste.rows.read.values import missing, named
 from ajuste.rows.sets.base import Format
 from ajuste.rows.sets.classification import Columns
 
@@ -38,7 +40,7 @@ def check_columns(path: Path, found: list[str], columns: Columns) -> None:
             raise DataError(
                 f"{path} has no column `{name}`: its columns are {shown or 'none'}; name the right ones with "
                 "--map text=COLUMN --map label=COLUMN"
-                + ("; they look joined by `;`: save the file with commas" if len(found) == 1 and ";" in shown else "")
+                + hint_of(found)
             )
         if found.count(name) > 1:
             raise DataError(f"{path} has {found.count(name)} columns named `{name}`: give them different names")
@@ -50,20 +52,20 @@ def read_rows(path: Path, form: Format, columns: Columns, batch_rows: int) -> It
     if form == "parquet":
         yield from _parquet(path, columns, batch_rows)
         return
-    if form in ("csv", "tsv"):
-        rows = _delimited(path, DELIMITERS[form], columns)
+    if form in DELIMITERS:
+        rows = _delimited(path, form, columns)
     else:
         rows = (_object(item, columns) for item in items(path, form))
     yield from batched(path, rows, batch_rows)
 
 
-def _delimited(path: Path, delimiter: str, columns: Columns) -> Iterator[RawRow]:
-    records = csv_records(path, delimiter)
+def _delimited(path: Path, form: Format, columns: Columns) -> Iterator[RawRow]:
+    records = records_of(path, form)
     _, header, _ = next(records)
     at = {key: header.index(name) for key, name in columns.model_dump(exclude_none=True).items()}
     for line, fields, problem in records:
         if problem:
-            yield RawRow(line, text=delimiter.join(fields), problem=problem)
+            yield RawRow(line, text=DELIMITERS[form].join(fields), problem=problem)
         else:
             yield RawRow(line, **{key: fields[i] for key, i in at.items()})
 
@@ -73,7 +75,7 @@ def _object(item: Item, columns: Columns) -> RawRow:
     if problem is None and not isinstance(value, dict):
         problem = "the row is no JSON object"
     if problem:
-        return RawRow(line, text=value if isinstance(value, str) else json.dumps(value), problem=problem)
+        return RawRow(line, text=value if isinstance(value, str) else as_json(value), problem=problem)
     return _from_values(line, {key: value.get(name) for key, name in columns.model_dump(exclude_none=True).items()})
 
 
@@ -83,12 +85,12 @@ def _from_values(line: int, values: dict[str, object]) -> RawRow:
     for key, value in values.items():
         if isinstance(value, bytes):
             value = value.decode("utf-8", "surrogateescape")
-        if value is None:
+        if missing(value):
             continue
         if isinstance(value, str):
             setattr(row, key, value)
-        elif key != "text" and isinstance(value, int | float):
-            setattr(row, key, json.dumps(value))
+        elif key != "text" and named(value) is not None:
+            setattr(row, key, named(value))
         else:
             row.problem = f"the {key} is of type {type(value).__name__}"
     return row

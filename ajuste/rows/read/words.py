@@ -5,13 +5,15 @@ a blank one: the word is the first column, the tag the last, and a line that beg
 A row that cannot be read keeps its place and says why in `problem`.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ajuste.rows.clean import visible
 from ajuste.rows.layouts.turns import listed
+from ajuste.rows.read.as_json import as_json
 from ajuste.rows.read.files import batched, check_file, columns_of
+from ajuste.rows.read.opened import open_bytes
 from ajuste.rows.read.records import Record, check_needed, read_records
 from ajuste.rows.sets.words import WordFile
 
@@ -59,10 +61,10 @@ def _sentence(record: Record, file: WordFile) -> Sentence:
             problem = problem or f"`{name}` is no list of texts"
     if not problem and len(words) != len(tags):
         problem = f"there are {len(words)} words and {len(tags)} tags"
-    if not problem and not all(str(word).strip() for word in words):
+    if not problem and not all(visible(str(word)) for word in words):
         problem = "a word is empty"
     if problem:
-        return Sentence(record.line, raw=json.dumps(record.values, ensure_ascii=False), problem=problem)
+        return Sentence(record.line, raw=as_json(record.values), problem=problem)
     names = file.label_names or {}
     return Sentence(record.line, [str(word) for word in words], [names.get(str(tag), str(tag)) for tag in tags])
 
@@ -70,7 +72,7 @@ def _sentence(record: Record, file: WordFile) -> Sentence:
 def _conll(path: Path) -> Iterator[Record]:
     """The sentences of a CoNLL file as records with the columns `words` and `tags`."""
     first, lines = 1, []
-    with path.open("rb") as file:
+    with open_bytes(path) as file:
         for number, line in enumerate([*file, b"\n"], 1):
             text = line.removeprefix(b"\xef\xbb\xbf" if number == 1 else b"").decode("utf-8", "surrogateescape")
             if text.strip() and not text.startswith(("-DOCSTART-", "# ")):

@@ -20,7 +20,8 @@ from ajuste.rows.sets import base
 from ajuste.rows.sets.base import FileName, Format, Name, Part
 
 KIND = "instructions"
-Layout = Literal["alpaca", "dolly", "flan", "prompt_completion", "messages", "sharegpt", "tagged", "text", "templates"]
+Layout = Literal["alpaca", "dolly", "flan", "prompt_completion", "question_answer", "messages", "sharegpt", "tagged",
+                 "text", "templates"]  # fmt: skip
 
 
 class Template(Part):

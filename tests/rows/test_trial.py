@@ -1,0 +1,79 @@
+"""`data add` says what the run would say, and emptiness is what a reader sees."""
+
+import contextlib
+import io
+from pathlib import Path
+
+import pytest
+
+from ajuste.core.errors import DataError
+from ajuste.rows.clean import visible
+from tasks.encode.reviews import warn_of_unknown
+from tests.made.added import add, asked, jsonl, project, sentence, texts
+
+INVISIBLE = ["\u200b", "\u2060\ufeff", "\u00ad", "\u3164", "\u2800\u200d", "\ufe0f\U000e0041"]
+
+
+@pytest.fixture(autouse=True)
+def _project(tmp_path, monkeypatch):
+    project(tmp_path, monkeypatch)
+
+
+def test_what_the_run_would_stop_at_is_refused_with_share_and_first_places():
+    rows = [{"conversations": [{"from": "human", "value": row["instruction"]}, {"from": name, "value": row["output"]}]}
+            for row, name in zip(asked(40), ["gpt", "bing", "gpt", "gpt"] * 10, strict=True)]  # fmt: skip
+    with pytest.raises(DataError, match=r"10 of 40 rows are bad, .* 0.15: role_order 10 \(first: .*mine.jsonl:2\)$"):
+        add(jsonl("mine.jsonl", rows))
+    assert not Path("data/mine").exists() and not list(Path().glob("data.*"))
+
+
+def test_what_is_kept_is_said_and_a_set_that_is_extended_is_for_the_run():
+    rows = texts(200)
+    rows[3]["text"], rows[9] = "", rows[4]
+    found = add(jsonl("mine.jsonl", rows))
+    assert "validation keeps 198 of 200 rows: train " in found.said
+    assert "quarantine: empty_text 1, exact_duplicate 1" in found.said
+    more = [{"text": "", "label": "neg"}] * 30 + [{"text": sentence(i + 5000), "label": "pos"} for i in range(5)]
+    assert "validation keeps" not in add(jsonl("more.jsonl", more)).said
+
+
+def test_ten_rows_are_few_and_one_class_is_none():
+    with pytest.raises(DataError, match="4 rows are kept, split into .* has none, .*give at least some 100 rows"):
+        add(jsonl("four.jsonl", texts(4)))
+    assert "note: 10 rows are few: figures on 1 rows of test say little" in add(jsonl("ten.jsonl", texts(10))).said
+    with pytest.raises(DataError, match="1 classes"):
+        add(jsonl("one.jsonl", texts(40, ("only",))))
+
+
+@pytest.mark.parametrize("text", INVISIBLE)
+def test_a_text_that_nobody_sees_is_empty(text):
+    rows = texts(40)
+    rows[4]["text"] = text
+    assert add(jsonl("mine.jsonl", rows)).reasons() == {5: ["empty_text"]}
+
+
+def test_an_answer_or_response_that_nobody_sees_is_missing():
+    rows = asked(40)
+    rows[4]["output"], rows[5]["instruction"] = INVISIBLE[0], INVISIBLE[1]
+    assert add(jsonl("mine.jsonl", rows)).reasons() == {5: ["empty_response"], 6: ["empty_instruction"]}
+    rows = [{"prompt": f"What of {sentence(i)}?", "chosen": sentence(i + 500), "rejected": sentence(i + 900)}
+            for i in range(40)]  # fmt: skip
+    rows[4]["chosen"] = INVISIBLE[0]
+    assert add(jsonl("pairs.jsonl", rows), "--replace").reasons() == {5: ["missing_response"]}
+
+
+def test_visible():
+    assert [visible(text) for text in ("", " \n", " a ", "a\u200bb", "é", *INVISIBLE)] == [0, 0, 1, 2, 1] + [0] * 6
+
+
+def test_classes_that_look_alike_are_told():
+    found = add(jsonl("mine.jsonl", texts(60, ("caf\u00e9", "cafe\u0301", "tea"))))
+    assert "classes that look alike, are they one? cafe\\u0301, caf\\xe9" in found.said
+
+
+@pytest.mark.parametrize("unknown, warned", [(2, False), (92, True)])
+def test_unknown_tokens_are_warned_about_with_their_share(unknown, warned):
+    error = io.StringIO()
+    with contextlib.redirect_stderr(error):
+        warn_of_unknown({"train": {"unknown_tokens": unknown, "tokens": 100}}, Path("base"))
+    assert ("92% of the tokens are unknown to base" in error.getvalue()) == warned == bool(error.getvalue())
