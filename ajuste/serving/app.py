@@ -1,8 +1,8 @@
 """The HTTP server: text in, a label, a score or more text out, and in every answer the version that gave it.
 
     POST /classify   {"text": "..."} or {"texts": ["...", ...]}, and "model" for another than the default
-    /v1/...          OpenAI's chat and completions: ajuste/serving/completions.py; POST /v1/score:
-                     ajuste/serving/scores.py
+    /v1/...          OpenAI's chat and completions: ajuste/serving/v1/completions.py; POST /v1/score:
+                     ajuste/serving/v1/scores.py
     GET  /models     what this server answers for, what is loaded, and which versions were refused
     GET  /health     whether it answers, and how much it is doing
 
@@ -23,7 +23,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, FastAPI
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from ajuste.serving import completions, errors, scores
+from ajuste.serving import errors
 from ajuste.serving.batches import Batcher, Busy
 from ajuste.serving.follower import Follower
 from ajuste.serving.generation import Generation
@@ -31,6 +31,7 @@ from ajuste.serving.limits import BodyLimit, KnownHosts
 from ajuste.serving.loading import Served, UnknownModel
 from ajuste.serving.models import Models
 from ajuste.serving.request_log import RequestLog
+from ajuste.serving.v1 import completions, scores
 
 MAX_TEXTS = 256
 MAX_CHARS = 20_000

@@ -9,8 +9,8 @@ import torch
 
 from ajuste.learning.text import chat
 from ajuste.models import decoder
-from ajuste.serving import completions
 from ajuste.serving.tokens import bytes_of, letters
+from ajuste.serving.v1 import completions
 from tests.made.tiny_decoders import ASKED
 from tests.serving.test_completions import wait_for
 from tests.serving.test_generation import right, user

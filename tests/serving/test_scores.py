@@ -8,9 +8,9 @@ from starlette.testclient import TestClient
 
 from ajuste.learning.text import chat
 from ajuste.models import reward
-from ajuste.serving import scores
 from ajuste.serving.app import make_app
 from ajuste.serving.models import Models, RefusedModel
+from ajuste.serving.v1 import scores
 from tests.made import tiny_rlhf
 from tests.serving.conftest import FakeRegistry
 

@@ -110,7 +110,7 @@ def scores(served: "Served", prompt: str, texts: list[str]) -> list[dict]:
     """The score of each text as a response to the prompt, or the reason why it has none."""
     from ajuste.models import reward
     from ajuste.serving.generation import BadRequest
-    from ajuste.serving.scores import row_ids
+    from ajuste.serving.v1.scores import row_ids
 
     found, rows = [], {}
     for i, text in enumerate(texts):

@@ -7,7 +7,7 @@
 
     openai.OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="none").chat.completions.create(model=..., messages=...)
 
-What may be sent is said in ajuste/serving/questions.py, what comes back in ajuste/serving/shape.py. The answer's
+What may be sent is said in ajuste/serving/v1/questions.py, what comes back in ajuste/serving/v1/shape.py. The answer's
 `model` is NAME/VERSION: the version that gave it. A client that goes away ends its generation.
 """
 
@@ -26,9 +26,9 @@ from ajuste.serving.batches import Busy
 from ajuste.serving.generation import Finished, Job, Started
 from ajuste.serving.loading import Served, UnknownModel
 from ajuste.serving.models import Models
-from ajuste.serving.questions import ChatQuestion, TextQuestion
-from ajuste.serving.shape import Choice, Shape
 from ajuste.serving.tokens import Token
+from ajuste.serving.v1.questions import ChatQuestion, TextQuestion
+from ajuste.serving.v1.shape import Choice, Shape
 
 Prepare = Callable[[str, str], Awaitable[None]]
 Keep = Callable[[Served, str], None]

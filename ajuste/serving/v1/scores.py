@@ -20,10 +20,10 @@ from pydantic import Field, field_validator, model_validator
 
 from ajuste.learning.text import chat
 from ajuste.models import reward
-from ajuste.serving.completions import Keep
 from ajuste.serving.generation import MAX_TOKENS, BadRequest
 from ajuste.serving.loading import Served
-from ajuste.serving.questions import MAX_MESSAGES, Content, Message, Strict
+from ajuste.serving.v1.completions import Keep
+from ajuste.serving.v1.questions import MAX_MESSAGES, Content, Message, Strict
 
 MAX_INPUTS = 256
 MAX_REQUEST_TOKENS = 65_536     # of all rows of a request: the inference thread is theirs for that long
