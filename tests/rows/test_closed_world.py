@@ -55,13 +55,15 @@ def test_neutral_values_change_nothing():
 
 
 def test_the_history_of_alpaca_is_used():
-    rows = [{**row, "input": "", "history": [[f"Who of {sentence(i)}?", f"Me, {sentence(i)}."]]} for i, row in enumerate(asked(40))]
+    rows = [{**row, "input": "", "history": [[f"Who of {sentence(i)}?", f"Me, {sentence(i)}."]]}
+            for i, row in enumerate(asked(40))]  # fmt: skip
     rows[3]["history"], rows[4]["history"] = [], "not a list"
     found = add(jsonl("mine.jsonl", rows))
     assert found.reasons() == {5: ["unreadable_row"]}
     turns = {row["location"].rsplit(":", 1)[1]: row["messages"] for row in found.kept}
     assert [turn["role"] for turn in turns["1"]] == ["user", "assistant"] * 2
-    assert [turn["content"] for turn in turns["1"]][:2] == [f"Who of {sentence(0)}?", f"Me, {sentence(0)}."] and len(turns["4"]) == 2
+    assert [turn["content"] for turn in turns["1"]][:2] == [f"Who of {sentence(0)}?", f"Me, {sentence(0)}."]
+    assert len(turns["4"]) == 2
 
 
 @pytest.mark.parametrize("values", [(True, False), (1, 0), (1.0, 0.0), ("true", "False")])
