@@ -62,7 +62,7 @@ def test_the_second_run_does_nothing_and_says_so(project: Path) -> None:
 )
 def test_only_what_depends_on_a_change_runs_again(project: Path, until: list[str], made: set[str]) -> None:
     assert stale(project) == set()
-    unused = ("ajuste/cli/work/run.py", "tasks/__init__.py", "ajuste/serving/app.py")
+    unused = ("ajuste/cli/main.py", "tasks/__init__.py", "ajuste/serving/app.py")
     for name in unused:
         path = project / name
         path.write_text(path.read_text() + "\n# a comment\n")
