@@ -23,7 +23,7 @@ def with_deps(text: str) -> str:
     written: list[str] = []
     module = None  # of the stage that the line belongs to
     inside = False  # of its list of deps
-    for line in [*text.split("\n")]:
+    for line in text.split("\n"):
         if STAGE.match(line):
             module = None
         elif found := MODULE.match(line):
