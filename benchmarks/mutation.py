@@ -7,15 +7,16 @@
 mutmut (3.x) changes one operator, number, argument, string or assignment at a time, and runs the tests that reach the
 function: a fault that no test notices has survived.
 
-    score = killed / (killed + survived)     killed: a test failed, or ran far beyond its time; survived: all passed,
-                                             or no test reaches the function
+    score = killed / (killed + survived)     killed: a test failed, or ran far beyond its time
+                                             survived: all passed, or no test reaches the function
 
-Each file is measured by the tests that stand in its row of `FILES`, in a working folder of its own under .mutation/
-(mutmut copies the code there and puts all mutants of a function behind one switch). A survivor that cannot be killed
-has its reason in benchmarks/mutation.toml; one without a reason makes the command end with 1.
+Each file is measured by the tests that stand in its row of `FILES`, in a working folder under .mutation/, where mutmut
+puts all mutants of a function behind one switch. A survivor that cannot be killed has its reason in
+benchmarks/mutation.toml; one without a reason, or a score below `WANTED`, makes the command end with 1.
 """
 
 import ast
+import contextlib
 import json
 import os
 import re
@@ -23,55 +24,57 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / ".mutation"
 PAGE = ROOT / "docs/measured/mutation.md"
+FOUND = ROOT / "docs/measured/mutation.json"
 REASONS = ROOT / "benchmarks/mutation.toml"
 WANTED = 0.95
 MUTATED = ("ajuste", "tasks")
-COPIED = (*MUTATED, "tests", "flows", "params.yaml", "policy.yaml", "presets")
+READ = ("tests", "flows", "params.yaml", "policy.yaml", "presets", "dvc.yaml")
 
+L, T = "ajuste/learning", "tests/learning"
 # each file, and the tests that measure it
 FILES = {
-    "ajuste/learning/losses/bradley_terry.py": ["tests/learning/test_bradley_terry.py"],
-    "ajuste/learning/losses/cross_entropy.py": ["tests/learning/test_losses.py"],
-    "ajuste/learning/rl/advantages.py": ["tests/learning/test_advantages.py"],
-    "ajuste/learning/rl/divergence.py": ["tests/learning/test_divergence.py"],
-    "ajuste/learning/rl/kl.py": ["tests/learning/test_kl.py"],
-    "ajuste/learning/rl/ppo.py": ["tests/learning/test_ppo.py"],
-    "ajuste/learning/rl/rollout.py": ["tests/learning/test_rollout.py"],
-    "ajuste/learning/rl/steps.py": ["tests/learning/test_steps.py"],
-    "ajuste/learning/rl/token_log_probs.py": ["tests/learning/test_token_log_probs.py"],
-    "ajuste/learning/statistics/agreement.py": ["tests/learning/test_agreement.py"],
-    "ajuste/learning/statistics/mcnemar.py": ["tests/learning/test_mcnemar.py"],
-    "ajuste/learning/statistics/metrics.py": ["tests/learning/test_statistics.py"],
-    "ajuste/learning/statistics/paired.py": ["tests/learning/test_comparison.py"],
-    "ajuste/learning/statistics/two_sample.py": ["tests/learning/test_statistics.py"],
-    "ajuste/learning/batching.py": ["tests/learning/test_batching.py"],
-    "ajuste/learning/head.py": ["tests/learning/test_head.py"],
-    "ajuste/learning/lora.py": ["tests/invariants/test_lora.py", "tests/invariants/test_merge.py"],
-    "ajuste/learning/memory_plan.py": ["tests/learning/test_memory.py"],
-    "ajuste/learning/seeds.py": ["tests/learning/test_seeds.py"],
-    "ajuste/learning/layers/attention.py": ["tests/learning/test_attention.py"],
-    "ajuste/learning/layers/bottleneck.py": ["tests/models/test_bottleneck.py"],
-    "ajuste/learning/layers/fused.py": ["tests/learning/test_fused.py"],
-    "ajuste/learning/layers/packed.py": ["tests/learning/test_rollout.py"],
-    "ajuste/learning/layers/ragged.py": ["tests/learning/test_ragged.py", "tests/invariants/test_ragged.py"],
-    "ajuste/learning/layers/shared_prefix.py": ["tests/invariants/test_shared_prefix.py"],
-    "ajuste/learning/text/chat.py": ["tests/learning/test_chat.py"],
-    "ajuste/learning/text/choices.py": ["tests/learning/test_choices.py"],
-    "ajuste/learning/text/generate.py": ["tests/learning/test_generate.py"],
-    "ajuste/learning/text/masking.py": ["tests/learning/test_masking.py"],
+    f"{L}/losses/bradley_terry.py": [f"{T}/test_bradley_terry.py"],
+    f"{L}/losses/cross_entropy.py": [f"{T}/test_losses.py"],
+    f"{L}/rl/advantages.py": [f"{T}/test_advantages.py"],
+    f"{L}/rl/divergence.py": [f"{T}/test_divergence.py"],
+    f"{L}/rl/kl.py": [f"{T}/test_kl.py"],
+    f"{L}/rl/ppo.py": [f"{T}/test_ppo.py"],
+    f"{L}/rl/rollout.py": [f"{T}/test_rollout.py"],
+    f"{L}/rl/steps.py": [f"{T}/test_steps.py"],
+    f"{L}/rl/token_log_probs.py": [f"{T}/test_token_log_probs.py"],
+    f"{L}/statistics/agreement.py": [f"{T}/test_agreement.py"],
+    f"{L}/statistics/mcnemar.py": [f"{T}/test_mcnemar.py"],
+    f"{L}/statistics/metrics.py": [f"{T}/test_statistics.py"],
+    f"{L}/statistics/paired.py": [f"{T}/test_comparison.py"],
+    f"{L}/statistics/two_sample.py": [f"{T}/test_two_sample.py"],
+    f"{L}/batching.py": [f"{T}/test_batching.py"],
+    f"{L}/head.py": [f"{T}/test_head.py"],
+    f"{L}/lora.py": ["tests/invariants/test_lora.py", "tests/invariants/test_merge.py"],
+    f"{L}/memory_plan.py": [f"{T}/test_memory.py"],
+    f"{L}/seeds.py": [f"{T}/test_seeds.py"],
+    f"{L}/layers/attention.py": [f"{T}/test_attention.py"],
+    f"{L}/layers/bottleneck.py": [f"{T}/test_bottleneck.py"],
+    f"{L}/layers/fused.py": [f"{T}/test_fused.py"],
+    f"{L}/layers/packed.py": [f"{T}/test_rollout.py"],
+    f"{L}/layers/ragged.py": [f"{T}/test_ragged.py", "tests/invariants/test_ragged.py"],
+    f"{L}/layers/shared_prefix.py": ["tests/invariants/test_shared_prefix.py"],
+    f"{L}/text/chat.py": [f"{T}/test_chat.py"],
+    f"{L}/text/choices.py": [f"{T}/test_choices.py"],
+    f"{L}/text/generate.py": [f"{T}/test_generate.py"],
+    f"{L}/text/masking.py": [f"{T}/test_masking.py"],
+    "tasks/supervised/loop.py": ["tests/keys/test_first_step.py"],
 }
 
 CONFIG = """
 [tool.mutmut]
-source_paths = ["ajuste", "tasks"]
-also_copy = {copied}
-only_mutate = ["{file}"]
+source_paths = {mutated}
+also_copy = {read}
+only_mutate = {files}
 pytest_add_cli_args = ["-m", "not slow", "-p", "no:cacheprovider"]
 pytest_add_cli_args_test_selection = {tests}
 timeout_multiplier = 2.0
@@ -81,39 +84,64 @@ use_git_change_detection = false
 # decorators that are plain functions of a function, so that `name = decorator(name)` says the same
 PLAIN = ("torch.no_grad", "once_differentiable", "torch.amp.custom_fwd", "torch.amp.custom_bwd", "property",
          "contextmanager")  # fmt: skip
+KILLED = {"killed", "timeout", "segfault", "suspicious"}
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
-SEEN = {"killed": "killed", "timeout": "killed", "segfault": "killed", "suspicious": "killed"}
 
 
-def measure(file: str, tests: list[str]) -> dict:
-    """{mutants, killed, survivors: [{function, was, becomes}]} of one file. Raises RuntimeError with mutmut's last
-    lines when it did not come to its end."""
-    folder = WORK / file.removesuffix(".py").replace("/", ".")
+def measure(room: str, files: list[str]) -> dict[str, dict]:
+    """{file: {mutants, killed, survivors: [{function, was, becomes, state}]}} of files that share a folder, by the
+    tests of them all. Raises RuntimeError with mutmut's last lines when it did not come to its end."""
+    folder = WORK / room.replace("/", ".")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for name in COPIED:
-        if name in MUTATED:
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            (folder / name).symlink_to(ROOT / name)
-    (folder / file).write_text(undecorated((ROOT / file).read_text(encoding="utf-8")), encoding="utf-8")
-    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    config = CONFIG.format(copied=json.dumps([*COPIED[2:]]), file=file, tests=json.dumps(tests))
-    (folder / "pyproject.toml").write_text(project + config, encoding="utf-8")
-    run = _mutmut(folder, "run", "--max-children", os.environ.get("MUTATION_CHILDREN", "1"))
+    for name in MUTATED:
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in READ:
+        (folder / name).symlink_to(ROOT / name)
+    for file in files:
+        (folder / file).write_text(undecorated((ROOT / file).read_text(encoding="utf-8")), encoding="utf-8")
+    tests = list(dict.fromkeys(test for file in files for test in FILES[file]))
+    lists = {"mutated": MUTATED, "read": READ, "files": files, "tests": tests}
+    config = CONFIG.format(**{name: json.dumps(list(values)) for name, values in lists.items()})
+    (folder / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text(encoding="utf-8") + config)
+    # one thread, no other plug-ins, and no path to the unchanged code
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    command = [Path(sys.executable).with_name("mutmut"), "run", "--max-children", os.environ.get("CHILDREN", "1")]
+    run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     if run.returncode:
         said = [line for line in (run.stdout + run.stderr).splitlines() if line.strip() and line[0] not in SPINNER]
-        raise RuntimeError(f"{file}: mutmut ended with {run.returncode}:\n" + "\n".join(said[-30:]))
-    states = dict(
-        line.strip().split(": ", 1) for line in _mutmut(folder, "results", "--all", "true").stdout.splitlines() if line
-    )
-    survived = sorted(name for name, state in states.items() if state not in SEEN)
-    return {
-        "mutants": len(states),
-        "killed": len(states) - len(survived),
-        "states": dict(Counter(states.values())),
-        "survivors": [_changed(name, states[name], folder) for name in survived],
-    }
+        raise RuntimeError(f"{room}: mutmut ended with {run.returncode}:\n" + "\n".join(said[-30:]))
+    return {file: read(folder, file) for file in files}
+
+
+def read(folder: Path, file: str) -> dict:
+    """What mutmut found in a file of the working folder."""
+    from mutmut.mutation.data import SourceFileMutationData
+    from mutmut.mutation.diff_apply import get_diff_for_mutant
+    from mutmut.stats import status_by_exit_code
+
+    survivors = []
+    with contextlib.chdir(folder):
+        data = SourceFileMutationData(path=file)
+        data.load()
+        states = {name: status_by_exit_code[code] for name, code in data.exit_code_by_key.items()}
+        for name, state in states.items():
+            if state not in KILLED:
+                survivors.append({**changed(get_diff_for_mutant(name, path=file)), "function": function(name)}
+                                 | ({} if state == "survived" else {"state": state}))  # fmt: skip
+    return {"mutants": len(states), "killed": len(states) - len(survivors), "survivors": survivors}
+
+
+def changed(diff: str) -> dict[str, str]:
+    """The lines that a mutant changes, before and after, joined by blanks."""
+    lines = diff.splitlines()[2:]
+    was, becomes = (" ".join(line[1:].strip() for line in lines if line.startswith(sign)) for sign in "-+")
+    return {"was": was, "becomes": becomes}
+
+
+def function(name: str) -> str:
+    """ajuste.x.xǁClassǁmethod__mutmut_3 -> Class.method"""
+    return re.sub("^(x_|xǁ)", "", name.rsplit(".", 1)[-1].rsplit("__mutmut_", 1)[0]).replace("ǁ", ".")
 
 
 def undecorated(source: str) -> str:
@@ -135,32 +163,56 @@ def undecorated(source: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _mutmut(folder: Path, *args: str) -> subprocess.CompletedProcess:
-    # one thread, and no path to the unchanged code
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
-    mutmut = str(Path(sys.executable).with_name("mutmut"))
-    return subprocess.run([mutmut, *args], cwd=folder, env=environment, capture_output=True, text=True)
+def reason(file: str, survivor: dict, reasons: list[dict]) -> str | None:
+    """Why a survivor cannot be killed: the first entry of mutation.toml whose patterns its lines hold."""
+    for entry in reasons:
+        if re.search(entry.get("file", ""), file) and re.search(entry.get("function", ""), survivor["function"]):
+            if re.search(entry.get("was", ""), survivor["was"]) and re.search(entry["becomes"], survivor["becomes"]):
+                return entry["reason"]
+    return None
 
 
-def _changed(name: str, state: str, folder: Path) -> dict[str, str]:
-    """Which lines a mutant changed, joined by blanks, and in which function."""
-    lines = _mutmut(folder, "show", name).stdout.splitlines()
-    was, becomes = (
-        " ".join(line[1:].strip() for line in lines if line.startswith(sign) and not line.startswith(sign * 3))
-        for sign in "-+"
-    )
-    function = re.sub(r"^x_|^xǁ", "", name.rsplit(".", 1)[-1].rsplit("__mutmut_", 1)[0]).replace("ǁ", ".")
-    return {"function": function, "was": was, "becomes": becomes, "state": state, "name": name}
+def page(found: dict[str, dict], reasons: list[dict]) -> str:
+    """docs/measured/mutation.md."""
+    mutants, killed = (sum(one[name] for one in found.values()) for name in ("mutants", "killed"))
+    lines = [
+        "# Mutation testing", "",
+        f"**{killed} of {mutants} mutants killed: {killed / mutants:.1%}.** By `make mutation` (mutmut 3, "
+        "[benchmarks/mutation.py](../../benchmarks/mutation.py)), a file at a time.", "",
+        "| file | mutants | killed | survived | score |", "|---|---:|---:|---:|---:|",
+    ]  # fmt: skip
+    for file, one in sorted(found.items()):
+        left = one["mutants"] - one["killed"]
+        lines.append(f"| {file} | {one['mutants']} | {one['killed']} | {left} | {one['killed'] / one['mutants']:.1%} |")
+    lines += ["", "## Survivors", ""]
+    for file, one in sorted(found.items()):
+        for s in one["survivors"]:
+            why = reason(file, s, reasons) or "**no reason yet**"
+            lines.append(f"- {file}, `{s['function']}`: `{s['was']}` → `{s['becomes']}`: {why}")
+    return "\n".join(lines) + "\n"
+
+
+def main(names: list[str]) -> int:
+    found = json.loads(FOUND.read_text(encoding="utf-8")) if FOUND.exists() and names else {}
+    reasons = tomllib.loads(REASONS.read_text(encoding="utf-8"))["survivor"]
+    rooms: dict[str, list[str]] = {}
+    for file in FILES:
+        if not names or Path(file).stem in names:
+            rooms.setdefault(str(Path(file).parent), []).append(file)
+    for room, files in rooms.items():
+        found |= measure(room, files)
+        FOUND.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        PAGE.write_text(page(found, reasons), encoding="utf-8")
+        for file in files:
+            print(f"{file}: {found[file]['killed']} of {found[file]['mutants']}", flush=True)
+            for s in found[file]["survivors"]:
+                if reason(file, s, reasons) is None:
+                    print(f"    {s['function']}\n      - {s['was']}\n      + {s['becomes']}", flush=True)
+    bare = sum(reason(file, s, reasons) is None for file, one in found.items() for s in one["survivors"])
+    score = sum(one["killed"] for one in found.values()) / sum(one["mutants"] for one in found.values())
+    print(f"score {score:.1%}, {bare} survivors without a reason")
+    return int(score < WANTED or bare > 0)
 
 
 if __name__ == "__main__":
-    for file, tests in FILES.items():
-        if len(sys.argv) == 1 or Path(file).stem in sys.argv[1:]:
-            try:
-                found = measure(file, tests)
-            except RuntimeError as error:
-                print(error)
-                continue
-            print(file, found["killed"], found["mutants"], found["states"])
-            for s in found["survivors"]:
-                print("   ", s["name"].rsplit(".", 1)[-1], s["state"], "\n      -", s["was"], "\n      +", s["becomes"], flush=True)
+    sys.exit(main(sys.argv[1:]))

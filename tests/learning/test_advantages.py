@@ -213,8 +213,8 @@ def test_bootstrap_takes_a_cut_episode_as_going_on() -> None:
 
 def test_a_cut_response_loses_one_unless_said_otherwise() -> None:
     """And scores of a reward model in float64 are taken as they are."""
-    scores = torch.tensor([0.5, 0.5], dtype=torch.float64)
-    rewards, steps = per_token_rewards(torch.zeros(2, 2), scores, torch.ones(2, 2).bool(), torch.tensor([True, False]), 1)
+    scores, ended = torch.tensor([0.5, 0.5], dtype=torch.float64), torch.tensor([True, False])
+    rewards, steps = per_token_rewards(torch.zeros(2, 2), scores, torch.ones(2, 2).bool(), ended, 1)
     assert rewards.tolist() == [[0, 0.5, 0], [0, -0.5, 0]] and rewards.dtype == torch.float32
     assert not steps[:, 2].any()
 

@@ -121,5 +121,5 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     bottleneck.save(bottleneck.attach(base_model("gpt2"), 5), tmp_path, "a base")
     with pytest.raises(ValueError, match=r"^adapter .* does not fit its base: 16 tensors, 16 places for them$"):
         bottleneck.load(base_model("llama"), tmp_path)
-    with pytest.raises(ValueError, match="^no layer of the base is named o_proj, down_proj, c_proj, out_proj, fc2, den"):
+    with pytest.raises(ValueError, match="^no layer of the base is named o_proj, down_proj, c_proj, out_proj, "):
         bottleneck.attach(nn.Sequential(nn.Linear(2, 2)), 5)

@@ -75,5 +75,6 @@ def test_span_loss_is_the_mean_of_both_ends() -> None:
 
 def test_spans_are_divided_by_the_items_of_the_whole_step() -> None:
     start, end, positions = torch.randn(3, 9), torch.randn(3, 9), torch.tensor([[0, 1], [4, 8], [2, 2]])
-    both = F.cross_entropy(start, positions[:, 0], reduction="sum") + F.cross_entropy(end, positions[:, 1], reduction="sum")
+    first, last = positions.T
+    both = F.cross_entropy(start, first, reduction="sum") + F.cross_entropy(end, last, reduction="sum")
     assert torch.allclose(span_cross_entropy(start, end, positions, 10), both / 10)
