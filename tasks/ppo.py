@@ -60,6 +60,7 @@ class PpoConfig(SamplesConfig):
     r: int = Field(ge=1, description="Rank of B A, of the policy's adapter and the value's.")
     alpha: float = Field(gt=0, description="The update is scaled by alpha/r.")
     targets: list[str] = Field(min_length=1, description="Last names of the adapted layers, or [all-linear].")
+    float32_head: bool = Field(description="Logits in float32, of sampler and trainer, above a bfloat16 base.")
     value: Literal["trunk", "adapter"] = Field(description="Where the value head reads: policy or own adapter.")
     value_start: Literal["zero", "reward"] = Field(description="What head and adapter of the value start as.")
     gamma: float = Field(gt=0, le=1, description="Discount of a token.")
@@ -74,6 +75,9 @@ class PpoConfig(SamplesConfig):
     unbiased: bool = Field(description="The variance of the whitening: divided by n - 1, or by n.")
     clip: float = Field(gt=0, lt=1, description="The ratio counts within 1 - clip and 1 + clip.")
     dual_clip: float | None = Field(gt=1, description="A token with A < 0 costs at most -d A; null: off.")
+    importance_cap: float | None = Field(
+        ge=1, description="A token's loss times pi_trainer / pi_sampler, at most this; null: off."
+    )
     value_clip: float | None = Field(gt=0, description="How far the value may leave the old one; null: off.")
     vf_coef: float = Field(ge=0, description="Weight of the value loss.")
     kl_estimator: Literal["k1", "k2", "k3"] = Field(description="Of the KL that rewards pay.")
@@ -92,7 +96,9 @@ class PpoConfig(SamplesConfig):
             self.gamma, self.lam, self.terminal, self.missing_end, self.missing_end_penalty, self.whiten_rewards,
             self.whiten_advantages, self.unbiased,
         )  # fmt: skip
-        return Ppo(options, self.kl_estimator, self.clip, self.dual_clip, self.value_clip, self.vf_coef)
+        return Ppo(
+            options, self.kl_estimator, self.clip, self.dual_clip, self.value_clip, self.vf_coef, self.importance_cap
+        )
 
 
 def ppo(config: PpoConfig, compute: Compute, artifacts: Path, out: Path, checkpoints: Path) -> dict:
@@ -113,7 +119,8 @@ def ppo(config: PpoConfig, compute: Compute, artifacts: Path, out: Path, checkpo
         identity = decoder.identity_of(base)
         if read_card(reward)["base"]["sha256"] != identity["sha256"]:
             raise ValueError(f"{reward} was trained on another base than {base}: run stage `reward` again")
-        settings = Settings(config.r, config.alpha, tuple(config.targets), config.value, config.value_start)
+        targets = tuple(config.targets)
+        settings = Settings(config.r, config.alpha, targets, config.value, config.value_start, config.float32_head)
         one = OneBase.build(base, reward, settings, getattr(torch, config.dtype)).to(compute.torch_device())
         gold = _gold(artifacts / "merged/gold")
     except ValueError as error:

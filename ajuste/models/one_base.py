@@ -31,7 +31,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from ajuste.learning.layers import fused, shared_prefix
+from ajuste.learning.layers import float32_head, fused, shared_prefix
 from ajuste.learning.rl import rollout
 from ajuste.learning.rl.token_log_probs import token_log_probs
 from ajuste.models import decoder, methods
@@ -50,6 +50,7 @@ class Settings(NamedTuple):
     targets: tuple[str, ...] = ("all-linear",)
     value: str = "trunk"  # or "adapter"
     value_start: str = "zero"  # or "reward": a copy of the reward model, for an adapter of its own
+    float32_head: bool = False  # logits in float32, of sampler and trainer: ajuste/learning/layers/float32_head.py
 
 
 class OneBase(nn.Module):
@@ -70,6 +71,8 @@ class OneBase(nn.Module):
             raise ValueError("value_start: reward needs a reward model and value: adapter")
         self.settings = settings
         self.answers: rollout.Answers | None = None  # the base as a rollout reads it, made by the first one
+        if settings.float32_head:
+            float32_head.attach(model)
         targets = methods.target_layers(model, settings.targets)
         config = {"task_type": "CAUSAL_LM", "r": settings.r, "lora_alpha": settings.alpha, "target_modules": targets}
         config["fan_in_fan_out"] = any(isinstance(module, methods.Conv1D) for module in model.modules())
@@ -229,7 +232,7 @@ class OneBase(nn.Module):
         responses, mask = responses.to(states.device), mask.to(states.device)
         predicting = torch.cat([mask, mask.new_zeros(len(mask), 1)], dim=1)[_after(mask)]
         head = self.model.get_base_model().get_output_embeddings().weight
-        log_p, entropy = token_log_probs(states[predicting], head, responses[mask], temperature)
+        log_p, entropy = token_log_probs(states[predicting].to(head.dtype), head, responses[mask], temperature)
         empty = log_p.new_zeros(mask.shape)
         return empty.masked_scatter(mask, log_p), empty.masked_scatter(mask, entropy)
 

@@ -147,7 +147,7 @@ class _Loop:
         """Raises Alarm when a figure is beyond its limit."""
         config, state, clock, check = self.config, self.state, self.clock, partial(rl_alarms.check, self.config, update)
         with clock.phase("rollout"):
-            episodes, drawn = answered(
+            episodes = answered(
                 self.one, self._next_prompts(), config.max_new_tokens, self.stop_ids, config.temperature,
                 state.generator,
             )  # fmt: skip
@@ -156,7 +156,7 @@ class _Loop:
             parts = [part for rows in self._minibatches(update, epoch=0) for part in rows.split(config.micro_rows)]
             episodes = judged(episodes, self.one, self.score, parts, config.temperature)
         episodes = self.algorithm.targets(episodes, state.beta.value, self.world.sum)
-        row = figures(episodes, drawn, state.beta.value, self.world)
+        row = figures(episodes, self.algorithm.clip, state.beta.value, self.world)
         # what the policy of the update before did; it has had a checkpoint of its own
         check(row, last_good=update - 2)
         with clock.phase("learn"):
