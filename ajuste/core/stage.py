@@ -3,7 +3,8 @@
 A stage is `python -m tasks.<verb>` or `python -m tasks.<verb>.<variant>`, started by DVC. `start` reads its section of
 params.yaml into a typed config, computes the stage key, takes a lock so that no stage ever runs twice at once, ends the
 process when the DVC that started it is gone (a killed DVC leaves its child running), and writes .state/<stage>.json:
-seconds, peak memory, tokens per second and the kind of error, which is what the flow decides a retry by.
+seconds (of the process, phase `imports` among them), peak memory, tokens per second and the kind of error, which is
+what the flow decides a retry by.
 
 Usage: see any file of tasks/. Imports nothing heavy: torch only if the stage itself has imported it.
 """
@@ -91,7 +92,8 @@ def start(name: str, config_type: type[Config]) -> Iterator[Stage]:
     if _ASKED:
         raise _Told(config_type)
     verb, variant = split_name(name)
-    began = time.monotonic()
+    imports = _imports()
+    began = time.monotonic() - imports
     stage, error = None, None
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -107,7 +109,7 @@ def start(name: str, config_type: type[Config]) -> Iterator[Stage]:
             key = stage_key(name)
             checkpoints = home() / ".checkpoints" / key
             checkpoints.mkdir(parents=True, exist_ok=True)
-            stage = Stage(name, config, compute, key, checkpoints)
+            stage = Stage(name, config, compute, key, checkpoints, {"imports": imports} if imports else {})
             yield stage
             _write_state(name, stage, began, None)
             shutil.rmtree(checkpoints)
@@ -129,6 +131,15 @@ def start(name: str, config_type: type[Config]) -> Iterator[Stage]:
     _write_state(name, stage, began, {"kind": kind, "message": message})
     print(f"error[{kind}]: {message}", file=sys.stderr, flush=True)
     raise SystemExit(EXIT_CODES[kind])
+
+
+def _imports() -> float:
+    """Seconds from the birth of this process to here, if its main module is the stage; 0 where a test calls one."""
+    if getattr(sys.modules["__main__"], "start", None) is not start:
+        return 0.0
+    import psutil
+
+    return max(0.0, time.time() - psutil.Process().create_time())
 
 
 def _interrupt(signum: int, frame: object) -> None:
@@ -171,6 +182,7 @@ def _watch_ancestors() -> None:
 
 def _write_state(name: str, stage: Stage | None, began: float, error: dict | None) -> None:
     seconds = time.monotonic() - began
+    working = seconds - (stage.phases.get("imports", 0.0) if stage else 0.0)
     state = {
         "stage": name,
         "key": stage.key if stage else None,
@@ -178,7 +190,7 @@ def _write_state(name: str, stage: Stage | None, began: float, error: dict | Non
         "phases": {phase: round(value, 3) for phase, value in stage.phases.items()} if stage else {},
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
         "tokens": stage.tokens if stage else 0,
-        "tokens_per_second": round(stage.tokens / seconds, 1) if stage and stage.tokens else None,
+        "tokens_per_second": round(stage.tokens / working, 1) if stage and stage.tokens else None,
         "device": stage.compute.torch_device() if stage and "torch" in sys.modules else "cpu",
         "threads": stage.compute.threads if stage else None,
         "error": error,
