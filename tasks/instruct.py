@@ -28,7 +28,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from ajuste.core import allocator
+from ajuste.core import allocator, world
 from ajuste.core.errors import UsageError
 from ajuste.core.figures import write_lines
 from ajuste.core.params import Compute
@@ -109,6 +109,7 @@ def instruct(config: InstructConfig, compute: Compute, encoded: Path, base: Path
         checkpoints,
     )
     seconds = time.monotonic() - began
+    world.first_goes_on()
     best = next(row for row in history if row["step"] == best_step(history, "loss") and "eval_loss" in row)
     card = {
         "kind": "decoder",

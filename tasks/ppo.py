@@ -31,12 +31,13 @@ from pydantic import Field, model_validator
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ajuste.core import allocator
+from ajuste.core import allocator, world
 from ajuste.core.errors import DataError, UsageError
 from ajuste.core.figures import write_json, write_lines
 from ajuste.core.params import Compute
 from ajuste.core.stage import start
 from ajuste.learning.layers import ragged
+from ajuste.learning.losses.cross_entropy import IGNORED
 from ajuste.learning.rl.advantages import Options
 from ajuste.learning.seeds import seed_everything
 from ajuste.learning.text import chat
@@ -46,6 +47,7 @@ from ajuste.models.one_base import POLICY, OneBase, Settings
 from ajuste.rows.encoded.conversations import read_conversations
 from tasks.rl import loop
 from tasks.rl.config import SamplesConfig
+from tasks.rl.learn import Ptx
 from tasks.rl.ppo import Ppo
 from tasks.rl.radar import Radar, published
 
@@ -133,11 +135,12 @@ def ppo(config: PpoConfig, compute: Compute, artifacts: Path, out: Path, checkpo
         one, held_out["row_id"], held_out["prompt_ids"], held_out["prefill"], tokenizer, gold, config.max_new_tokens,
         config.temperature, config.micro_rows, compute.seed,
     )
-    ptx = _ptx(one, artifacts / "encoded/instructions", config, compute.seed) if config.ptx else None
+    ptx = _ptx(one, artifacts / "encoded/instructions", compute.seed) if config.ptx else None
     done = loop.train(
         one, config.algorithm(), prompts, one.scores, config, compute.seed, checkpoints, chat.end_of_turn(tokenizer),
         radar.look, ptx,
     )  # fmt: skip
+    world.first_goes_on()
     card = {
         "kind": "decoder",
         "method": "ppo",
@@ -187,19 +190,19 @@ def _gold(folder: Path) -> Callable[[list[str]], Tensor]:
     return lambda texts: classifier.predict(model, tokenizer, card, texts)[:, column]
 
 
-def _ptx(one: OneBase, encoded: Path, config: PpoConfig, seed: int) -> Callable[[int], Tensor]:
-    """The supervised loss of the policy on `ptx_rows` instruction rows, the next ones of an endless stream."""
+def _ptx(one: OneBase, encoded: Path, seed: int) -> Ptx:
+    """The supervised loss of the policy on instruction rows, at positions of an endless stream."""
     rows = read_conversations(encoded, "train")
     device = next(one.parameters()).device
 
-    def loss(drawn: int) -> Tensor:
+    def loss(positions: range) -> tuple[Tensor, int]:
         chosen = []
-        for position in range(drawn, drawn + config.ptx_rows):
+        for position in positions:
             turn, place = divmod(position, len(rows))
             chosen.append(rows[int(np.random.default_rng([seed, turn]).permutation(len(rows))[place])])
         batch = {name: tensor.to(device) for name, tensor in ragged.padded(chosen, pad_id=0).items()}
         with one.using(POLICY):
-            return ragged.response_loss(one.model, batch)
+            return ragged.response_loss(one.model, batch, 1), int((batch["labels"][:, 1:] != IGNORED).sum())
 
     return loss
 

@@ -28,7 +28,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ajuste.core import allocator
+from ajuste.core import allocator, world
 from ajuste.core.errors import DataError, UsageError
 from ajuste.core.figures import rounded, write_json, write_lines
 from ajuste.core.params import Compute
@@ -101,6 +101,7 @@ def train_reward_model(
         checkpoints,
     )
     trained = time.monotonic()
+    world.first_goes_on()
     tokenizer = load_tokenizer(base)
     normalisation = _normalise(config, compute, model, tokenizer, encoded, base)
     normalised = time.monotonic()

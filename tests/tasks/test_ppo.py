@@ -117,9 +117,9 @@ def test_ptx_reads_instructions_and_changes_the_result(artifacts, done, tmp_path
     first = np.random.default_rng([0, 0]).permutation(len(rows))[:2]
     model = ragged.attach(decoder.load_base(both / "merged/instruct")[0])
     expected = ragged.response_loss(model, ragged.collate([rows[int(i)] for i in first]))
-    loss = _ptx(OneBase(decoder.load_base(both / "merged/instruct")[0], Settings()), both / "encoded/instructions",
-                config(ptx=1.0), 0)  # fmt: skip
-    assert loss(0).item() == pytest.approx(expected.item(), rel=1e-5)
+    loss = _ptx(OneBase(decoder.load_base(both / "merged/instruct")[0], Settings()), both / "encoded/instructions", 0)
+    total, items = loss(range(2))
+    assert total.item() / items == pytest.approx(expected.item(), rel=1e-5)
     changed, plain = (load_file(folder / "adapter_model.safetensors") for folder in (tmp_path / "out", done[1]))
     assert any(not torch.equal(changed[name], plain[name]) for name in plain)
 

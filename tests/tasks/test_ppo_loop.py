@@ -307,14 +307,14 @@ def test_ptx_adds_the_supervised_gradient(tmp_path):
     drawn = []
     one = tiny_one()
 
-    def ptx(position):
-        drawn.append(position)
-        return sum(parameter.pow(2).sum() for parameter in one.policy_parameters())
+    def ptx(positions):
+        drawn.append(positions)
+        return 3 * sum(parameter.pow(2).sum() for parameter in one.policy_parameters()), 3
 
     outcome = loop.train(
         one, config().algorithm(), tiny_prompts(), count, config(ptx=1.0), 0, tmp_path, STOP, None, ptx
     )
-    assert drawn[:3] == [0, 2, 4] and all(row["ptx_loss"] > 0 for row in outcome.history)
+    assert drawn[:3] == [range(2), range(2, 4), range(4, 6)] and all(row["ptx_loss"] > 0 for row in outcome.history)
 
 
 def test_the_peak_of_the_gold_score_is_kept(tmp_path):
