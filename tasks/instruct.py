@@ -89,7 +89,7 @@ def instruct(config: InstructConfig, compute: Compute, encoded: Path, base: Path
         model = methods.load_base(base, config.method, dtype)
         check_fits({"train": rows, "validation": validation}, encoded, model.config, _virtual_tokens(config))
         model = methods.attach(model, config.settings())
-        probe.supervised(model, fuse=True)
+        probe.supervised(model, training=True)
     except ValueError as error:
         raise UsageError(f"instruct: {error}") from None
     tokenizer = load_tokenizer(base)

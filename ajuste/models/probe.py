@@ -60,21 +60,21 @@ def told(model: nn.Module, chosen: two_ways.Chosen, use: str, plain: str) -> Way
     return Way("plain", chosen.reason)
 
 
-def supervised(model: nn.Module, fuse: bool = False) -> Way:
+def supervised(model: nn.Module, training: bool = False) -> Way:
     """Let a causal language model, in PEFT or not, take ragged batches if they are exact; else it stays as it is.
 
-    fuse: also LoRA's layers (ajuste/learning/layers/fused.py). Virtual tokens always have padded rows, which is then
+    training: gradients are compared too, and LoRA's layers are fused (ajuste/learning/layers/fused.py). Virtual tokens always have padded rows, which is then
     the exact way. Raises ValueError if padded rows are wrong too.
     """
     rows = two_ways.rows(model)
 
-    def with_padding(small: nn.Module, ours: bool = fuse) -> two_ways.Seen:
+    def with_padding(small: nn.Module, ours: bool = training) -> two_ways.Seen:
         ragged.detach(small)
         _fused(small, ours)
         return _losses(small, ragged.padded([(row, row) for row in rows], pad_id=0))
 
     def without_padding(small: nn.Module) -> two_ways.Seen:
-        _fused(small, fuse)
+        _fused(small, training)
         ragged.attach(small)
         found = _losses(small, ragged.collate([(row, row) for row in rows]))
         return found | {"ordinary batches": _alone(small, rows).detach()}
@@ -83,9 +83,10 @@ def supervised(model: nn.Module, fuse: bool = False) -> Way:
     if ragged.puts_tokens_before(model):
         ways = {"exact": with_padding}
     with quiet():
-        chosen = two_ways.choose(model, lambda small: _truth(small, rows), ways)
+        with torch.set_grad_enabled(training):
+            chosen = two_ways.choose(model, lambda small: _truth(small, rows), ways)
         way = told(model, chosen, "rows of text", "padded, which is slower")
-        _fused(model, fuse and chosen.name != "plain, not fused")
+        _fused(model, training and chosen.name != "plain, not fused")
         if way.name == "exact" and len(ways) > 1:
             ragged.attach(model)
     return way
