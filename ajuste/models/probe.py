@@ -190,7 +190,8 @@ def _losses(model: nn.Module, batch: dict[str, Tensor]) -> two_ways.Seen:
         logits, targets, _ = ragged.trained(model, batch)
     loss = ragged.response_loss(model, batch)
     found = log_p(logits, targets)
-    return {"log-probabilities": found, "ordinary batches": found, "loss": loss.detach()} | two_ways.gradients(loss, model)
+    seen = {"log-probabilities": found, "ordinary batches": found, "loss": loss.detach()}
+    return seen | two_ways.gradients(loss, model)
 
 
 def _responses(one: "OneBase", rows: list[list[int]], form: passes.Form) -> two_ways.Seen:

@@ -30,7 +30,7 @@ from typing import NamedTuple
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ajuste.learning.layers import ragged, shared_prefix
@@ -150,15 +150,10 @@ def _inner(model: nn.Module) -> nn.Module:
 
 
 def _plain(folder: Path, dtype: torch.dtype, pad_id: int) -> nn.Module:
-    kind = AutoConfig.from_pretrained(folder, local_files_only=True)
-    if type(kind) not in AutoModelForSequenceClassification._model_mapping:
-        raise ValueError(f"{folder}: transformers has no classifier of `{kind.model_type}` to score with: take another base")
     with quiet():
         model = AutoModelForSequenceClassification.from_pretrained(
             folder, dtype=dtype, num_labels=1, local_files_only=True
         )
-    if not isinstance(getattr(model, HEAD, None), nn.Linear):
-        raise ValueError(f"{folder}: {type(model).__name__} scores by more than one layer `{HEAD}`: take another base")
     model.config.pad_token_id = pad_id
     return model
 
