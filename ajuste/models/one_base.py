@@ -36,6 +36,7 @@ from ajuste.learning.rl import rollout
 from ajuste.learning.rl.token_log_probs import token_log_probs
 from ajuste.models import decoder, methods
 from ajuste.models.folder import quiet, read_card
+from ajuste.models.layers import without_noise
 
 POLICY, VALUE, REWARD = "policy", "value", "reward"
 WEIGHTS = "adapter_model.safetensors"
@@ -83,7 +84,7 @@ class OneBase(nn.Module):
             self.register_buffer("reward_head", None, persistent=False)  # moves with the rest
             if reward is not None:
                 self._load_reward(reward)
-        self._no_dropout()
+        without_noise(self.model)
         shared_prefix.attach(self.model)
         fused.fuse(self.model)
         for name, parameter in self.named_parameters():
@@ -232,14 +233,6 @@ class OneBase(nn.Module):
         log_p, entropy = token_log_probs(states[predicting], head, responses[mask], temperature)
         empty = log_p.new_zeros(mask.shape)
         return empty.masked_scatter(mask, log_p), empty.masked_scatter(mask, entropy)
-
-    def _no_dropout(self) -> None:
-        for module in self.model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
-            for name in ("attention_dropout", "dropout_p"):
-                if isinstance(getattr(module, name, None), float):
-                    setattr(module, name, 0.0)
 
 
 def _after(mask: Tensor) -> Tensor:
