@@ -25,14 +25,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
+from ajuste.learning.layers import active
 from ajuste.learning.layers.attention import row_attention
 from ajuste.learning.losses.cross_entropy import IGNORED
 
-NAME = "rows"  # of the attention function, as model.config._attn_implementation says it
+NAME = "rows"  # of the attention function
 CHUNK = 64  # logits turned into float32 at once: 64 x 49152 x 4 bytes are 12 MB
 
 Row = tuple[Sequence[int], Sequence[int]]
@@ -92,38 +90,28 @@ def _tensors(rows: Sequence[Row]) -> tuple[list[Tensor], list[Tensor]]:
 def attach(model: nn.Module) -> nn.Module:
     """Let a causal language model of transformers, wrapped by PEFT or not, take ragged batches; returns it.
 
-    Every other batch (padded, or a generation with its cache) goes through transformers' own SDPA as before. Nothing
-    of this is saved with the model. Raises ValueError when the architecture takes no attention function from outside.
+    Every other batch (padded, or a generation with its cache) goes through the attention that was active, as before
+    (active.py). Nothing of this is saved with the model. Whether the architecture takes them exactly is the probe's to
+    say (ajuste/models/probe.py). Raises ValueError when it takes no attention function from outside.
     """
-    AttentionInterface.register(NAME, _attention)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
-    base = _base(model)
-    base.set_attn_implementation(NAME)
-    if base.config._attn_implementation != NAME:
-        raise ValueError(f"{type(base).__name__} takes no attention function from outside: train it on padded batches")
+    active.attach(_base(model), NAME, _attention)
+    return model
+
+
+def detach(model: nn.Module) -> nn.Module:
+    """Undo `attach`: the attention that was active, alone."""
+    active.detach(_base(model))
     return model
 
 
 def takes_ragged(model: nn.Module) -> bool:
     """True after `attach`, unless PEFT puts virtual tokens before each row (prefix and prompt tuning)."""
-    return not _puts_tokens_before(model) and _base(model).config._attn_implementation == NAME
+    return not _puts_tokens_before(model) and active.attached(_base(model), NAME)
 
 
-def _attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs
-) -> tuple[Tensor, None]:
-    """Attention in transformers' form: query [1, H, T, d], key and value [1, G, T, d] -> [1, T, H, d].
-
-    An `attention_mask` of integers is no mask but the lengths of the rows; anything else goes to transformers' SDPA.
-    """
-    if attention_mask is None or attention_mask.dtype != torch.int64:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    if kwargs.get("softcap") is not None or kwargs.get("position_bias") is not None:
-        raise ValueError("a ragged batch knows no soft cap and no position bias: train this model on padded batches")
-    lengths = attention_mask.flatten().tolist()
-    scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
-    window = kwargs.get("sliding_window")
-    return row_attention(query, key, value, lengths, scale, kwargs.get("dropout", 0.0), window), None
+def _attention(plain: active.Plain, query: Tensor, key: Tensor, value: Tensor, lengths: Tensor) -> Tensor:
+    """query [1, H, T, d], key and value [1, G, T, d], lengths [1, 1, 1, B] -> [1, T, H, d]."""
+    return row_attention(query, key, value, lengths.flatten().tolist(), plain.scale, plain.dropout, plain.window)
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

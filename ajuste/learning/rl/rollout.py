@@ -136,7 +136,7 @@ class _Plain:
 
     def keep(self, rows: Tensor) -> None:
         rows = rows.to(self.mask.device)
-        self.cache.batch_select_indices(rows)
+        self.cache.reorder_cache(rows)
         self.mask, self.logits = self.mask[rows], self.logits[rows]
 
 
