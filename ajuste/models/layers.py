@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from ajuste.models.experts import ALL, last, unadaptable
+
 CHECKED = 16  # tokens of the row that two passes must agree on
 NOISE = 1e-2  # relative; kernels that add in any order differ by less, dropout by more
 
@@ -60,8 +62,8 @@ def _stays(module: nn.Module, mode: bool = True) -> nn.Module:
 def linear_modules(model: nn.Module, names: Sequence[str], outside: Sequence[str]) -> list[str]:
     """Full names of the linear layers that LoRA adapts: those whose last name is in `names`, or all for "all-linear".
 
-    Layers inside a module named in `outside` (the head, which is trained whole) and frozen ones are left out.
-    Raises ValueError if nothing matches.
+    Layers inside a module named in `outside` (the head, which is trained whole), frozen ones and those of
+    `experts.unadaptable` are left out. Raises ValueError if nothing matches, and for such a name, with the reason.
     """
     linear = [
         name
@@ -69,9 +71,12 @@ def linear_modules(model: nn.Module, names: Sequence[str], outside: Sequence[str
         if isinstance(module, nn.Linear | Conv1D) and module.weight.requires_grad
     ]
     inside = [name for name in linear if not any(f".{part}." in f".{name}." for part in outside)]
-    chosen = [name for name in inside if list(names) == ["all-linear"] or name.rsplit(".", 1)[-1] in names]
+    never, every = unadaptable(model), tuple(names) == ALL
+    for name in () if every else never.keys() & set(names):
+        raise ValueError(f"layer {name} of the base cannot be adapted: {never[name]}")
+    chosen = [name for name in inside if (last(name) not in never if every else last(name) in names)]
     if not chosen:
-        known = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in inside}))
+        known = ", ".join(sorted({last(name) for name in inside} - never.keys()))
         raise ValueError(f"no linear layer of the base is named {', '.join(names)}: it has {known}")
     return chosen
 

@@ -34,7 +34,7 @@ from transformers import PreTrainedTokenizerBase
 from ajuste.learning.layers import fused, shared_prefix
 from ajuste.learning.rl import rollout
 from ajuste.learning.rl.token_log_probs import token_log_probs
-from ajuste.models import decoder, methods
+from ajuste.models import decoder, experts, methods
 from ajuste.models.folder import quiet, read_card
 from ajuste.models.layers import without_noise
 
@@ -71,8 +71,9 @@ class OneBase(nn.Module):
             raise ValueError("value_start: reward needs a reward model and value: adapter")
         self.settings = settings
         self.answers: rollout.Answers | None = None  # the base as a rollout reads it, made by the first one
-        targets = methods.target_layers(model, settings.targets)
-        config = {"task_type": "CAUSAL_LM", "r": settings.r, "lora_alpha": settings.alpha, "target_modules": targets}
+        targets = experts.targets_of(model, settings.targets, fused=True)
+        config = {"task_type": "CAUSAL_LM", "r": settings.r, "lora_alpha": settings.alpha}
+        config |= {"target_modules": targets.modules, "target_parameters": targets.parameters or None}
         config["fan_in_fan_out"] = any(isinstance(module, methods.Conv1D) for module in model.modules())
         with quiet():
             self.model = peft.get_peft_model(model.eval(), peft.LoraConfig(**config), adapter_name=POLICY)

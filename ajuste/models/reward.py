@@ -35,8 +35,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ajuste.learning.layers import ragged, shared_prefix
 from ajuste.learning.text import chat
-from ajuste.models import decoder, layers
-from ajuste.models.folder import load_tokenizer, quiet, read_card
+from ajuste.models import decoder, experts, layers
+from ajuste.models.folder import check_head, load_tokenizer, quiet, read_card
 
 ADAPTER, WHOLE = "adapter_model.safetensors", "model.safetensors"
 HEAD = "score"
@@ -65,6 +65,7 @@ def build(base: Path, settings: Settings, dtype: torch.dtype = torch.float32) ->
     tokenizer = load_tokenizer(base)
     model = _plain(base, dtype, padding_id(tokenizer))
     names = layers.linear_modules(model, settings.targets, outside=[HEAD])
+    parameters = experts.targets_of(model, settings.targets, fused=True).parameters if not settings.lora_dropout else []
     with quiet():
         import peft  # takes seconds
 
@@ -74,6 +75,7 @@ def build(base: Path, settings: Settings, dtype: torch.dtype = torch.float32) ->
             lora_alpha=settings.alpha,
             lora_dropout=settings.lora_dropout,
             target_modules=sorted({name.rsplit(".", 1)[-1] for name in names}),
+            target_parameters=parameters or None,
             modules_to_save=[HEAD],
             fan_in_fan_out=any(isinstance(module, layers.Conv1D) for module in model.modules()),
         )
@@ -134,11 +136,20 @@ def _inner(model: nn.Module) -> nn.Module:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _plain(folder: Path, dtype: torch.dtype, pad_id: int) -> nn.Module:
+def load_base(folder: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """The decoder at `folder` with a new head of one label. Raises ValueError for an architecture without such a form.
+    """
     with quiet():
-        model = AutoModelForSequenceClassification.from_pretrained(
+        model = check_head(folder, AutoModelForSequenceClassification).from_pretrained(
             folder, dtype=dtype, num_labels=1, local_files_only=True
         )
+    if not isinstance(getattr(model, HEAD, None), nn.Linear):
+        raise ValueError(f"{type(model).__name__} has no single linear head over the last token: choose another base")
+    return model
+
+
+def _plain(folder: Path, dtype: torch.dtype, pad_id: int) -> nn.Module:
+    model = load_base(folder, dtype)
     model.config.pad_token_id = pad_id
     return model
 

@@ -1,7 +1,7 @@
 """A zoo: tiny random float32 models of the architectures that people bring as a base, each with its peculiarity alive.
 
-Two layers of width 32 and 97 tokens: a window is shorter than the rows, a chunk too, sinks and biases are not zero, soft
-caps bite, heads are tied or not. What a model computes is meaningless; that two ways of computing it agree is not.
+Two layers of width 32 and 97 tokens: a window is shorter than the rows, a chunk too, sinks and biases are not zero,
+soft caps bite, heads are tied or not. What a model computes is meaningless; that two ways of computing it agree is not.
 
     model = make("gemma2")                          # a causal language model, in evaluation mode
     folder = write("gemma2", tmp_path / "base")     # the same as stage `base_decoder` leaves one: tokenizer, base.json
@@ -70,8 +70,8 @@ DECODERS = {
     "phi3": Shape("phi3", GROUPED | WINDOW, "q, k and v in one matrix, window"),
     "cohere": Shape("cohere", GROUPED | TIED | {"logit_scale": 0.3}, "logits scaled"),
     "cohere2": Shape("cohere2", GROUPED | TIED | WINDOW | HALF | {"logit_scale": 0.3}, "logits scaled, windows"),
-    "granite": Shape("granite", GROUPED | {"logits_scaling": 4.0, "residual_multiplier": 0.5, "attention_multiplier": 0.2,
-                                           "embedding_multiplier": 3.0}, "logits divided, four multipliers"),
+    "granite": Shape("granite", GROUPED | {
+        "logits_scaling": 4.0, "residual_multiplier": 0.5, "attention_multiplier": 0.2, "embedding_multiplier": 3.0}, "logits divided, four multipliers"),
     "modernbert-decoder": Shape("modernbert-decoder", TIED | {
         "local_attention": 8, "layer_types": ["sliding_attention", "full_attention"]},
         "a prediction head before the output layer, windows"),

@@ -11,7 +11,6 @@ never touched, each row alone, no padding, no cache. Differences are relative to
     cell = sft("gemma2", folder)          # Cell(verdict="plain", difference=2e-7, said="")
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +21,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification
 
 from ajuste.core.errors import DataError, UsageError
 from ajuste.core.params import Compute
@@ -31,11 +30,11 @@ from ajuste.learning.rl import rollout
 from ajuste.learning.text.generate import generate
 from ajuste.models import classifier, decoder, methods, reward
 from ajuste.models.features import FeatureReader
-from ajuste.models.folder import load_tokenizer, quiet
+from ajuste.models.folder import load_tokenizer
 from ajuste.models.one_base import OneBase, Settings
 from tasks import instruct
 from tasks.merge.decoder import DecoderConfig, merge_decoder
-from tests.made.architectures import EOS, PAD, SHAPES, VOCABULARY, make, rows_of
+from tests.made.architectures import EOS, PAD, SHAPES, make, rows_of
 
 TOLERANCE = 2e-5
 LORA = methods.Settings("lora", r=2, alpha=4)
@@ -231,7 +230,8 @@ def classify(name: str, folder: Path) -> tuple[str, Difference]:
         expected = torch.stack([_class_logits(model, name, row, pooling) for row in rows])
         difference(expected, classifier.logits_of(model, rows))
         saved = folder.parent / pooling
-        classifier.save(model, load_tokenizer(folder), saved, {"task": "sequence", "pooling": pooling, "labels": [0] * 3})
+        card = {"task": "sequence", "pooling": pooling, "labels": ["no", "maybe", "yes"]}
+        classifier.save(model, load_tokenizer(folder), saved, card)
         difference(expected, classifier.logits_of(classifier.load(saved)[0], rows))
         head = classifier.last_linear(model)
         features = classifier.logits_of(FeatureReader(model), rows)

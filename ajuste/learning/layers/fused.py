@@ -63,7 +63,7 @@ class _LoraLinear(torch.autograd.Function):
         y = F.linear(rows, W, bias).addmm_(u, b.t())
         ctx.save_for_backward(x, W, A, B, u)
         ctx.scale = scale
-        return y.view(*x.shape[:-1], -1)
+        return torch.ops.aten._unsafe_view(y, (*x.shape[:-1], y.shape[-1]))  # no view: OLMo clips it in place
 
     @staticmethod
     @once_differentiable
