@@ -5,13 +5,13 @@
 transformers keeps the experts of a mixture as two parameters a layer, `experts.gate_up_proj` and `experts.down_proj`,
 which are no linear layers. PEFT adapts them by name (`target_parameters`) for LoRA and rsLoRA without dropout on x;
 each forward then adds B_e A_e to every expert's matrix, in the matrix's own type. Where it cannot (DoRA, quantised
-bases, dropout) they stay frozen, and `note` says how many weights those are.
+bases, dropout) they stay frozen, and `told` says how many weights those are.
 
 No loss on the router is added: with its weights frozen the shares of the experts hardly move, and a plain language
 model loss is what transformers computes by default (`output_router_logits` off).
 
     targets = targets_of(model, ("all-linear",), fused=True)      # Targets(modules=[...], parameters=[...])
-    note(adapted)                                                 # {"weights": ..., "adapted": ...}, or None
+    card |= told(adapted)                                         # {"experts": {"weights": ..., "trained": ...}}
 """
 
 import copy
@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from ajuste.core.notes import say
 from ajuste.models.folder import quiet
 
 ALL = ("all-linear",)
@@ -88,15 +89,24 @@ def unadaptable(model: nn.Module) -> dict[str, str]:
     return never | _taken_for_experts(model, never)
 
 
-def note(model: nn.Module) -> dict | None:
-    """{"weights", "adapted"}: of the fused experts of a model after PEFT, or None for a base without any."""
+def told(model: nn.Module) -> dict:
+    """What the card of a trained model says of its fused experts, which is told in one line too; {} without any.
+
+    model: after PEFT, before training. {"experts": {"weights": all of them, "trained": those that learn}}.
+    """
     held = parameters_of(model)
     if not held:
-        return None
+        return {}
     wrapped = [module for module in model.modules() if hasattr(module, "parameter_name") and hasattr(module, "lora_A")]
     adapted = {id(module.get_param()) for module in wrapped}
-    sizes = [(weights.numel(), id(weights) in adapted) for weights in held.values()]
-    return {"weights": sum(n for n, _ in sizes), "adapted": sum(n for n, learns in sizes if learns)}
+    sizes = [(weights.numel(), weights.requires_grad or id(weights) in adapted) for weights in held.values()]
+    weights, trained = sum(n for n, _ in sizes), sum(n for n, learns in sizes if learns)
+    say(
+        f"experts: {trained:,} of {weights:,} weights of fused experts learn"
+        + (" (only full, lora and rslora without dropout train them)" if trained < weights else "")
+        + "; no loss on the router is added"
+    )
+    return {"experts": {"weights": weights, "trained": trained}}
 
 
 def base_weights(

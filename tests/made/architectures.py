@@ -71,7 +71,8 @@ DECODERS = {
     "cohere": Shape("cohere", GROUPED | TIED | {"logit_scale": 0.3}, "logits scaled"),
     "cohere2": Shape("cohere2", GROUPED | TIED | WINDOW | HALF | {"logit_scale": 0.3}, "logits scaled, windows"),
     "granite": Shape("granite", GROUPED | {
-        "logits_scaling": 4.0, "residual_multiplier": 0.5, "attention_multiplier": 0.2, "embedding_multiplier": 3.0}, "logits divided, four multipliers"),
+        "logits_scaling": 4.0, "residual_multiplier": 0.5, "attention_multiplier": 0.2, "embedding_multiplier": 3.0},
+        "logits divided, four multipliers"),
     "modernbert-decoder": Shape("modernbert-decoder", TIED | {
         "local_attention": 8, "layer_types": ["sliding_attention", "full_attention"]},
         "a prediction head before the output layer, windows"),
