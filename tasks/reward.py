@@ -39,7 +39,7 @@ from ajuste.learning.losses.bradley_terry import comparison_loss
 from ajuste.learning.rl import rollout
 from ajuste.learning.seeds import seed_everything
 from ajuste.learning.text import chat
-from ajuste.models import decoder, experts, layers, reward
+from ajuste.models import decoder, experts, layers, probe, reward
 from ajuste.models.folder import load_tokenizer
 from ajuste.rows.encoded.comparisons import Comparison, Comparisons, read_comparisons, read_prompts
 from ajuste.rows.encoded.labelled import read_encoding
@@ -169,12 +169,15 @@ def _normalise(
     Prompts of the training split decide; as many of the validation split show how well it holds for others.
     """
     policy, _ = decoder.load_base(base, getattr(torch, config.dtype))
-    policy.to(compute.torch_device())
+    try:
+        answers = probe.answers(policy.to(compute.torch_device()))
+    except ValueError as error:
+        raise UsageError(f"reward: {error}") from None
     generator = torch.Generator().manual_seed(compute.seed)
     before = []
     for split in ("train", "validation"):
         prompts = read_prompts(encoded, split, config.samples, model.config)
-        rows = _sampled(config, rollout.Answers(policy), tokenizer, prompts, generator)
+        rows = _sampled(config, answers, tokenizer, prompts, generator)
         before.append(reward.score(model, rows).double())
     own, others = before
     mean, deviation = own.mean().item(), own.std(unbiased=False).item()

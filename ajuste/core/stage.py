@@ -3,7 +3,8 @@
 A stage is `python -m tasks.<verb>` or `python -m tasks.<verb>.<variant>`, started by DVC. `start` reads its section of
 params.yaml into a typed config, computes the stage key, takes a lock so that no stage ever runs twice at once, ends the
 process when the DVC that started it is gone (a killed DVC leaves its child running), and writes .state/<stage>.json:
-seconds, peak memory, tokens per second and the kind of error, which is what the flow decides a retry by.
+seconds, peak memory, tokens per second, what the stage had to say (notes.py) and the kind of error, which is what the
+flow decides a retry by.
 
 Usage: see any file of tasks/. Imports nothing heavy: torch only if the stage itself has imported it.
 """
@@ -23,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ajuste.core import arithmetic
+from ajuste.core import arithmetic, notes
 from ajuste.core.errors import DataError, UsageError
 from ajuste.core.home import home, write_atomically
 from ajuste.core.locks import held
@@ -92,6 +93,7 @@ def start(name: str, config_type: type[Config]) -> Iterator[Stage]:
         raise _Told(config_type)
     verb, variant = split_name(name)
     began = time.monotonic()
+    notes.forget()
     stage, error = None, None
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -182,5 +184,6 @@ def _write_state(name: str, stage: Stage | None, began: float, error: dict | Non
         "device": stage.compute.torch_device() if stage and "torch" in sys.modules else "cpu",
         "threads": stage.compute.threads if stage else None,
         "error": error,
+        **({"notes": notes.said()} if notes.said() else {}),
     }
     write_atomically(home() / ".state" / f"{name}.json", json.dumps(state, indent=2) + "\n")

@@ -12,6 +12,7 @@ never touched, each row alone, no padding, no cache. Differences are relative to
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,11 +29,10 @@ from ajuste.core.params import Compute
 from ajuste.learning.layers import fused, ragged
 from ajuste.learning.rl import rollout
 from ajuste.learning.text.generate import generate
-from ajuste.models import classifier, decoder, methods, reward
+from ajuste.models import classifier, decoder, methods, probe, reward
 from ajuste.models.features import FeatureReader
 from ajuste.models.folder import load_tokenizer
 from ajuste.models.one_base import OneBase, Settings
-from tasks import instruct
 from tasks.merge.decoder import DecoderConfig, merge_decoder
 from tests.made.architectures import EOS, PAD, SHAPES, make, rows_of
 
@@ -96,10 +96,8 @@ def sft(name: str, folder: Path) -> tuple[str, Difference]:
         settings = LORA._replace(method=method)
         plain, ours = (_tuned(methods.attach(methods.load_base(folder, method, torch.float32), settings))
                        for _ in range(2))
-        fused.fuse(ours)
-        config = instruct.InstructConfig.model_construct(method=method)
-        collate = instruct._collate(ours, config, PAD)
-        taken.add("exact" if collate is ragged.collate else "plain")
+        taken.add(probe.supervised(ours, fuse=True).name)
+        collate = ragged.collate if ragged.takes_ragged(ours) else partial(ragged.padded, pad_id=PAD)
         losses = torch.stack([_nll(_logits(plain, row), labels) for row, labels in rows])
         items = sum(label != ragged.IGNORED for _, labels in rows for label in labels[1:])
         (losses.sum() / items).backward()
@@ -133,7 +131,7 @@ def ppo(name: str, folder: Path) -> tuple[str, Difference]:
     (log_p[mask] * weights).sum().backward()
     found = {name.replace(".policy.", ".default."): g for name, g in _gradients(one.model).items()}
     difference.gradients(_gradients(plain), found)
-    return _path_of(one), difference
+    return one.way.name, difference
 
 
 def sample(name: str, folder: Path) -> tuple[str, Difference]:
@@ -143,7 +141,8 @@ def sample(name: str, folder: Path) -> tuple[str, Difference]:
     one = _one_base(folder)
     plain = _beside(one, folder)
     prompts = _episodes()[0]
-    for policy, model in ((rollout.Answers(base), make(name)), (one, plain)):
+    answers_of_base = probe.answers(base)
+    for policy, model in ((answers_of_base, make(name)), (one, plain)):
         found = rollout.sample(policy, prompts, 7, [EOS], PAD, 0.0)
         answers = [row[keep].tolist() for row, keep in zip(found.responses, found.mask, strict=True)]
         for prompt, answer, log_p in zip(prompts, answers, found.log_probs, strict=True):
@@ -153,7 +152,7 @@ def sample(name: str, folder: Path) -> tuple[str, Difference]:
             difference(predicted.gather(1, torch.tensor(answer)[:, None])[:, 0], log_p[: len(answer)])
     difference([token for row in generate(base, prompts, 7, [EOS], PAD) for token in row],
                [token for row in _greedy(make(name), prompts, 7) for token in row])
-    return "exact" if rollout.Answers(base).packed is not None else "plain", difference
+    return "exact" if answers_of_base.packed is not None else "plain", difference
 
 
 def merge(name: str, folder: Path) -> tuple[str, Difference]:
@@ -212,7 +211,7 @@ def score(name: str, folder: Path) -> tuple[str, Difference]:
     for i, row in enumerate(rows):
         responses[i, : len(row) - 1], mask[i, : len(row) - 1] = torch.tensor(row[1:]), True
     difference(expected.detach(), one.scores([row[:1] for row in rows], responses, mask))
-    return "exact" if "lengths" in batch else "plain", difference
+    return reward.way(model).name, difference
 
 
 # --- classifiers ------------------------------------------------------------------------------------------------------
@@ -303,10 +302,6 @@ def _one_base(folder: Path) -> OneBase:
     _tuned(one.model)
     nn.init.normal_(one.value_head.weight)
     return one.train()
-
-
-def _path_of(one: OneBase) -> str:
-    return "exact"
 
 
 def _beside(one: OneBase, folder: Path) -> nn.Module:

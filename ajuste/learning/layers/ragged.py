@@ -106,7 +106,7 @@ def detach(model: nn.Module) -> nn.Module:
 
 def takes_ragged(model: nn.Module) -> bool:
     """True after `attach`, unless PEFT puts virtual tokens before each row (prefix and prompt tuning)."""
-    return not _puts_tokens_before(model) and active.attached(_base(model), NAME)
+    return not puts_tokens_before(model) and active.attached(_base(model), NAME)
 
 
 def _attention(plain: active.Plain, query: Tensor, key: Tensor, value: Tensor, lengths: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ def response_loss(model: nn.Module, batch: dict[str, Tensor], items: Tensor | in
     items: trained tokens of the whole optimiser step (all its pieces and processes); None means those of `batch`.
     A batch without trained tokens costs 0. Raises ValueError for a ragged batch when `attach` was not called.
     """
-    logits, targets, _ = _trained(model, batch)
+    logits, targets, _ = trained(model, batch)
     if items is None:
         items = max(1, len(targets))
     return _CrossEntropy.apply(logits, targets, 1.0 / float(items))
@@ -157,7 +157,7 @@ def row_losses(model: nn.Module, rows: Sequence[Row], tokens_per_batch: int) -> 
             some = [rows[i] for i in chosen]
             batch = collate(some) if ragged else padded(some, pad_id=0)
             device = next(model.parameters()).device
-            logits, targets, owners = _trained(model, {name: tensor.to(device) for name, tensor in batch.items()})
+            logits, targets, owners = trained(model, {name: tensor.to(device) for name, tensor in batch.items()})
             nll = torch.cat([_nll(part, y) for part, y in zip(logits.split(CHUNK), targets.split(CHUNK), strict=True)])
             pair = torch.stack([nll.double().cpu(), torch.ones(len(nll), dtype=torch.float64)], dim=1)
             result.index_add_(0, torch.tensor(chosen)[owners.cpu()], pair)
@@ -176,7 +176,7 @@ def batches(lengths: list[int], tokens: int) -> list[list[int]]:
     return found
 
 
-def _trained(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def trained(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Run the model: logits [N, V] that predict the trained tokens, their ids [N], and the row of each [N]."""
     labels, lengths = batch["labels"], batch.get("lengths")
     mask = batch.get("attention_mask")
@@ -185,16 +185,16 @@ def _trained(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor
             raise ValueError("this model takes no ragged batch: call layers.ragged.attach first, or pad the rows")
         mask = lengths.cpu().view(1, 1, 1, -1)  # the attention reads them as Python numbers, once a layer
     T = labels.shape[1]
-    trained = labels[:, 1:] != IGNORED  # position t predicts token t + 1
-    columns = trained.any(0).nonzero().flatten()
+    counted = labels[:, 1:] != IGNORED  # position t predicts token t + 1
+    columns = counted.any(0).nonzero().flatten()
     outputs = model(
         input_ids=batch["input_ids"],
         attention_mask=mask,
-        position_ids=None if _puts_tokens_before(model) else batch["position_ids"],
+        position_ids=None if puts_tokens_before(model) else batch["position_ids"],
         use_cache=False,
         logits_to_keep=columns - T,  # from the end: prompt tuning puts tokens before the row
     )
-    kept = trained[:, columns]
+    kept = counted[:, columns]
     logits = outputs.logits[0] if len(labels) == 1 else outputs.logits[kept]
     targets = labels[:, 1:][:, columns][kept]
     if lengths is None:
@@ -204,7 +204,8 @@ def _trained(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor
     return logits, targets, owners
 
 
-def _puts_tokens_before(model: nn.Module) -> bool:
+def puts_tokens_before(model: nn.Module) -> bool:
+    """Does PEFT put virtual tokens before each row (prefix and prompt tuning)?"""
     config = getattr(_unwrapped(model), "active_peft_config", None)
     return config is not None and config.is_prompt_learning
 

@@ -89,6 +89,12 @@ def attach(model: nn.Module) -> nn.Module:
     return model
 
 
+def detach(model: nn.Module) -> nn.Module:
+    """Undo `attach`: the attention that was active, alone."""
+    active.detach(_base(model))
+    return model
+
+
 def takes_shared(model: nn.Module) -> bool:
     """True after `attach`."""
     return active.attached(_base(model), NAME)

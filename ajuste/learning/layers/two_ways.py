@@ -154,7 +154,12 @@ def rows(module: nn.Module) -> list[list[int]]:
     """Two rows of token ids, spread over the vocabulary, none of them a token that the configuration names."""
     configs = [part.config for part in module.modules() if hasattr(part, "config")]
     size = min(config.vocab_size for config in configs if getattr(config, "vocab_size", None))
-    named = {value for config in configs for name, value in vars(config).items() if name.endswith("_token_id")}
+    named = {
+        token
+        for config in configs
+        for name, value in vars(config).items() if name.endswith("_token_id")
+        for token in (value if isinstance(value, list) else [value])
+    }  # fmt: skip
     usable = [token for token in range(size) if token not in named]
     wanted = SHARED + sum(length - SHARED for length in LENGTHS)
     ids = [usable[(i * 2 + 1) * len(usable) // (2 * wanted)] for i in range(wanted)]
