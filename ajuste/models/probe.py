@@ -63,8 +63,8 @@ def told(model: nn.Module, chosen: two_ways.Chosen, use: str, plain: str) -> Way
 def supervised(model: nn.Module, training: bool = False) -> Way:
     """Let a causal language model, in PEFT or not, take ragged batches if they are exact; else it stays as it is.
 
-    training: gradients are compared too, and LoRA's layers are fused (ajuste/learning/layers/fused.py). Virtual tokens always have padded rows, which is then
-    the exact way. Raises ValueError if padded rows are wrong too.
+    training: gradients are compared too, and LoRA's layers are fused (ajuste/learning/layers/fused.py). Virtual tokens
+    always have padded rows, which is then the exact way. Raises ValueError if padded rows are wrong too.
     """
     rows = two_ways.rows(model)
 
