@@ -2,19 +2,19 @@
 
     exact      our form (rows without padding, a shared prefix, the packed sampler) says what the model itself says
     plain      it does not: padded rows through transformers' own forward, which do
-    refused    neither does
+    refused    neither does: ValueError
 
 for each use:
 
-    supervised   losses and gradients: stages instruct, evaluate_instruct, forgetting and all that score texts
+    supervised   losses and gradients: stage instruct; without gradients all that scores texts
     answers      sampling and its log-probabilities: reward, ppo, evaluate_ppo
-    reward       ajuste/models/reward.py asks for itself, OneBase (log-probabilities of policy and reference, values,
-                 scores) too: `reward.way(model)`, `one.way`
+    policy       log-probabilities of policy and reference, values, scores: OneBase asks when it is made; `one.way`
+    rewards      of a reward model, which asks when it is built or loaded; `reward.way(model)`
 
-    way = supervised(model)          # Way("exact", ""), and `model` takes ragged batches; it is as it was if "plain"
+    way = supervised(model)     # Way("exact", ""), and `model` takes ragged batches; if "plain" it is as it was
 
-Each is decided on the model itself, by two short rows that go both ways (ajuste/learning/layers/two_ways.py): no list of
-architectures is kept. A plain way is said in one line (ajuste/core/notes.py), a refusal raises ValueError.
+Each is decided on the model itself, by two short rows that go both ways (ajuste/learning/layers/two_ways.py): no list
+of architectures is kept. A plain way is said in one line (ajuste/core/notes.py) and costs time, nothing else.
 """
 
 from collections.abc import Callable
