@@ -170,6 +170,26 @@ def test_metrics_of_micro_batches_add_up() -> None:
     assert whole["entropy"] == pytest.approx(entropy[batch["mask"]].mean().item(), rel=1e-5)
 
 
+def test_metrics_of_values_by_hand() -> None:
+    """The three tokens of the value loss above: the clip decides the last, whose square it makes larger."""
+    values, old = torch.tensor([[1.0, 0.5, -1.0, 7.0]]), torch.tensor([[0.5, 0.4, 0.0, 0.0]])
+    returns, mask = torch.tensor([[0.0, 1.0, -2.0, 0.0]]), torch.tensor([[True, True, True, False]])
+    found = value_metrics(values, old, returns, mask, 0.2, 3)
+    assert found == {"value_mean": pytest.approx(0.5 / 3), "value_clip_fraction": pytest.approx(1 / 3)}
+    assert value_metrics(values, old, returns, mask, None, 3)["value_clip_fraction"] == 0.0
+
+
+def test_metrics_of_the_policy_by_hand() -> None:
+    """Ratios 2, 1 and 1/2, of which the clip at 1.2 and 0.8 decides the good first and not the bad second."""
+    lp, old = torch.tensor([[math.log(2), -1.0, -math.log(2), 5.0]]), torch.tensor([[0.0, -1.0, 0.0, 0.0]])
+    mask, entropy = torch.tensor([[True, True, True, False]]), torch.tensor([[1.0, 2.0, 3.0, 99.0]])
+    found = policy_metrics(lp, old, entropy, torch.tensor([[1.0, -1.0, 2.0, 1.0]]), mask, 0.2, 3)
+    assert found == pytest.approx({
+        "approx_kl": math.log(2) ** 2 / 3, "clip_fraction": 1 / 3, "entropy": 2.0, "ratio_mean": 3.5 / 3,
+        "ratio_max": 2.0,
+    })  # fmt: skip
+
+
 def test_padding_columns_change_no_loss_and_no_metric() -> None:
     """Whatever stands in the padding, even infinities, changes nothing and gives no gradient."""
     model, batch, items = rollout()
