@@ -1,6 +1,6 @@
 """The adapters' keys do what their formulas say, in each of the four places that make an adapter.
 
-    y = W0 x + s B A x             s = alpha/r, for rslora alpha/sqrt(r)      instruct, reward, PPO's one base, classify.lora
+    y = W0 x + s B A x             s = alpha/r, for rslora alpha/sqrt(r)      instruct, reward, OneBase, classify.lora
     lora_dropout p                 a column of x is 0, or 1/(1 - p) times itself
     dropout                        as configured, or none where there is no such key
 
