@@ -1,15 +1,13 @@
 """`data add` says what the run would say, and emptiness is what a reader sees."""
 
-import contextlib
-import io
 from pathlib import Path
 
 import pytest
 
 from ajuste.core.errors import DataError
 from ajuste.rows.clean import visible
+from ajuste.rows.encoded.encoding import unknown_warnings
 from ajuste.rows.split import split_of, split_text, text_digest
-from tasks.encode.reviews import warn_of_unknown
 from tests.made.added import add, asked, jsonl, project, sentence, texts
 
 INVISIBLE = ["\u200b", "\u2060\ufeff", "\u00ad", "\u3164", "\u2800\u200d", "\ufe0f\U000e0041"]
@@ -73,9 +71,9 @@ def test_classes_that_look_alike_are_told():
     assert "classes that look alike, are they one? cafe\\u0301, caf\\xe9" in found.said
 
 
-@pytest.mark.parametrize("unknown, warned", [(2, False), (92, True)])
-def test_unknown_tokens_are_warned_about_with_their_share(unknown, warned):
-    error = io.StringIO()
-    with contextlib.redirect_stderr(error):
-        warn_of_unknown({"train": {"unknown_tokens": unknown, "tokens": 100}}, Path("base"))
-    assert ("92% of the tokens are unknown to base" in error.getvalue()) == warned == bool(error.getvalue())
+@pytest.mark.parametrize("unknown, share, warned", [(2, 0.02, False), (3, 0.02, True), (92, 0.95, False)])
+def test_unknown_tokens_are_warned_about_above_a_share(unknown, share, warned):
+    splits = {"train": {"unknown_tokens": unknown, "tokens": 60}, "test": {"unknown_tokens": 0, "tokens": 40}}
+    found = unknown_warnings(splits, share)
+    assert [f"{unknown}% of the tokens are unknown to the base ({unknown} of 100)" in line for line in found] == [
+        True] * warned  # fmt: skip

@@ -13,6 +13,7 @@
 
 Any layout may have a column `category` and one `source`. `input` and `context` follow the instruction after a blank
 line. Which of a file's templates a row gets is sha256 of the row, so it is the same one in every run and every order.
+An answer of `weight` 0, or `train` false, is a message with weight 0: it is read, and not learnt.
 
 What FLAN does otherwise: it draws several templates a row at random. Nothing here judges content: a row that cannot
 be brought into messages says why in `problem`, all else is for the checks.
@@ -121,7 +122,10 @@ def _from_columns(row: Row, layout: str, values: dict) -> None:
         column, speaker = ("messages", "role") if layout == "messages" else ("conversations", "from")
         if values[column] is None:
             raise Unfit(f"the row has no {column}")
-        row.messages = messages_of(listed(values[column]), column, speaker)
+        row.messages = messages_of(listed(values[column]), column, speaker, weighed=True)
+        learnt = [turn.get("weight", 1) for turn in row.messages if turn["role"] == "assistant"]
+        if learnt and not any(learnt):
+            raise Unfit("no answer of the row is learnt: the weight of each is 0")
     elif layout == "text":
         row.messages = [{"role": "text", "content": text_of(values, "text")}]
     elif layout == "tagged":
