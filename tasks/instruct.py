@@ -90,7 +90,7 @@ def instruct(config: InstructConfig, compute: Compute, encoded: Path, base: Path
         check_fits({"train": rows, "validation": validation}, encoded, model.config, _virtual_tokens(config))
         model = methods.attach(model, config.settings())
         about_experts = experts.told(model)
-        probe.supervised(model, fuse=True)
+        probe.supervised(model, training=True)
     except ValueError as error:
         raise UsageError(f"instruct: {error}") from None
     tokenizer = load_tokenizer(base)

@@ -2,19 +2,19 @@
 
     exact      our form (rows without padding, a shared prefix, the packed sampler) says what the model itself says
     plain      it does not: padded rows through transformers' own forward, which do
-    refused    neither does
+    refused    neither does: ValueError
 
 for each use:
 
-    supervised   losses and gradients: stages instruct, evaluate_instruct, forgetting and all that score texts
+    supervised   losses and gradients: stage instruct; without gradients all that scores texts
     answers      sampling and its log-probabilities: reward, ppo, evaluate_ppo
-    reward       ajuste/models/reward.py asks for itself, OneBase (log-probabilities of policy and reference, values,
-                 scores) too: `reward.way(model)`, `one.way`
+    policy       log-probabilities of policy and reference, values, scores: OneBase asks when it is made; `one.way`
+    rewards      of a reward model, which asks when it is built or loaded; `reward.way(model)`
 
-    way = supervised(model)          # Way("exact", ""), and `model` takes ragged batches; it is as it was if "plain"
+    way = supervised(model)     # Way("exact", ""), and `model` takes ragged batches; if "plain" it is as it was
 
-Each is decided on the model itself, by two short rows that go both ways (ajuste/learning/layers/two_ways.py): no list of
-architectures is kept. A plain way is said in one line (ajuste/core/notes.py), a refusal raises ValueError.
+Each is decided on the model itself, by two short rows that go both ways (ajuste/learning/layers/two_ways.py): no list
+of architectures is kept. A plain way is said in one line (ajuste/core/notes.py) and costs time, nothing else.
 """
 
 from collections.abc import Callable
@@ -60,21 +60,21 @@ def told(model: nn.Module, chosen: two_ways.Chosen, use: str, plain: str) -> Way
     return Way("plain", chosen.reason)
 
 
-def supervised(model: nn.Module, fuse: bool = False) -> Way:
+def supervised(model: nn.Module, training: bool = False) -> Way:
     """Let a causal language model, in PEFT or not, take ragged batches if they are exact; else it stays as it is.
 
-    fuse: also LoRA's layers (ajuste/learning/layers/fused.py). Virtual tokens always have padded rows, which is then
-    the exact way. Raises ValueError if padded rows are wrong too.
+    training: gradients are compared too, and LoRA's layers are fused (ajuste/learning/layers/fused.py). Virtual tokens
+    always have padded rows, which is then the exact way. Raises ValueError if padded rows are wrong too.
     """
     rows = two_ways.rows(model)
 
-    def with_padding(small: nn.Module, ours: bool = fuse) -> two_ways.Seen:
+    def with_padding(small: nn.Module, ours: bool = training) -> two_ways.Seen:
         ragged.detach(small)
         _fused(small, ours)
         return _losses(small, ragged.padded([(row, row) for row in rows], pad_id=0))
 
     def without_padding(small: nn.Module) -> two_ways.Seen:
-        _fused(small, fuse)
+        _fused(small, training)
         ragged.attach(small)
         found = _losses(small, ragged.collate([(row, row) for row in rows]))
         return found | {"ordinary batches": _alone(small, rows).detach()}
@@ -83,9 +83,10 @@ def supervised(model: nn.Module, fuse: bool = False) -> Way:
     if ragged.puts_tokens_before(model):
         ways = {"exact": with_padding}
     with quiet():
-        chosen = two_ways.choose(model, lambda small: _truth(small, rows), ways)
+        with torch.set_grad_enabled(training):
+            chosen = two_ways.choose(model, lambda small: _truth(small, rows), ways)
         way = told(model, chosen, "rows of text", "padded, which is slower")
-        _fused(model, fuse and chosen.name != "plain, not fused")
+        _fused(model, training and chosen.name != "plain, not fused")
         if way.name == "exact" and len(ways) > 1:
             ragged.attach(model)
     return way
@@ -189,7 +190,8 @@ def _losses(model: nn.Module, batch: dict[str, Tensor]) -> two_ways.Seen:
         logits, targets, _ = ragged.trained(model, batch)
     loss = ragged.response_loss(model, batch)
     found = log_p(logits, targets)
-    return {"log-probabilities": found, "ordinary batches": found, "loss": loss.detach()} | two_ways.gradients(loss, model)
+    seen = {"log-probabilities": found, "ordinary batches": found, "loss": loss.detach()}
+    return seen | two_ways.gradients(loss, model)
 
 
 def _responses(one: "OneBase", rows: list[list[int]], form: passes.Form) -> two_ways.Seen:

@@ -103,7 +103,7 @@ def sft(name: str, folder: Path) -> tuple[str, Difference]:
         settings = LORA._replace(method=method)
         plain, ours = (_tuned(methods.attach(methods.load_base(folder, method, torch.float32), settings))
                        for _ in range(2))
-        taken.add(probe.supervised(ours, fuse=True).name)
+        taken.add(probe.supervised(ours, training=True).name)
         collate = ragged.collate if ragged.takes_ragged(ours) else partial(ragged.padded, pad_id=PAD)
         losses = torch.stack([_nll(_logits(plain, row), labels) for row, labels in rows])
         items = sum(label != ragged.IGNORED for _, labels in rows for label in labels[1:])

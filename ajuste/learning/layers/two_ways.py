@@ -175,9 +175,9 @@ def watched(module: nn.Module, number: int = 3) -> dict[str, nn.Parameter]:
 
 
 def gradients(loss: Tensor, module: nn.Module) -> Seen:
-    """Of the watched weights, by name. Nothing is left in their `.grad`."""
+    """Of the watched weights, by name; none where gradients are off. Nothing is left in their `.grad`."""
     weights = watched(module)
-    if not weights:
+    if not (weights and torch.is_grad_enabled()):
         return {}
     found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
     return {
