@@ -32,7 +32,7 @@ from ajuste.learning.rl import rollout
 from ajuste.learning.text.generate import generate
 from ajuste.models import classifier, decoder, methods, probe, reward
 from ajuste.models.features import FeatureReader
-from ajuste.models.folder import load_tokenizer
+from ajuste.models.folder import load_tokenizer, quiet
 from ajuste.models.one_base import OneBase, Settings
 from tasks.merge.decoder import DecoderConfig, merge_decoder
 from tests.made.architectures import EOS, PAD, SHAPES, make, rows_of, write
