@@ -36,17 +36,17 @@ def score(prompts: list[list[int]], responses: Tensor, mask: Tensor) -> Tensor:
 
 
 def ptx(one: Bigram):
-    """An extra loss that is another one on each row, and the rows that were asked for."""
-    asked = []
+    """An extra loss that is another one on each row, its items, and the rows that were asked for."""
+    asked: list[list[int]] = []
 
-    def loss(cursor: int) -> Tensor:
-        asked.append(cursor)
-        return (one.policy[cursor % TOKENS] - 0.3).square().sum()
+    def loss(rows: range) -> tuple[Tensor, int]:
+        asked.append(list(rows))
+        return sum((one.policy[row % TOKENS] - 0.3).square().sum() for row in rows), sum(1 + row % 2 for row in rows)
 
     return loss, asked
 
 
-def run(folder: Path, **keys: object) -> tuple[Bigram, loop.Outcome, list[int]]:
+def run(folder: Path, **keys: object) -> tuple[Bigram, loop.Outcome, list[list[int]]]:
     one, settings = Bigram(), config(**{**USUAL, **keys})
     extra, asked = ptx(one)
     outcome = loop.train(
@@ -208,8 +208,10 @@ class SecondWay:
                 for name in parts[0][2]:
                     f[name] = sum(p[2][name] for p in parts) / (states if name.startswith("value") else tokens)
                 if c.ptx:
-                    self.asked.append(len(self.asked) * c.ptx_rows)
-                    extra = (theta[0][self.asked[-1] % TOKENS] - 0.3).square().sum()
+                    rows = [len(self.asked) * c.ptx_rows + n for n in range(c.ptx_rows)]
+                    self.asked.append(rows)
+                    extra = sum((theta[0][n % TOKENS] - 0.3).square().sum() for n in rows)
+                    extra = extra / sum(1 + n % 2 for n in rows)
                     f["ptx_loss"] = extra.item()
                     loss = loss + c.ptx * extra
                 loss.backward()
