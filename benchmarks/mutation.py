@@ -36,6 +36,7 @@ MUTATED = ("ajuste", "tasks")
 READ = ("tests", "flows", "params.yaml", "policy.yaml", "presets", "dvc.yaml")
 
 L, T = "ajuste/learning", "tests/learning"
+TABLE = ["tests/keys/test_ppo_by_hand.py", "tests/tasks/test_rl_table.py"]
 # each file, and the tests that measure it
 FILES = {
     f"{L}/losses/bradley_terry.py": [f"{T}/test_bradley_terry.py"],
@@ -43,8 +44,9 @@ FILES = {
     f"{L}/rl/advantages.py": [f"{T}/test_advantages.py"],
     f"{L}/rl/divergence.py": [f"{T}/test_divergence.py"],
     f"{L}/rl/kl.py": [f"{T}/test_kl.py"],
-    f"{L}/rl/ppo.py": [f"{T}/test_ppo.py"],
+    f"{L}/rl/ppo.py": [f"{T}/test_ppo.py", f"{T}/test_sampler_gap.py"],
     f"{L}/rl/rollout.py": [f"{T}/test_rollout.py"],
+    f"{L}/rl/sampler_gap.py": [f"{T}/test_sampler_gap.py"],
     f"{L}/rl/steps.py": [f"{T}/test_steps.py"],
     f"{L}/rl/token_log_probs.py": [f"{T}/test_token_log_probs.py"],
     f"{L}/statistics/agreement.py": [f"{T}/test_agreement.py"],
@@ -85,7 +87,9 @@ FILES = {
     f"{L}/text/generate.py": [f"{T}/test_generate.py"],
     f"{L}/text/masking.py": [f"{T}/test_masking.py"],
     "tasks/supervised/loop.py": ["tests/keys/test_first_step.py"],
-}
+    **{f"tasks/rl/{name}.py": TABLE for name in ("alarms", "clock", "config", "episodes", "learn", "loop", "ppo",
+                                                 "recorder", "score", "state", "world")},
+}  # fmt: skip
 
 CONFIG = """
 [tool.mutmut]

@@ -38,7 +38,10 @@ def test_the_clipped_surrogate_by_hand(ratio: float, advantage: float, loss: flo
     assert log_probs.grad.item() == pytest.approx(-advantage * ratio if slope else 0.0, abs=1e-6)
 
 
-@pytest.mark.parametrize(("ratio", "advantage", "loss"), [(5.0, -1.0, 3.0), (2.0, -1.0, 2.0), (5.0, 1.0, -1.2)])
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss"),
+    [(5.0, -1.0, 3.0), (2.0, -1.0, 2.0), (5.0, 1.0, -1.2), (5.0, -0.5, 1.5), (5.0, 0.5, -0.6)],
+)
 def test_dual_clip_bounds_the_loss_of_a_bad_token(ratio: float, advantage: float, loss: float) -> None:
     got = policy_loss(token(math.log(ratio)), token(0.0), token(advantage), ONE, 0.2, 1, dual_clip=3.0)
     assert got.item() == pytest.approx(loss, abs=1e-6)
@@ -70,6 +73,13 @@ def test_the_clipped_value_loss_of_three_tokens_by_hand() -> None:
     assert torch.allclose(values.grad, torch.tensor([[1.0, -0.5, 0.0]]) / 3, atol=1e-6)  # 0 where the clip is larger
     plain = value_loss(values.detach(), old, returns, torch.ones(1, 3).bool(), None, 3)
     assert plain.item() == pytest.approx(0.5 * (1 + 0.25 + 1) / 3, abs=1e-6)
+
+
+@pytest.mark.parametrize(("value", "returned", "loss"), [(1.0, 2.0, 1.69), (0.0, -1.0, 1.69), (0.6, 2.0, 1.96)])
+def test_the_clip_of_a_value_decides_on_either_side(value: float, returned: float, loss: float) -> None:
+    """Before 0.5 and the clip 0.2: 1.0 counts as 0.7, 0.0 as 0.3, 0.6 as itself."""
+    got = value_loss(token(value), token(0.5), token(returned), ONE, 0.2, 1)
+    assert got.item() == pytest.approx(loss / 2, abs=1e-6)
 
 
 # --- the whole minibatch ----------------------------------------------------------------------------------------------
