@@ -75,10 +75,14 @@ def loss(rows: int, better: float = 0.0, seed: int = 0, number: int = 4000, heav
     return float((bounds(d, tokens, level)[2] > 0).mean())
 
 
-def nights(rows: int, rho: float, better: float, years: int, seed: int, asked: dict | None = None) -> np.ndarray:
-    """The night of the first promotion in each of `years` years [years]; NIGHTS + 1 where there was none."""
-    asked = asked or read_yaml(Path("policy.yaml"))["gate"]
-    levels = np.array([budget.level(asked["error_budget"], asked["looks"], k) for k in range(1, NIGHTS + 1)])
+def nights(
+    rows: int, rho: float, better: float, years: int, seed: int, levels: np.ndarray | None = None
+) -> np.ndarray:
+    """The night of the first promotion in each of `years` years [years]; NIGHTS + 1 where there was none. levels: of
+    each night [NIGHTS]; None: those of policy.yaml."""
+    if levels is None:
+        asked = read_yaml(Path("policy.yaml"))["gate"]
+        levels = np.array([budget.level(asked["error_budget"], asked["looks"], k) for k in range(1, NIGHTS + 1)])
     rng, found = np.random.default_rng(seed), np.full(years, NIGHTS + 1)
     for year in range(years):
         p, above = chances(rows, rho, better, rng)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ajuste.learning.statistics.paired import bounds, gain, together
+from ajuste.learning.statistics.paired import Gain, bounds, gain, together
 from benchmarks import gate as simulated
 
 
@@ -102,8 +102,8 @@ def test_no_true_difference_is_promoted_in_at_most_4_percent_and_5_points_are_se
 def test_the_gain_that_these_rows_show_is_found_in_80_percent() -> None:
     """The closed forms of `seen` and `rows_for`, by simulation at the level of a late look."""
     rng = np.random.default_rng(0)
-    level, one = 1e-3, simulated.right_or_wrong(888, 0.6, 0.0, 1, rng)[:, 0]
-    found = gain(one, level=level)
+    level, some = 1e-3, simulated.right_or_wrong(888, 0.6, 0.05, 200, rng)
+    found = Gain(0.05, 0.0, 888, 888, float(bounds(some, np.ones((888, 1)), level)[1].mean()), level)
     seen = simulated.accuracy(888, 0.6, better=found.seen, seed=2, number=1000, level=level)
     assert seen == pytest.approx(0.8, abs=0.06)
     rows = found.rows_for(0.03)
@@ -115,8 +115,8 @@ def test_equal_challengers_all_year_are_seldom_promoted_and_better_ones_are() ->
     """A few years in miniature: 200 rows, where a look alone would promote one of forty."""
     assert (simulated.nights(200, 0.6, 0.0, 12, seed=1) <= simulated.NIGHTS).sum() <= 2
     assert np.median(simulated.nights(200, 0.6, 0.15, 12, seed=1)) <= 3
-    free = {"error_budget": 0.9999, "looks": 365}  # the control: a budget of nearly 1
-    assert (simulated.nights(200, 0.6, 0.0, 12, seed=1, asked=free) <= simulated.NIGHTS).sum() >= 4
+    free = np.full(simulated.NIGHTS, 0.025)  # the control: no budget
+    assert (simulated.nights(200, 0.6, 0.0, 12, seed=1, levels=free) <= simulated.NIGHTS).sum() >= 4
 
 
 def test_the_simulated_models_are_what_they_say() -> None:
