@@ -28,7 +28,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ajuste.core import allocator
+from ajuste.core import allocator, world
 from ajuste.core.errors import DataError, UsageError
 from ajuste.core.figures import rounded, write_json, write_lines
 from ajuste.core.params import Compute
@@ -39,7 +39,7 @@ from ajuste.learning.losses.bradley_terry import comparison_loss
 from ajuste.learning.rl import rollout
 from ajuste.learning.seeds import seed_everything
 from ajuste.learning.text import chat
-from ajuste.models import decoder, layers, reward
+from ajuste.models import decoder, layers, probe, reward
 from ajuste.models.folder import load_tokenizer
 from ajuste.rows.encoded.comparisons import Comparison, Comparisons, read_comparisons, read_prompts
 from ajuste.rows.encoded.labelled import read_encoding
@@ -101,6 +101,7 @@ def train_reward_model(
         checkpoints,
     )
     trained = time.monotonic()
+    world.first_goes_on()
     tokenizer = load_tokenizer(base)
     normalisation = _normalise(config, compute, model, tokenizer, encoded, base)
     normalised = time.monotonic()
@@ -167,12 +168,15 @@ def _normalise(
     Prompts of the training split decide; as many of the validation split show how well it holds for others.
     """
     policy, _ = decoder.load_base(base, getattr(torch, config.dtype))
-    policy.to(compute.torch_device())
+    try:
+        answers = probe.answers(policy.to(compute.torch_device()))
+    except ValueError as error:
+        raise UsageError(f"reward: {error}") from None
     generator = torch.Generator().manual_seed(compute.seed)
     before = []
     for split in ("train", "validation"):
         prompts = read_prompts(encoded, split, config.samples, model.config)
-        rows = _sampled(config, rollout.Answers(policy), tokenizer, prompts, generator)
+        rows = _sampled(config, answers, tokenizer, prompts, generator)
         before.append(reward.score(model, rows).double())
     own, others = before
     mean, deviation = own.mean().item(), own.std(unbiased=False).item()

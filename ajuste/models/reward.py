@@ -35,7 +35,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ajuste.learning.layers import ragged, shared_prefix
 from ajuste.learning.text import chat
-from ajuste.models import decoder, layers
+from ajuste.models import decoder, layers, probe
 from ajuste.models.folder import load_tokenizer, quiet, read_card
 
 ADAPTER, WHOLE = "adapter_model.safetensors", "model.safetensors"
@@ -86,18 +86,33 @@ def build(base: Path, settings: Settings, dtype: torch.dtype = torch.float32) ->
 def attach(model: nn.Module, bias: float = 0.0) -> nn.Module:
     """Let a sequence classification model, in PEFT or not, score at the last real token and add `bias`; returns it.
 
-    Its forward(input_ids, attention_mask, position_ids).logits is then [B, 1] for rows padded on the right and for
-    rows behind a shared prefix. Parameters, names and what is saved stay as they are.
+    Its forward(input_ids, attention_mask, position_ids).logits is then [B, 1] for rows padded on the right and, where
+    that is exact, for rows behind a shared prefix: `way(model)` says which. Parameters, names and what is saved stay
+    as they are. Raises ValueError for an architecture whose rewards come out right in neither way.
     """
-    try:
-        with quiet():
-            shared_prefix.attach(model)
-    except ValueError:
-        pass  # its attention cannot be told where a row ends: padded batches
     inner = _inner(model)
     inner.reward_bias = bias
     inner.forward = MethodType(_forward, inner)
+    inner.reward_way = probe.rewards(model, _together, _alone)
     return model
+
+
+def way(model: nn.Module) -> probe.Way:
+    """How the rows of an attached model go through it."""
+    return _inner(model).reward_way
+
+
+def _together(model: nn.Module, rows: Sequence[Sequence[int]]) -> Tensor:
+    """r(x, y) of one batch of rows [B], with gradients."""
+    device = next(model.parameters()).device
+    return rewards(model, {name: x.to(device) for name, x in collate(model, rows).items()})
+
+
+def _alone(model: nn.Module, row: Sequence[int]) -> Tensor:
+    """r(x, y) of one row from transformers' own classifier, a scalar."""
+    inner = _inner(model)
+    ids = torch.tensor([row], device=next(inner.parameters()).device)
+    return type(inner).forward(inner, input_ids=ids, use_cache=False).logits[0, 0].float() + inner.reward_bias
 
 
 def _forward(
@@ -148,7 +163,7 @@ def _plain(folder: Path, dtype: torch.dtype, pad_id: int) -> nn.Module:
 
 def collate(model: nn.Module, rows: Sequence[Sequence[int]]) -> dict[str, Tensor]:
     """Rows of token ids as the batch that `rewards` takes: without padding where the model can, else on the right."""
-    if _inner(model).config._attn_implementation == shared_prefix.NAME:
+    if shared_prefix.takes_shared(model):
         return shared_prefix.collate(rows)._asdict()
     batch = ragged.padded([(row, row) for row in rows], _inner(model).config.pad_token_id)
     del batch["labels"]
@@ -172,14 +187,12 @@ def score(model: nn.Module, rows: Sequence[Sequence[int]], tokens_per_batch: int
     model: from `load` or `build`. Runs in eval mode, in batches of rows of similar length, of at most
     `tokens_per_batch` tokens (or one row). Raises ValueError for an empty row.
     """
-    device = next(model.parameters()).device
     result = torch.zeros(len(rows))
     training = model.training
     model.eval()
     try:
         for chosen in ragged.batches([len(row) for row in rows], tokens_per_batch):
-            batch = collate(model, [rows[i] for i in chosen])
-            result[chosen] = rewards(model, {name: x.to(device) for name, x in batch.items()}).cpu()
+            result[chosen] = _together(model, [rows[i] for i in chosen]).cpu()
     finally:
         model.train(training)
     return result

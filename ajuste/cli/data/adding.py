@@ -13,7 +13,7 @@ import typer
 from ajuste.cli.data import instruction_sets, label_sets, preference_sets, question_sets, sets, trial, word_sets
 from ajuste.cli.data.kinds import DataSet
 from ajuste.cli.data.sets import Added, Asked
-from ajuste.cli.work.ui_address import working
+from ajuste.cli.project.ui_address import working
 from ajuste.core.errors import UsageError
 from ajuste.rows.layouts import instructions
 from ajuste.rows.sources import find

@@ -31,6 +31,14 @@ def fuse(model: nn.Module) -> int:
     return len(layers)
 
 
+def unfuse(model: nn.Module) -> None:
+    """PEFT's own forward again for every layer."""
+    for module in model.modules():
+        own = vars(module).get("forward")
+        if isinstance(own, MethodType) and own.__func__ is _forward:
+            del module.forward
+
+
 def _described(layer: nn.Module) -> bool:
     """Is this y = x W0^T + b + scale (x A^T) B^T with each of its adapters, and nothing else to it?"""
     if layer.lora_variant or layer.fan_in_fan_out or any(B.bias is not None for B in layer.lora_B.values()):

@@ -77,7 +77,7 @@ def _score(model: nn.Module, questions: list[Question], pad_id: int) -> list[lis
     longer = [i for i, choice in enumerate(choices) if len(choice) > 1]
     if longer:
         cache = output.past_key_values
-        cache.batch_select_indices(owners[longer])
+        cache.reorder_cache(owners[longer])
         scores[longer] += _rest(model, cache, mask[owners[longer]], [choices[i] for i in longer], pad_id)
     values = iter(scores.tolist())
     return [[next(values) for _ in some] for _, some in questions]

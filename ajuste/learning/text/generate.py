@@ -83,7 +83,7 @@ def _answer(
             return
         if len(going) < len(rows):
             kept = torch.tensor(going, device=device)
-            cache.batch_select_indices(kept)
+            cache.reorder_cache(kept)
             mask, tokens, rows = mask[kept], tokens[kept], [rows[place] for place in going]
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
         inputs = {"input_ids": tokens.unsqueeze(1)}
