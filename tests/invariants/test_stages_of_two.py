@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,15 +59,25 @@ def project(folder: Path, artifacts: Path, stage: str, **changes: object) -> Pat
     return folder
 
 
-def start(folder: Path, stage: str, processes: int) -> subprocess.CompletedProcess[str]:
+def begin(folder: Path, stage: str, processes: int) -> subprocess.Popen[str]:
     """The stage alone, or as torchrun starts it."""
     module = ["-m", f"tasks.{stage}"]
     if processes > 1:
         module = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *module]
-    return subprocess.run(
-        [sys.executable, *module], cwd=folder, capture_output=True, text=True, timeout=900,
+    return subprocess.Popen(
+        [sys.executable, *module], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT), "AJUSTE_HOME": str(folder)},
     )  # fmt: skip
+
+
+def start(folder: Path, stage: str, processes: int) -> subprocess.CompletedProcess[str]:
+    """The whole run."""
+    process = begin(folder, stage, processes)
+    try:
+        out, err = process.communicate(timeout=900)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def run(folder: Path, artifacts: Path, stage: str, processes: int) -> Ran:
@@ -134,6 +145,29 @@ def test_ppo_in_two_processes_takes_the_configured_step(ppo_artifacts: Path, tmp
     assert row.keys() == other.keys() and row["episodes"] == other["episodes"] == 8
     assert other["ptx_loss"] == pytest.approx(row["ptx_loss"], rel=1e-5)
     assert other["score"] != row["score"]
+
+
+@pytest.mark.slow
+def test_an_interrupt_stops_both_after_the_same_step_and_the_next_run_goes_on(artifacts: Path, tmp_path: Path) -> None:
+    """torchrun hands SIGTERM on; what is then there is one checkpoint with the generators of both."""
+    longer = {"epochs": 30, "evaluations": 1, "patience": 30}
+    calm, folder = (project(tmp_path / name, artifacts, "instruct", **longer) for name in ("calm", "stopped"))
+    assert start(calm, "instruct", 1).returncode == 0
+    process, deadline = begin(folder, "instruct", 2), time.monotonic() + 600
+    while not any(path.stat().st_size for path in folder.glob(".checkpoints/*/history.jsonl")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.terminate()
+    _, err = process.communicate(timeout=300)
+    assert all(f"process {rank}: stage `instruct` was interrupted" in err for rank in range(2)), err
+    (last,) = folder.glob(".checkpoints/*/checkpoint-*")
+    assert {path.name for path in last.glob("rng_state*")} == {"rng_state_0.pth", "rng_state_1.pth"}
+    assert (last / "COMPLETE").is_file() and 0 < int(last.name.split("-")[1]) < 180
+    assert start(folder, "instruct", 2).returncode == 0
+    rows, others = (Ran(ran, "").history("instruct") for ran in (calm, folder))
+    assert [row["step"] for row in rows] == [row["step"] for row in others] and rows[-1]["step"] == 180
+    assert others[0]["loss"] == pytest.approx(rows[0]["loss"], rel=1e-5)
+    assert others[-1]["eval_loss"] == pytest.approx(rows[-1]["eval_loss"], rel=1e-2)
 
 
 @pytest.mark.slow
