@@ -1,4 +1,4 @@
-"""Stage `assistant_ppo`: is the assistant after PPO still the assistant that it was? Beside the SFT model before it.
+"""Is the assistant after a training for preferences still the assistant that it was? Beside the SFT model before it.
 
     held-out     loss of the instructions' test rows: loss = -sum log p(y_t | y_<t, x) / tokens
     rules        share of the prompts with rules whose answer keeps every one
@@ -7,13 +7,12 @@
 
 A training can win its reward and lose all else, and its reward does not say so: the gate asks these figures too. They
 are measured as stage `evaluate_instruct` measures the model before (ajuste/judging/assistant.py, section
-`evaluate.instruct`), whose rows and answers are read and not made again; so PPO alone is measured, on fewer rows.
+`evaluate.instruct`), whose rows and answers are read and not made again; so the model after alone is measured, on fewer
+rows. Stages `assistant_ppo` and `assistant_dpo` share section `assistant`.
 
-Reads   artifacts/merged/ppo, artifacts/evaluated/instruct, artifacts/encoded/instructions, sources/prompts
-Writes  artifacts/evaluated/assistant_ppo: assistant.json; rows.parquet (row_id, tokens, sums of -log p of both),
-        answers.jsonl (a line a prompt: both answers, and whether each kept every rule), references.jsonl (a line a
-        row: the reference, both answers and their ROUGE-L)
-Run it: `dvc repro assistant_ppo`.
+Writes  assistant.json; rows.parquet (row_id, tokens, sums of -log p of both), answers.jsonl (a line a prompt: both
+        answers, and whether each kept every rule), references.jsonl (a line a row: the reference, both answers and
+        their ROUGE-L). The model after stands under its method's name, the one before under `sft`.
 """
 
 import json
@@ -30,7 +29,7 @@ from pydantic import Field
 from ajuste.core.errors import DataError, UsageError
 from ajuste.core.figures import rounded, write_json, write_lines
 from ajuste.core.params import Compute, Config, read_yaml, section, typed
-from ajuste.core.stage import start
+from ajuste.core.stage import Stage
 from ajuste.judging import assistant
 from ajuste.judging.prompts import Prompt, read_prompts
 from ajuste.learning.seeds import seed_everything
@@ -38,11 +37,11 @@ from ajuste.learning.statistics import metrics
 from ajuste.models import decoder
 from ajuste.rows.encoded.conversations import read_conversations
 
-BEFORE, AFTER = "sft", "ppo"
+BEFORE = "sft"
 Phase = Callable[[str], AbstractContextManager]
 
 
-class PpoConfig(Config):
+class KeptConfig(Config):
     """Section `assistant`."""
 
     rows: int | None = Field(ge=1, description="Of evaluate.instruct's test rows, the lowest row ids; null: all.")
@@ -56,13 +55,14 @@ def measure_config() -> assistant.MeasureConfig:
     return typed(assistant.MeasureConfig, wanted, "evaluate.instruct")
 
 
-def assistant_ppo(
-    config: PpoConfig, measure: assistant.MeasureConfig, compute: Compute, model: Path, before: Path, encoded: Path,
-    prompts: Path, out: Path, phase: Phase = nullcontext,
+def measure_kept(
+    config: KeptConfig, measure: assistant.MeasureConfig, compute: Compute, method: str, model: Path, before: Path,
+    encoded: Path, prompts: Path, out: Path, phase: Phase = nullcontext,
 ) -> dict:  # fmt: skip
-    """Measure the model folder beside what `before`, the out of `evaluate_instruct`, holds; returns assistant.json.
+    """Measure the model folder, made by `method`, beside what `before`, the out of `evaluate_instruct`, holds.
 
-    Raises UsageError for a folder that is no model or a missing input, DataError if `before` is of other rows.
+    Returns assistant.json. Raises UsageError for a folder that is no model or a missing input, DataError if `before` is
+    of other rows.
     """
     seed_everything(compute.seed, compute.threads)
     asked = [prompt for prompt in read_prompts(prompts) if prompt.rules]
@@ -76,20 +76,20 @@ def assistant_ppo(
         net, tokenizer, _ = decoder.load(model, dtype=getattr(torch, measure.dtype))
     except ValueError as error:
         raise UsageError(str(error)) from None
-    with phase(AFTER):
+    with phase(method):
         wanted = measure.model_copy(update={"references": len(answered)})
         seen = assistant.see(assistant.ready(net, compute.torch_device()), tokenizer, rows, asked, wanted)
     tokens = table["tokens"].to_numpy()
-    losses = {BEFORE: np.stack([table["instruct"].to_numpy(), tokens], axis=1), AFTER: seen.losses}
-    texts = {BEFORE: [said[prompt.id] for prompt in asked], AFTER: seen.prompts}
+    losses = {BEFORE: np.stack([table["instruct"].to_numpy(), tokens], axis=1), method: seen.losses}
+    texts = {BEFORE: [said[prompt.id] for prompt in asked], method: seen.prompts}
     kept = {name: assistant.rules_kept(asked, some) for name, some in texts.items()}
     references = [row["reference"] for row in answered]
-    replies = {BEFORE: [row["instruct"] for row in answered], AFTER: seen.references}
+    replies = {BEFORE: [row["instruct"] for row in answered], method: seen.references}
     scores = {name: assistant.reference_scores(some, references) for name, some in replies.items()}
     report = {
         "held_out": assistant.held_out(losses, measure.bootstrap, compute.seed),
         "references": {name: assistant.means(some, measure.bootstrap, compute.seed) for name, some in scores.items()}
-        | {"difference": _difference(scores, measure.bootstrap, compute.seed)},
+        | {"difference": _difference(scores, method, measure.bootstrap, compute.seed)},
         "rules": {name: assistant.rules_report(asked, some) for name, some in kept.items()},
     }
     out.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ def assistant_ppo(
     return {**report, "tokens": sum(rows.lengths())}
 
 
-def _read(before: Path, config: PpoConfig) -> tuple[pa.Table, dict[str, str], list[dict]]:
+def _read(before: Path, config: KeptConfig) -> tuple[pa.Table, dict[str, str], list[dict]]:
     """Of the model before, as far as they are asked for: rows, answers by prompt, answers with references."""
     names = ("rows.parquet", "answers.jsonl", "references.jsonl")
     for name in names:
@@ -119,9 +119,9 @@ def _read(before: Path, config: PpoConfig) -> tuple[pa.Table, dict[str, str], li
     return table, {row["id"]: row["instruct"] for row in said}, answered
 
 
-def _difference(scores: dict[str, dict[str, list[float]]], bootstrap: int, seed: int) -> dict:
+def _difference(scores: dict[str, dict[str, list[float]]], after: str, bootstrap: int, seed: int) -> dict:
     """after - before of each score, paired."""
-    gaps = {key: np.array(scores[AFTER][key]) - np.array(scores[BEFORE][key]) for key in scores[AFTER]}
+    gaps = {key: np.array(scores[after][key]) - np.array(scores[BEFORE][key]) for key in scores[after]}
     rows = len(next(iter(gaps.values())))
     counts, ones = metrics.resamples(rows, bootstrap, seed), np.ones(rows)
     return {key: metrics.estimate(gap, ones, counts) for key, gap in gaps.items()}
@@ -136,21 +136,17 @@ def _answers(asked: list[Prompt], texts: dict[str, list[str]], kept: dict[str, l
     ]  # fmt: skip
 
 
-def main() -> None:
-    with start("assistant_ppo", PpoConfig) as stage:
-        artifacts = Path("artifacts")
-        report = assistant_ppo(
-            stage.config, measure_config(), stage.compute, artifacts / "merged/ppo", artifacts / "evaluated/instruct",
-            artifacts / "encoded/instructions", Path("sources/prompts"), artifacts / "evaluated/assistant_ppo",
-            stage.phase,
-        )  # fmt: skip
-        stage.count(tokens=report["tokens"])
-        gap, rouge = report["held_out"]["difference"], report["references"]["difference"]["rougeL"]
-        kept = {name: report["rules"][name]["passed"]["value"] for name in (BEFORE, AFTER)}
-        print(f"held-out loss {gap['value']:+.4f} ({gap['low']:+.4f} to {gap['high']:+.4f}) against SFT, "
-              f"ROUGE-L {rouge['value']:+.3f} ({rouge['low']:+.3f} to {rouge['high']:+.3f}), "
-              f"rules {kept[BEFORE]:.2f} -> {kept[AFTER]:.2f}")  # fmt: skip
-
-
-if __name__ == "__main__":
-    main()
+def run(stage: Stage, method: str) -> None:
+    """What stage `assistant_<method>` does in the folders of artifacts/, and its words."""
+    artifacts = Path("artifacts")
+    report = measure_kept(
+        stage.config, measure_config(), stage.compute, method, artifacts / "merged" / method,
+        artifacts / "evaluated/instruct", artifacts / "encoded/instructions", Path("sources/prompts"),
+        artifacts / "evaluated" / f"assistant_{method}", stage.phase,
+    )  # fmt: skip
+    stage.count(tokens=report["tokens"])
+    gap, rouge = report["held_out"]["difference"], report["references"]["difference"]["rougeL"]
+    kept = {name: report["rules"][name]["passed"]["value"] for name in (BEFORE, method)}
+    print(f"held-out loss {gap['value']:+.4f} ({gap['low']:+.4f} to {gap['high']:+.4f}) against SFT, "
+          f"ROUGE-L {rouge['value']:+.3f} ({rouge['low']:+.3f} to {rouge['high']:+.3f}), "
+          f"rules {kept[BEFORE]:.2f} -> {kept[method]:.2f}")  # fmt: skip

@@ -1,7 +1,7 @@
-"""Stage `evaluate_ppo`: the assistant before and after PPO on the same test prompts, and what PPO made it forget.
+"""A policy beside the SFT model that it was made from: both answer the same test prompts. And what it has forgotten.
 
-    proxy        the reward model's score of prompt and response: what PPO was trained to raise
-    gold         P(positive) of a classifier that neither the reward model nor PPO ever saw, on the response's text
+    proxy        the reward model's score of prompt and response: what a training against it raises
+    gold         P(positive) of a classifier that no training ever saw, on the response's text
     difference   after - before, paired: the same prompts, the same noise of the sampling, the same resamples
     kl           KL(after || before) in nats a response (ajuste/learning/rl/divergence.py)
     distinct2    different bigrams of tokens over all of them; ratio = after / before
@@ -9,12 +9,11 @@
     forgetting   F of the control sets since the pretrained base, as stage `forgetting_instruct` says of the SFT model
 
 Proxy up with gold flat or down is reward hacking. Intervals are 95 % percentile bootstrap intervals over prompts, of
-shares Wilson's. Training chose its update on validation prompts; nothing is chosen by these numbers.
+shares Wilson's. Training chose its weights on validation prompts; nothing is chosen by these numbers.
 
-Reads   artifacts/merged/{instruct, ppo, reward, gold}, artifacts/encoded/preferences, data/control,
-        artifacts/base/decoder, artifacts/evaluated/forgetting_base
-Writes  artifacts/evaluated/ppo: ppo.json, answers.jsonl (a line a prompt), scores.json and rows.parquet of forgetting
-Run it: `dvc repro evaluate_ppo`.
+Stages `evaluate_ppo` and `evaluate_dpo` bring their section and their folders. The policy's figures stand under its
+method's name, those of the model before under `sft`: <method>.json, answers.jsonl (a line a prompt), scores.json and
+rows.parquet of forgetting.
 """
 
 import math
@@ -22,7 +21,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -34,7 +33,7 @@ from transformers import PreTrainedTokenizerBase
 from ajuste.core.errors import DataError, UsageError
 from ajuste.core.figures import write_json, write_lines
 from ajuste.core.params import Compute, Config, read_yaml, section, typed
-from ajuste.core.stage import start
+from ajuste.core.stage import Stage
 from ajuste.learning.rl import divergence
 from ajuste.learning.rl.rollout import Answers, sample
 from ajuste.learning.seeds import seed_everything
@@ -44,13 +43,13 @@ from ajuste.models import classifier, decoder, reward
 from ajuste.models.folder import read_card
 from tasks.forgetting.scores import ForgettingConfig, forgetting
 
-MODELS = ("sft", "ppo")
+BEFORE = "sft"
 POSITIVE = "positive"  # the label of the gold classifier whose probability is the gold score
 Phase = Callable[[str], AbstractContextManager]
 
 
-class PpoConfig(Config):
-    """Section `evaluate.ppo`."""
+class PolicyConfig(Config):
+    """How a policy is judged: the same for every method, or their figures do not compare."""
 
     dtype: Literal["float32", "bfloat16"] = Field(description="Arithmetic of the evaluation, the same for both models.")
     bootstrap: int = Field(ge=100, description="Resamples of the prompts behind each interval.")
@@ -59,13 +58,25 @@ class PpoConfig(Config):
     temperature: float = Field(gt=0, description="Of the sampling and of both models in the KL; as in training.")
     batch_rows: int = Field(ge=1, description="Prompts answered, and rows scored, at once.")
 
+    def sampling(self) -> "Sampling":
+        """How responses are drawn."""
+        return Sampling(self.max_new_tokens, self.temperature, self.batch_rows)
+
+
+class Sampling(NamedTuple):
+    """How responses are drawn; batch_rows prompts at once."""
+
+    max_new_tokens: int
+    temperature: float
+    batch_rows: int = 32
+
 
 @dataclass(frozen=True)
 class Folders:
-    """What the stage reads: model folders before and after, the two judges, and the encoded prompts."""
+    """What is read: model folders before and after, the two judges, and the encoded prompts."""
 
-    sft: Path
-    ppo: Path
+    before: Path
+    after: Path
     reward: Path
     gold: Path
     encoded: Path
@@ -103,74 +114,77 @@ class Said:
     gold: np.ndarray
 
 
-def evaluate_ppo(
-    config: PpoConfig, compute: Compute, folders: Folders, ledger: Ledger, out: Path, phase: Phase = nullcontext
-) -> dict:
-    """Compare the two models and return ppo.json's content, with `F` of the control sets and the tokens generated.
+def evaluate_policy(
+    config: PolicyConfig, compute: Compute, folders: Folders, ledger: Ledger, out: Path, method: str,
+    phase: Phase = nullcontext,
+) -> dict:  # fmt: skip
+    """Compare the two models and return <method>.json's content, with `F` of the control sets and the tokens generated.
 
     phase: times a part of the work by name. Raises UsageError for a folder that is no such model or a missing input,
     DataError when no test prompt is left.
     """
     seed_everything(compute.seed, compute.threads)
-    prompts = read_prompts(folders.encoded, config.prompts)
+    prompts = read_prompts(folders.encoded, "test", config.prompts)
     dtype, device = getattr(torch, config.dtype), compute.torch_device()
     try:
         models = {}
-        for name in MODELS:
-            models[name], tokenizer, _ = decoder.load(getattr(folders, name), dtype=dtype)
+        for name, folder in ((BEFORE, folders.before), (method, folders.after)):
+            models[name], tokenizer, _ = decoder.load(folder, dtype=dtype)
             models[name].to(device)
         stop = chat.end_of_turn(tokenizer)
         pad = tokenizer.pad_token_id
         responses = {}
         for name, model in models.items():
             with phase(name):
-                responses[name] = respond(model, prompts.ids, config, stop, pad, compute.seed)
+                responses[name] = respond(model, prompts.ids, config.sampling(), stop, pad, compute.seed)
         with phase("kl"):
             kl = divergence.distribution_kl(
-                models["ppo"], models["sft"], prompts.ids, responses["ppo"], config.temperature, pad, config.batch_rows
-            ).numpy()
+                models[method], models[BEFORE], prompts.ids, responses[method], config.temperature, pad,
+                config.batch_rows,
+            ).numpy()  # fmt: skip
         models.clear()
         with phase("scores"):
             said = _judge(prompts, responses, tokenizer, stop, folders, config, device)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    report = summarise(prompts, said, kl, config, compute.seed)
+    report = summarise(prompts, said, kl, config, compute.seed, method)
     report["gold"]["accuracy_on_ratings"] = accuracy_on_ratings(folders.gold)
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "ppo.json", report, sort_keys=True)
+    write_json(out / f"{method}.json", report, sort_keys=True)
     _write_answers(out / "answers.jsonl", prompts, said, kl)
     with phase("forgetting"):
-        found = forgetting(ledger.config, compute, folders.ppo, ledger.base, ledger.control, out, ledger.before)
-    generated = sum(map(len, responses["sft"])) + sum(map(len, responses["ppo"]))
+        found = forgetting(ledger.config, compute, folders.after, ledger.base, ledger.control, out, ledger.before)
+    generated = sum(len(row) for rows in responses.values() for row in rows)
     return {**report, "F": found["F"], "tokens": generated + found["tokens"]}
 
 
-def read_prompts(encoded: Path, number: int | None) -> Prompts:
-    """The test prompts of the lowest row ids. Raises UsageError for a missing file, DataError without any prompt."""
-    path = encoded / "prompts_test.parquet"
+def read_prompts(encoded: Path, split: str, number: int | None) -> Prompts:
+    """A split's prompts of the lowest row ids. Raises UsageError for a missing file, DataError without any prompt."""
+    path = encoded / f"prompts_{split}.parquet"
     if not path.is_file():
         raise UsageError(f"{path} is missing: run stage `encode_preferences`")
     table = pq.read_table(path, columns=["row_id", "prompt_ids", "prefill", "prefill_tokens"]).sort_by("row_id")
     rows = table.slice(0, number).to_pylist() if number else table.to_pylist()
     if not rows:
-        raise DataError(f"{path} has no prompts: no test row of the preferences is left after filtering")
+        raise DataError(f"{path} has no prompts: no {split} row of the preferences is left after filtering")
     columns = ("row_id", "prompt_ids", "prefill_tokens", "prefill")
     return Prompts(*([row[name] for row in rows] for name in columns))
 
 
 def respond(
-    model: nn.Module, prompts: list[list[int]], config: PpoConfig, stop: list[int], pad: int, seed: int
-) -> list[list[int]]:
-    """A sampled response to each prompt, with the stop token that ended it, if one did.
+    model: nn.Module, prompts: list[list[int]], how: Sampling, stop: list[int], pad: int, seed: int,
+    adapter: str | None = None,
+) -> list[list[int]]:  # fmt: skip
+    """A sampled response to each prompt, with the stop token that ended it, if one did. adapter: PEFT's name of it.
 
     The generator starts anew for each model, and a row's numbers do not depend on when other rows end: both models
     meet the same noise, so what differs between their responses is the models' doing.
     """
-    generator, policy = torch.Generator().manual_seed(seed), Answers(model)
+    generator, policy = torch.Generator().manual_seed(seed), Answers(model, adapter)
     responses: list[list[int]] = []
-    for first in range(0, len(prompts), config.batch_rows):
-        some = prompts[first : first + config.batch_rows]
-        found = sample(policy, some, config.max_new_tokens, stop, pad, config.temperature, generator)
+    for first in range(0, len(prompts), how.batch_rows):
+        some = prompts[first : first + how.batch_rows]
+        found = sample(policy, some, how.max_new_tokens, stop, pad, how.temperature, generator)
         responses += [row[kept].tolist() for row, kept in zip(found.responses, found.mask, strict=True)]
     return responses
 
@@ -180,18 +194,11 @@ def respond(
 
 def _judge(
     prompts: Prompts, responses: dict[str, list[list[int]]], tokenizer: PreTrainedTokenizerBase, stop: list[int],
-    folders: Folders, config: PpoConfig, device: str,
+    folders: Folders, config: PolicyConfig, device: str,
 ) -> dict[str, Said]:  # fmt: skip
     """The responses of both models with their scores."""
     texts = {name: texts_of(prompts, rows, tokenizer) for name, rows in responses.items()}
-    judge, judge_tokenizer, card = classifier.load(folders.gold)
-    if POSITIVE not in card["labels"]:
-        raise ValueError(f"{folders.gold} has labels {', '.join(card['labels'])}: a gold score is P({POSITIVE})")
-    judge, positive = judge.to(device), card["labels"].index(POSITIVE)
-    gold = {
-        name: classifier.predict(judge, judge_tokenizer, card, rows, config.batch_rows)[:, positive].double().numpy()
-        for name, rows in texts.items()
-    }
+    gold = score_gold(folders.gold, texts, config.batch_rows, device)
     proxy = score_proxy(folders.reward, prompts, responses, config, device)
     return {
         name: Said(rows, texts[name], np.array([row[-1] in stop for row in rows]), proxy[name], gold[name])
@@ -199,8 +206,20 @@ def _judge(
     }
 
 
+def score_gold(folder: Path, texts: dict[str, list[str]], batch_rows: int, device: str) -> dict[str, np.ndarray]:
+    """The gold classifier's P(positive) of each model's texts. Raises ValueError for one that knows no such label."""
+    judge, tokenizer, card = classifier.load(folder)
+    if POSITIVE not in card["labels"]:
+        raise ValueError(f"{folder} has labels {', '.join(card['labels'])}: a gold score is P({POSITIVE})")
+    judge, positive = judge.to(device), card["labels"].index(POSITIVE)
+    return {
+        name: classifier.predict(judge, tokenizer, card, rows, batch_rows)[:, positive].double().numpy()
+        for name, rows in texts.items()
+    }
+
+
 def score_proxy(
-    folder: Path, prompts: Prompts, responses: dict[str, list[list[int]]], config: PpoConfig, device: str
+    folder: Path, prompts: Prompts, responses: dict[str, list[list[int]]], config: PolicyConfig, device: str
 ) -> dict[str, np.ndarray]:
     """The reward model's score of prompt and response, for each model."""
     model = reward.load(folder, dtype=getattr(torch, config.dtype))[0].to(device)
@@ -231,18 +250,21 @@ def accuracy_on_ratings(gold: Path) -> dict | None:
 # --- the report -----------------------------------------------------------------------------------------------------
 
 
-def summarise(prompts: Prompts, said: dict[str, Said], kl: np.ndarray, config: PpoConfig, seed: int) -> dict:
-    """ppo.json: every figure of both models and their paired difference, with intervals."""
+def summarise(
+    prompts: Prompts, said: dict[str, Said], kl: np.ndarray, config: PolicyConfig, seed: int, method: str
+) -> dict:
+    """<method>.json: every figure of both models and their paired difference, with intervals."""
     rows = len(prompts.ids)
     counts, ones = metrics.resamples(rows, config.bootstrap, seed), np.ones(rows)
-    before, after = said["sft"], said["ppo"]
+    before, after = said[BEFORE], said[method]
 
     def paired(of: Callable[[Said], np.ndarray]) -> dict:
-        values = {"sft": of(before), "ppo": of(after), "difference": of(after) - of(before)}
+        values = {BEFORE: of(before), method: of(after), "difference": of(after) - of(before)}
         return {name: metrics.estimate(value, ones, counts) for name, value in values.items()}
 
     distinct = {name: _distinct(s.responses) for name, s in said.items()}
-    ratio = distinct["ppo"] / distinct["sft"] if distinct["sft"] and distinct["ppo"] is not None else None
+    known = distinct[BEFORE] and distinct[method] is not None
+    ratio = distinct[method] / distinct[BEFORE] if known else None
     return {
         "proxy": paired(lambda s: s.proxy),
         "gold": paired(lambda s: s.gold),
@@ -280,24 +302,22 @@ def _write_answers(path: Path, prompts: Prompts, said: dict[str, Said], kl: np.n
     write_lines(path, lines)
 
 
-def main() -> None:
-    with start("evaluate_ppo", PpoConfig) as stage:
-        artifacts, merged = Path("artifacts"), Path("artifacts/merged")
-        folders = Folders(
-            merged / "instruct", merged / "ppo", merged / "reward", merged / "gold", artifacts / "encoded/preferences"
-        )
-        # the very section of the scores before: those of another one would not compare
-        control = typed(ForgettingConfig, section(read_yaml(Path("params.yaml")), "forgetting", ""), "forgetting")
-        ledger = Ledger(
-            control, artifacts / "base/decoder", Path("data/control"), artifacts / "evaluated/forgetting_base"
-        )
-        report = evaluate_ppo(stage.config, stage.compute, folders, ledger, artifacts / "evaluated/ppo", stage.phase)
-        stage.count(tokens=report["tokens"])
-        for name in ("proxy", "gold"):
-            gap = report[name]["difference"]
-            print(f"{name} {gap['value']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f}) against SFT")
-        print(f"KL {report['kl']['value']:.2f} nats a response, on {report['prompts']} prompts")
+# --- the stages -----------------------------------------------------------------------------------------------------
 
 
-if __name__ == "__main__":
-    main()
+def run(stage: Stage, method: str) -> None:
+    """What stage `evaluate_<method>` does in the folders of artifacts/, and its words."""
+    artifacts, merged = Path("artifacts"), Path("artifacts/merged")
+    folders = Folders(
+        merged / "instruct", merged / method, merged / "reward", merged / "gold", artifacts / "encoded/preferences"
+    )
+    # the very section of the scores before: those of another one would not compare
+    control = typed(ForgettingConfig, section(read_yaml(Path("params.yaml")), "forgetting", ""), "forgetting")
+    ledger = Ledger(control, artifacts / "base/decoder", Path("data/control"), artifacts / "evaluated/forgetting_base")
+    out = artifacts / "evaluated" / method
+    report = evaluate_policy(stage.config, stage.compute, folders, ledger, out, method, stage.phase)
+    stage.count(tokens=report["tokens"])
+    for name in ("proxy", "gold"):
+        gap = report[name]["difference"]
+        print(f"{name} {gap['value']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f}) against SFT")
+    print(f"KL {report['kl']['value']:.2f} nats a response, on {report['prompts']} prompts")
