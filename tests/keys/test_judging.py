@@ -47,6 +47,7 @@ CHANGED_DECODER = {
     "rows": 2, "prompts": 1, "new_tokens": 3,
 }  # fmt: skip
 CHANGED_POLICY = {"dtype": "bfloat16", "bootstrap": 300, "prompts": 3, "max_new_tokens": 2, "temperature": 0.2}
+SAME = {"merge.dpo": "merge.ppo", "evaluate.dpo": "evaluate.ppo"}  # sections of one function, in other folders
 CASES = {
     "merge.classify": {
         "dtype": To("bfloat16", under={"max_logit_difference": 1000.0, "min_equal_predictions": 0.01}),
@@ -54,6 +55,7 @@ CASES = {
     },
     "merge.instruct": CHANGED_DECODER,
     "merge.ppo": CHANGED_DECODER,
+    "merge.dpo": CHANGED_DECODER,
     "merge.reward": {
         "dtype": To("bfloat16", under={"max_logit_difference": 1000.0, "min_equal_predictions": 0.01}),
         "max_logit_difference": 1e-12, "min_equal_predictions": To(1.0, under={**ROUGH, "min_equal_predictions": 0.01}),
@@ -64,13 +66,15 @@ CASES = {
         "dtype": "bfloat16", "bootstrap": 300, "rows": 3, "max_new_tokens": 2, "references": 2, "reviews": 1,
     },
     "evaluate.ppo": CHANGED_POLICY,
+    "evaluate.dpo": CHANGED_POLICY,
     "assistant": {"rows": 3, "references": 2},
     "forgetting": {"dtype": "bfloat16", "bootstrap": 300, "text_rows": 1, "choice_rows": 1, "max_tokens": 16},
 }  # fmt: skip
 SILENT = {
     f"{name}": "how much passes through a model at once, to save memory"
     for name in ("merge.classify.batch_rows", "evaluate.classify.batch_rows", "evaluate.instruct.batch_rows",
-                 "evaluate.instruct.batch_tokens", "evaluate.ppo.batch_rows", "forgetting.batch_tokens")
+                 "evaluate.instruct.batch_tokens", "evaluate.ppo.batch_rows", "evaluate.dpo.batch_rows",
+                 "forgetting.batch_tokens")
 }  # fmt: skip
 
 
@@ -98,7 +102,8 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Compared]:
     functions = classifiers(root) | assistants(root)
     for name in ("merge.classify", "merge.reward"):
         functions[name] = partial(roughly, functions[name])
-    return {name: Compared(functions[name], SECTIONS[name]) for name in functions}
+    made = {name: Compared(functions[name], SECTIONS[name]) for name in functions}
+    return made | {name: made[other] for name, other in SAME.items()}
 
 
 def classifiers(root: Path) -> dict[str, Callable]:
