@@ -150,7 +150,7 @@ def rewards(model: nn.Module, score: Callable, alone: Callable) -> Way:
 
 
 def likelihoods(model: nn.Module, score: Callable) -> Way:
-    """The same for log pi(y | x). score(model, rows) -> [N] of rows whose first two_ways.SHARED tokens are the prompt."""
+    """The same for log pi(y | x). score(model, rows) -> [N] of rows with a prompt of two_ways.SHARED tokens."""
     begin = two_ways.SHARED
 
     def alone(small: nn.Module, row: list[int]) -> Tensor:
