@@ -15,7 +15,7 @@ Run one: `ajuste study mitigations`.
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ import torch
 from ajuste.core.errors import DataError, UsageError
 from ajuste.core.params import Compute, typed
 from ajuste.learning.layers import ragged
-from ajuste.models import decoder
+from ajuste.models import decoder, probe
 from ajuste.rows.encoded.conversations import read_conversations
 from ajuste.rows.encoded.labelled import Rows
 from ajuste.rows.split import SPLITS
@@ -96,8 +96,7 @@ def load(model: Path, base: Path, compute: Compute, dtype: str):
     """The model of a folder, adapter or whole, or the base itself; and its tokenizer."""
     number = getattr(torch, dtype)
     net, tokenizer = decoder.load_base(base, number) if model == base else decoder.load(model, base, number)[:2]
-    with suppress(ValueError):  # an architecture that takes no ragged batches gets padded ones
-        ragged.attach(net)
+    probe.supervised(net)
     return net.to(compute.torch_device()), tokenizer
 
 

@@ -38,7 +38,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from ajuste.core import allocator
+from ajuste.core import allocator, world
 from ajuste.core.errors import UsageError
 from ajuste.core.figures import rounded, write_json, write_lines
 from ajuste.core.params import Compute
@@ -142,6 +142,7 @@ def dpo(config: DpoConfig, compute: Compute, folders: Folders, out: Path, checkp
         compute.model_copy(update={"dtype": "float32"}),  # the base's own dtype is that of the products
         checkpoints,
     )
+    world.first_goes_on()
     trained = time.monotonic()
     test, rewards = _test(model, splits["test"], config.preference())
     evaluated = time.monotonic()

@@ -4,8 +4,8 @@
 
 Only the responses' tokens count, each with its end of turn; prompts are read and not learnt. `method` says which
 weights learn: ajuste/models/methods.py. Batches hold rows of similar length, laid end to end without padding
-(ajuste/learning/layers/ragged.py); prefix and prompt tuning put tokens of their own before each row and take padded
-ones.
+(ajuste/learning/layers/ragged.py), where that is exact for the architecture (ajuste/models/probe.py); prefix and prompt
+tuning put tokens of their own before each row and take padded ones.
 
 `l2_to_w0` adds (l2/2) |W - W0|^2 to the loss of full fine-tuning: the weights are drawn back to where they started, so
 that less is forgotten (Li et al., 2018). The logged loss holds the penalty, the held-out loss does not.
@@ -20,7 +20,6 @@ Differs from the paper (Dettmers et al., 2023): adapters train in float32 beside
 
 import math
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -29,16 +28,16 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from ajuste.core import allocator
+from ajuste.core import allocator, world
 from ajuste.core.errors import UsageError
 from ajuste.core.figures import write_lines
 from ajuste.core.params import Compute
 from ajuste.core.stage import start
-from ajuste.learning.layers import fused, ragged
+from ajuste.learning.layers import ragged
 from ajuste.learning.losses.cross_entropy import IGNORED
 from ajuste.learning.seeds import seed_everything
-from ajuste.models import decoder, methods
-from ajuste.models.folder import load_tokenizer, quiet
+from ajuste.models import decoder, experts, methods, probe
+from ajuste.models.folder import load_tokenizer
 from ajuste.rows.encoded.conversations import check_fits, read_conversations
 from ajuste.rows.encoded.labelled import autocast, read_encoding
 from tasks.supervised.loop import LoopConfig, Loss, best_step, train
@@ -90,11 +89,12 @@ def instruct(config: InstructConfig, compute: Compute, encoded: Path, base: Path
         model = methods.load_base(base, config.method, dtype)
         check_fits({"train": rows, "validation": validation}, encoded, model.config, _virtual_tokens(config))
         model = methods.attach(model, config.settings())
-        fused.fuse(model)
+        about_experts = experts.told(model)
+        probe.supervised(model, training=True)
     except ValueError as error:
         raise UsageError(f"instruct: {error}") from None
     tokenizer = load_tokenizer(base)
-    collate = _collate(model, config, tokenizer.pad_token_id)
+    collate = ragged.collate if ragged.takes_ragged(model) else partial(ragged.padded, pad_id=tokenizer.pad_token_id)
     precision = compute.model_copy(update={"dtype": config.dtype if config.method == "full" else "float32"})
     began = time.monotonic()
     history = train(
@@ -110,6 +110,7 @@ def instruct(config: InstructConfig, compute: Compute, encoded: Path, base: Path
         checkpoints,
     )
     seconds = time.monotonic() - began
+    world.first_goes_on()
     best = next(row for row in history if row["step"] == best_step(history, "loss") and "eval_loss" in row)
     card = {
         "kind": "decoder",
@@ -122,6 +123,7 @@ def instruct(config: InstructConfig, compute: Compute, encoded: Path, base: Path
         "dtype": config.dtype,
         "mergeable": config.method in methods.MERGEABLE,
         "quantisation": methods.QUANTISATION.get(config.method),
+        **about_experts,
     }
     save = decoder.save_whole if config.method == "full" else decoder.save_adapter
     save(model, tokenizer, out, card)
@@ -133,19 +135,6 @@ def instruct(config: InstructConfig, compute: Compute, encoded: Path, base: Path
 
 def _virtual_tokens(config: InstructConfig) -> int:
     return config.virtual_tokens if config.method in methods.VIRTUAL else 0
-
-
-def _collate(model: nn.Module, config: InstructConfig, pad_id: int) -> Callable[[list], dict[str, Tensor]]:
-    """Rows end to end; padded for virtual tokens, and for an architecture whose attention cannot be told where a row
-    ends."""
-    if config.method not in methods.VIRTUAL:
-        try:
-            with quiet():
-                ragged.attach(model)
-            return ragged.collate
-        except ValueError:
-            pass
-    return partial(ragged.padded, pad_id=pad_id)
 
 
 def _loss(model: nn.Module, config: InstructConfig, precision: Compute) -> Loss:

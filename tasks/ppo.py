@@ -31,12 +31,13 @@ from pydantic import Field, model_validator
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ajuste.core import allocator
+from ajuste.core import allocator, world
 from ajuste.core.errors import DataError, UsageError
 from ajuste.core.figures import write_json, write_lines
 from ajuste.core.params import Compute
 from ajuste.core.stage import start
 from ajuste.learning.layers import ragged
+from ajuste.learning.losses.cross_entropy import IGNORED
 from ajuste.learning.rl.advantages import Options
 from ajuste.learning.seeds import seed_everything
 from ajuste.learning.text import chat
@@ -46,6 +47,7 @@ from ajuste.models.one_base import POLICY, OneBase, Settings
 from ajuste.rows.encoded.conversations import read_conversations
 from tasks.rl import loop
 from tasks.rl.config import SamplesConfig
+from tasks.rl.learn import Ptx
 from tasks.rl.ppo import Ppo
 from tasks.rl.radar import Radar, published
 
@@ -60,6 +62,7 @@ class PpoConfig(SamplesConfig):
     r: int = Field(ge=1, description="Rank of B A, of the policy's adapter and the value's.")
     alpha: float = Field(gt=0, description="The update is scaled by alpha/r.")
     targets: list[str] = Field(min_length=1, description="Last names of the adapted layers, or [all-linear].")
+    float32_head: bool = Field(description="Logits in float32, of sampler and trainer, above a bfloat16 base.")
     value: Literal["trunk", "adapter"] = Field(description="Where the value head reads: policy or own adapter.")
     value_start: Literal["zero", "reward"] = Field(description="What head and adapter of the value start as.")
     gamma: float = Field(gt=0, le=1, description="Discount of a token.")
@@ -74,6 +77,9 @@ class PpoConfig(SamplesConfig):
     unbiased: bool = Field(description="The variance of the whitening: divided by n - 1, or by n.")
     clip: float = Field(gt=0, lt=1, description="The ratio counts within 1 - clip and 1 + clip.")
     dual_clip: float | None = Field(gt=1, description="A token with A < 0 costs at most -d A; null: off.")
+    importance_cap: float | None = Field(
+        ge=1, description="A token's loss times pi_trainer / pi_sampler, at most this; null: off."
+    )
     value_clip: float | None = Field(gt=0, description="How far the value may leave the old one; null: off.")
     vf_coef: float = Field(ge=0, description="Weight of the value loss.")
     kl_estimator: Literal["k1", "k2", "k3"] = Field(description="Of the KL that rewards pay.")
@@ -92,7 +98,9 @@ class PpoConfig(SamplesConfig):
             self.gamma, self.lam, self.terminal, self.missing_end, self.missing_end_penalty, self.whiten_rewards,
             self.whiten_advantages, self.unbiased,
         )  # fmt: skip
-        return Ppo(options, self.kl_estimator, self.clip, self.dual_clip, self.value_clip, self.vf_coef)
+        return Ppo(
+            options, self.kl_estimator, self.clip, self.dual_clip, self.value_clip, self.vf_coef, self.importance_cap
+        )
 
 
 def ppo(config: PpoConfig, compute: Compute, artifacts: Path, out: Path, checkpoints: Path) -> dict:
@@ -113,7 +121,8 @@ def ppo(config: PpoConfig, compute: Compute, artifacts: Path, out: Path, checkpo
         identity = decoder.identity_of(base)
         if read_card(reward)["base"]["sha256"] != identity["sha256"]:
             raise ValueError(f"{reward} was trained on another base than {base}: run stage `reward` again")
-        settings = Settings(config.r, config.alpha, tuple(config.targets), config.value, config.value_start)
+        targets = tuple(config.targets)
+        settings = Settings(config.r, config.alpha, targets, config.value, config.value_start, config.float32_head)
         one = OneBase.build(base, reward, settings, getattr(torch, config.dtype)).to(compute.torch_device())
         gold = _gold(artifacts / "merged/gold")
     except ValueError as error:
@@ -126,11 +135,12 @@ def ppo(config: PpoConfig, compute: Compute, artifacts: Path, out: Path, checkpo
         one, held_out["row_id"], held_out["prompt_ids"], held_out["prefill"], tokenizer, gold, config.max_new_tokens,
         config.temperature, config.micro_rows, compute.seed,
     )
-    ptx = _ptx(one, artifacts / "encoded/instructions", config, compute.seed) if config.ptx else None
+    ptx = _ptx(one, artifacts / "encoded/instructions", compute.seed) if config.ptx else None
     done = loop.train(
         one, config.algorithm(), prompts, one.scores, config, compute.seed, checkpoints, chat.end_of_turn(tokenizer),
         radar.look, ptx,
     )  # fmt: skip
+    world.first_goes_on()
     card = {
         "kind": "decoder",
         "method": "ppo",
@@ -180,19 +190,19 @@ def _gold(folder: Path) -> Callable[[list[str]], Tensor]:
     return lambda texts: classifier.predict(model, tokenizer, card, texts)[:, column]
 
 
-def _ptx(one: OneBase, encoded: Path, config: PpoConfig, seed: int) -> Callable[[int], Tensor]:
-    """The supervised loss of the policy on `ptx_rows` instruction rows, the next ones of an endless stream."""
+def _ptx(one: OneBase, encoded: Path, seed: int) -> Ptx:
+    """The supervised loss of the policy on instruction rows, at positions of an endless stream."""
     rows = read_conversations(encoded, "train")
     device = next(one.parameters()).device
 
-    def loss(drawn: int) -> Tensor:
+    def loss(positions: range) -> tuple[Tensor, int]:
         chosen = []
-        for position in range(drawn, drawn + config.ptx_rows):
+        for position in positions:
             turn, place = divmod(position, len(rows))
             chosen.append(rows[int(np.random.default_rng([seed, turn]).permutation(len(rows))[place])])
         batch = {name: tensor.to(device) for name, tensor in ragged.padded(chosen, pad_id=0).items()}
         with one.using(POLICY):
-            return ragged.response_loss(one.model, batch)
+            return ragged.response_loss(one.model, batch, 1), int((batch["labels"][:, 1:] != IGNORED).sum())
 
     return loss
 

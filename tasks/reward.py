@@ -28,7 +28,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ajuste.core import allocator
+from ajuste.core import allocator, world
 from ajuste.core.errors import DataError, UsageError
 from ajuste.core.figures import rounded, write_json, write_lines
 from ajuste.core.params import Compute
@@ -39,7 +39,7 @@ from ajuste.learning.losses.bradley_terry import comparison_loss
 from ajuste.learning.rl import rollout
 from ajuste.learning.seeds import seed_everything
 from ajuste.learning.text import chat
-from ajuste.models import decoder, layers, reward
+from ajuste.models import decoder, experts, layers, probe, reward
 from ajuste.models.folder import load_tokenizer
 from ajuste.rows.encoded.comparisons import Comparison, Comparisons, read_comparisons, read_prompts
 from ajuste.rows.encoded.labelled import read_encoding
@@ -82,6 +82,7 @@ def train_reward_model(
     try:
         identity = decoder.identity_of(base)
         model = reward.build(base, config.settings(), getattr(torch, config.dtype))
+        about_experts = experts.told(model)
         fused.fuse(model)
     except ValueError as error:
         raise UsageError(f"reward: {error}") from None
@@ -101,6 +102,7 @@ def train_reward_model(
         checkpoints,
     )
     trained = time.monotonic()
+    world.first_goes_on()
     tokenizer = load_tokenizer(base)
     normalisation = _normalise(config, compute, model, tokenizer, encoded, base)
     normalised = time.monotonic()
@@ -119,6 +121,7 @@ def train_reward_model(
         "parameters": layers.count_parameters(model),
         "set": encoding["set"],
         "pad_id": model.config.pad_token_id,
+        **about_experts,
     }
     reward.save(model, tokenizer, out, card)
     write_lines(out / "history.jsonl", history)
@@ -167,12 +170,15 @@ def _normalise(
     Prompts of the training split decide; as many of the validation split show how well it holds for others.
     """
     policy, _ = decoder.load_base(base, getattr(torch, config.dtype))
-    policy.to(compute.torch_device())
+    try:
+        answers = probe.answers(policy.to(compute.torch_device()))
+    except ValueError as error:
+        raise UsageError(f"reward: {error}") from None
     generator = torch.Generator().manual_seed(compute.seed)
     before = []
     for split in ("train", "validation"):
         prompts = read_prompts(encoded, split, config.samples, model.config)
-        rows = _sampled(config, rollout.Answers(policy), tokenizer, prompts, generator)
+        rows = _sampled(config, answers, tokenizer, prompts, generator)
         before.append(reward.score(model, rows).double())
     own, others = before
     mean, deviation = own.mean().item(), own.std(unbiased=False).item()
@@ -233,7 +239,8 @@ def said(test: dict) -> str:
     """The evaluation in one line."""
     shares = [("all", test)] + [(f"margin >= {row['margin']}", row) for row in test["by_margin"]]
     parts = [f"{name} {row['accuracy']['value']:.1%} of {row['pairs']}" for name, row in shares if row["accuracy"]]
-    return f"pairs of the test split in the right order: {', '.join(parts)}; ECE {test['calibration']['ece']:.3f}"
+    error = test["calibration"]["error"]
+    return f"pairs of the test split in the right order: {', '.join(parts)}; calibration error {error['value']:.3f}"
 
 
 if __name__ == "__main__":

@@ -135,7 +135,8 @@ def _strategy(strategy: str, model: Path, adapter: Path | None, evaluated: Path)
     """One row of the lecture's table. A strategy's parameters were counted where it was trained."""
     result = _read(evaluated / f"{strategy}.json")
     card = _read((adapter or model) / "ajuste.json")
-    row = {key: result[key] for key in ("accuracy", "macro_f1", "mcc", "auc", "ece", "rows") if key in result}
+    figures = ("accuracy", "macro_f1", "mcc", "auc", "ece", "ece_plain", "brier", "nll", "rows")
+    row = {key: result[key] for key in figures if key in result}
     row["validation"] = card["validation"]
     row["parameters"] = card["parameters"]
     row["pooling"] = card["pooling"]

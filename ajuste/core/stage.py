@@ -3,8 +3,11 @@
 A stage is `python -m tasks.<verb>` or `python -m tasks.<verb>.<variant>`, started by DVC. `start` reads its section of
 params.yaml into a typed config, computes the stage key, takes a lock so that no stage ever runs twice at once, ends the
 process when the DVC that started it is gone (a killed DVC leaves its child running), and writes .state/<stage>.json:
-seconds (of the process, phase `imports` among them), peak memory, tokens per second and the kind of error, which is
-what the flow decides a retry by.
+seconds (of the process, phase `imports` among them), peak memory, tokens per second, what the stage had to say
+(notes.py) and the kind of error, which is what the flow decides a retry by.
+
+Where several processes run a stage together (world.py) the first one takes the lock and writes; each of them says its
+own errors.
 
 Usage: see any file of tasks/. Imports nothing heavy: torch only if the stage itself has imported it.
 """
@@ -19,12 +22,12 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ajuste.core import arithmetic
+from ajuste.core import arithmetic, notes, world
 from ajuste.core.errors import DataError, UsageError
 from ajuste.core.home import home, write_atomically
 from ajuste.core.locks import held
@@ -94,10 +97,11 @@ def start(name: str, config_type: type[Config]) -> Iterator[Stage]:
     verb, variant = split_name(name)
     imports = _imports()
     began = time.monotonic() - imports
+    notes.forget()
     stage, error = None, None
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with held(home() / ".checkpoints" / f"{name}.lock", f"stage `{name}` is already running", LOCK_SECONDS):
+        with _alone(name):
             _watch_ancestors()
             params = read_yaml(Path("params.yaml"))
             config = typed(config_type, section(params, verb, variant), f"{verb}.{variant}".rstrip("."))
@@ -106,14 +110,19 @@ def start(name: str, config_type: type[Config]) -> Iterator[Stage]:
                 arithmetic.exact_roots()
             if "torch" in sys.modules:
                 sys.modules["torch"].set_num_threads(compute.threads)
+                world.own_device()
             key = stage_key(name)
             checkpoints = home() / ".checkpoints" / key
-            checkpoints.mkdir(parents=True, exist_ok=True)
+            if world.first():
+                checkpoints.mkdir(parents=True, exist_ok=True)
             stage = Stage(name, config, compute, key, checkpoints, {"imports": imports} if imports else {})
             yield stage
-            _write_state(name, stage, began, None)
-            shutil.rmtree(checkpoints)
+            if world.first():
+                _write_state(name, stage, began, None)
+                shutil.rmtree(checkpoints)
             return
+    except world.Left:
+        return
     except DataError as caught:
         error = ("data", str(caught))
     except UsageError as caught:
@@ -128,9 +137,18 @@ def start(name: str, config_type: type[Config]) -> Iterator[Stage]:
         traceback.print_exc()
         error = ("bug", f"{type(caught).__name__}: {caught}")
     kind, message = error
-    _write_state(name, stage, began, {"kind": kind, "message": message})
-    print(f"error[{kind}]: {message}", file=sys.stderr, flush=True)
+    if world.first():
+        _write_state(name, stage, began, {"kind": kind, "message": message})
+    of = f"process {world.rank()}: " if world.processes() > 1 else ""
+    print(f"error[{kind}]: {of}{message}", file=sys.stderr, flush=True)
     raise SystemExit(EXIT_CODES[kind])
+
+
+def _alone(name: str) -> AbstractContextManager:
+    """The stage's lock, which the first process holds for all."""
+    if not world.first():
+        return nullcontext()
+    return held(home() / ".checkpoints" / f"{name}.lock", f"stage `{name}` is already running", LOCK_SECONDS)
 
 
 def _imports() -> float:
@@ -194,5 +212,6 @@ def _write_state(name: str, stage: Stage | None, began: float, error: dict | Non
         "device": stage.compute.torch_device() if stage and "torch" in sys.modules else "cpu",
         "threads": stage.compute.threads if stage else None,
         "error": error,
+        **({"notes": notes.said()} if notes.said() else {}),
     }
     write_atomically(home() / ".state" / f"{name}.json", json.dumps(state, indent=2) + "\n")

@@ -10,7 +10,6 @@ bootstrap intervals over rows, drawn whole, the same draws for both; of the rule
 """
 
 import math
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +19,7 @@ from pydantic import Field
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from ajuste.core.errors import UsageError
 from ajuste.core.params import Config
 from ajuste.judging.answers import exact_match
 from ajuste.judging.prompts import Prompt
@@ -28,6 +28,7 @@ from ajuste.learning.layers import ragged
 from ajuste.learning.statistics import metrics
 from ajuste.learning.text import chat
 from ajuste.learning.text.generate import generate
+from ajuste.models import probe
 from ajuste.rows.encoded.labelled import Rows
 
 ROUGE = ("rouge1", "rougeL")
@@ -61,10 +62,16 @@ def lowest(rows: Rows, number: int | None) -> Rows:
 
 
 def ready(net: nn.Module, device: str) -> nn.Module:
-    """The model on its device, with ragged batches where its architecture takes them; else they are padded."""
-    with suppress(ValueError):
-        ragged.attach(net)
-    return net.to(device)
+    """The model on its device, with ragged batches where they are exact for its architecture; else they are padded.
+
+    Raises UsageError where those are wrong too.
+    """
+    net = net.to(device)
+    try:
+        probe.supervised(net)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    return net
 
 
 def see(

@@ -13,7 +13,6 @@ import json
 import resource
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,7 @@ from ajuste.core.params import Compute, lookup, read_yaml, typed
 from ajuste.learning.layers import ragged
 from ajuste.learning.losses.bradley_terry import pairs
 from ajuste.learning.seeds import seed_everything
-from ajuste.models import classifier, decoder, reward
+from ajuste.models import classifier, decoder, probe, reward
 from ajuste.rows.encoded.comparisons import read_comparisons
 from ajuste.rows.encoded.conversations import read_conversations
 from ajuste.rows.encoded.labelled import autocast, read_labels
@@ -69,8 +68,7 @@ def _loaded(kind: str, params: dict, folder: Path, base: Path | None) -> tuple:
             dtype = getattr(torch, lookup(params, "evaluate.instruct.dtype"))
             # the pretrained base itself has no card of a trained model
             found = (*decoder.load_base(folder, dtype), {}) if folder == base else decoder.load(folder, base, dtype)
-            with suppress(ValueError):  # an architecture that takes no ragged batches gets padded ones
-                ragged.attach(found[0])
+            probe.supervised(found[0])
     except ValueError as error:
         raise UsageError(str(error)) from None
     return found[0].to(compute.torch_device()), found[1], found[2]

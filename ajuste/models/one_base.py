@@ -12,7 +12,8 @@ is the hidden state of the last layer (after its norm) at the token before y_t, 
     log_probs, entropy, values = one.policy_and_values(prompts, responses, mask, temperature)
 
 Every row goes through the model without padding, and what all rows begin with only once
-(ajuste/learning/layers/shared_prefix.py); the output layer runs on the response alone. With and without gradients the
+(ajuste/learning/layers/shared_prefix.py), where that is exact for the architecture, else padded (`way` says why); the
+output layer runs on the response alone. With and without gradients the
 same code runs and gives the same bits, so the ratio of the first minibatch of an update is exactly 1. All dropout is
 off, in training mode too. A batch may be cut into micro-batches of rows in any way: sums over rows do not change but
 for rounding.
@@ -30,12 +31,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
 
-from ajuste.learning.layers import fused, shared_prefix
+from ajuste.learning.layers import float32_head, fused, shared_prefix
 from ajuste.learning.rl import rollout
-from ajuste.learning.rl.token_log_probs import token_log_probs
-from ajuste.models import decoder, methods
+from ajuste.learning.rl.token_log_probs import log_probs_of_logits, token_log_probs
+from ajuste.models import decoder, experts, passes, probe
 from ajuste.models.folder import quiet, read_card
+from ajuste.models.layers import without_noise
 
 POLICY, VALUE, REWARD = "policy", "value", "reward"
 WEIGHTS = "adapter_model.safetensors"
@@ -50,6 +53,7 @@ class Settings(NamedTuple):
     targets: tuple[str, ...] = ("all-linear",)
     value: str = "trunk"  # or "adapter"
     value_start: str = "zero"  # or "reward": a copy of the reward model, for an adapter of its own
+    float32_head: bool = False  # logits in float32, of sampler and trainer: ajuste/learning/layers/float32_head.py
 
 
 class OneBase(nn.Module):
@@ -70,9 +74,12 @@ class OneBase(nn.Module):
             raise ValueError("value_start: reward needs a reward model and value: adapter")
         self.settings = settings
         self.answers: rollout.Answers | None = None  # the base as a rollout reads it, made by the first one
-        targets = methods.target_layers(model, settings.targets)
-        config = {"task_type": "CAUSAL_LM", "r": settings.r, "lora_alpha": settings.alpha, "target_modules": targets}
-        config["fan_in_fan_out"] = any(isinstance(module, methods.Conv1D) for module in model.modules())
+        if settings.float32_head:
+            float32_head.attach(model)
+        targets = experts.targets_of(model, settings.targets, fused=True)
+        config = {"task_type": "CAUSAL_LM", "r": settings.r, "lora_alpha": settings.alpha}
+        config |= {"target_modules": targets.modules, "target_parameters": targets.parameters or None}
+        config["fan_in_fan_out"] = any(isinstance(module, Conv1D) for module in model.modules())
         with quiet():
             self.model = peft.get_peft_model(model.eval(), peft.LoraConfig(**config), adapter_name=POLICY)
             if settings.value == "adapter" and settings.value_start == "zero":
@@ -83,11 +90,11 @@ class OneBase(nn.Module):
             self.register_buffer("reward_head", None, persistent=False)  # moves with the rest
             if reward is not None:
                 self._load_reward(reward)
-        self._no_dropout()
-        shared_prefix.attach(self.model)
-        fused.fuse(self.model)
+        without_noise(self.model)
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name.startswith("value_head.") or f".{POLICY}." in name or f".{VALUE}." in name)
+        self.form: passes.Form = "shared"
+        self.way = probe.policy(self)  # takes the form that is right for this architecture
 
     @classmethod
     def build(cls, base: Path, reward: Path | None, settings: Settings, dtype: torch.dtype) -> "OneBase":
@@ -99,7 +106,7 @@ class OneBase(nn.Module):
     def begin(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> rollout.Run:
         """A run of the policy, for ajuste/learning/rl/rollout.py: outside of `using` its adapter is the active one."""
         if self.answers is None:
-            self.answers = rollout.Answers(self.model, POLICY)
+            self.answers = probe.answers(self.model, POLICY)
         return self.answers.begin(prompts, max_new_tokens)
 
     def policy_and_values(
@@ -110,13 +117,13 @@ class OneBase(nn.Module):
         values[:, t] = V(state before token t); values[b, L_b] = V after the last token of row b, then zeros.
         """
         with self.using(POLICY):
-            states = self._states(prompts, responses, mask)
-        log_probs, entropy = self._log_probs(states, responses, mask, temperature)
-        if self.settings.value == "adapter":
+            found = self._passed(prompts, responses, mask)
+        log_probs, entropy = self._log_probs(found, responses, mask, temperature)
+        if self.valuing == VALUE:
             with self.using(VALUE):
-                states = self._states(prompts, responses, mask)
-        after = _after(mask).to(states.device)
-        values = self.value_head(states.float()).squeeze(1)
+                found = self._passed(prompts, responses, mask)
+        after = passes.after(mask).to(found.hidden.device)
+        values = self.value_head(found.hidden.float()).squeeze(1)
         return log_probs, entropy, values.new_zeros(after.shape).masked_scatter(after, values)
 
     forward = policy_and_values
@@ -127,8 +134,8 @@ class OneBase(nn.Module):
     ) -> Tensor:
         """log pi_ref(y_t) at the temperature [B, R]: the base's own."""
         with self.using(None):
-            states = self._states(prompts, responses, mask)
-        return self._log_probs(states, responses, mask, temperature)[0]
+            found = self._passed(prompts, responses, mask)
+        return self._log_probs(found, responses, mask, temperature)[0]
 
     @torch.no_grad()
     def scores(self, prompts: Sequence[Sequence[int]], responses: Tensor, mask: Tensor) -> Tensor:
@@ -136,8 +143,8 @@ class OneBase(nn.Module):
         if self.reward_head is None:
             raise ValueError("there is no reward model: build OneBase with its folder")
         with self.using(REWARD):
-            states = self._states(prompts, responses, mask)
-        last = _after(mask).sum(1).cumsum(0) - 1
+            states = self._passed(prompts, responses, mask).hidden
+        last = passes.after(mask).sum(1).cumsum(0) - 1
         return states[last].float() @ self.reward_head + self.reward_bias
 
     # --- weights ------------------------------------------------------------------------------------------------------
@@ -200,6 +207,11 @@ class OneBase(nn.Module):
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
+    @property
+    def valuing(self) -> str:
+        """The adapter behind whose states the value head reads."""
+        return VALUE if self.settings.value == "adapter" else POLICY
+
     @contextmanager
     def using(self, adapter: str | None) -> Iterator[None]:
         """The model with one adapter, or as the bare base. PEFT's own switch would also change what is trained."""
@@ -215,33 +227,30 @@ class OneBase(nn.Module):
             for layer in layers:
                 layer._disable_adapters, layer._active_adapter = False, [POLICY]
 
-    def _states(self, prompts: Sequence[Sequence[int]], responses: Tensor, mask: Tensor) -> Tensor:
-        """h before each response token and after the last, row by row: [N + B, d] for N tokens."""
+    def _passed(self, prompts: Sequence[Sequence[int]], responses: Tensor, mask: Tensor) -> passes.Passed:
+        """What stands before each response token and after the last, row by row: N + B places for N tokens."""
         rows = [[*p, *row[keep].tolist()] for p, row, keep in zip(prompts, responses, mask, strict=True)]
-        batch = shared_prefix.collate(rows)
-        row, column = _after(mask).nonzero(as_tuple=True)
+        row, column = passes.after(mask).nonzero(as_tuple=True)
         starts = torch.tensor([len(p) - 1 for p in prompts], device=mask.device)
-        hidden = shared_prefix.hidden(self.model, batch)
-        return hidden[batch.places(row, starts[row] + column).to(hidden.device)]
+        return passes.passed(self.model, self.form, rows, row, starts[row] + column)
 
-    def _log_probs(self, states: Tensor, responses: Tensor, mask: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    def _log_probs(
+        self, found: passes.Passed, responses: Tensor, mask: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor]:
         """Each [B, R]: what the states before the tokens say of them."""
-        responses, mask = responses.to(states.device), mask.to(states.device)
-        predicting = torch.cat([mask, mask.new_zeros(len(mask), 1)], dim=1)[_after(mask)]
-        head = self.model.get_base_model().get_output_embeddings().weight
-        log_p, entropy = token_log_probs(states[predicting], head, responses[mask], temperature)
+        responses, mask = responses.to(found.hidden.device), mask.to(found.hidden.device)
+        predicting = torch.cat([mask, mask.new_zeros(len(mask), 1)], dim=1)[passes.after(mask)]
+        if found.logits is None:
+            head = passes.head_of(self.model)
+            states = found.hidden[predicting].to(head.weight.dtype)
+            log_p, entropy = token_log_probs(states, head, responses[mask], temperature)
+        else:
+            log_p, entropy = log_probs_of_logits(found.logits[predicting], responses[mask], temperature)
         empty = log_p.new_zeros(mask.shape)
         return empty.masked_scatter(mask, log_p), empty.masked_scatter(mask, entropy)
 
-    def _no_dropout(self) -> None:
-        for module in self.model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
-            for name in ("attention_dropout", "dropout_p"):
-                if isinstance(getattr(module, name, None), float):
-                    setattr(module, name, 0.0)
-
-
-def _after(mask: Tensor) -> Tensor:
-    """[B, R + 1]: True for each state that has a value, one before each token and one after the last."""
-    return torch.cat([mask.new_ones(len(mask), 1), mask], dim=1)
+    def take(self, form: passes.Form) -> None:
+        """Let rows go through in that form from now on."""
+        self.form = form
+        fused.fuse(self.model)
+        (shared_prefix.attach if form == "shared" else shared_prefix.detach)(self.model)

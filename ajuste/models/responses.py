@@ -3,8 +3,8 @@
     log pi(y | x) = sum_t log pi(y_t | x, y_<t)                        the end of turn is the last y_t
 
 What all rows of a batch begin with goes through the model once (ajuste/learning/layers/shared_prefix.py), so where
-everybody answers one prompt it is read once, and the output layer runs on the responses alone. Architectures whose
-attention cannot be told where a row ends get padded rows. Of the N x V probabilities one copy is kept, in the logits'
+everybody answers one prompt it is read once, and the output layer runs on the responses alone. Architectures for which
+that is not exact get padded rows (ajuste/models/probe.py). Of the N x V probabilities one copy is kept, in the logits'
 own dtype:
 
     d log pi(y_t) / dz = onehot(y_t) - p                                p = softmax(z)
@@ -25,9 +25,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ajuste.learning.layers import fused, ragged, shared_prefix
-from ajuste.models import decoder, layers, methods
-from ajuste.models.folder import quiet
+from ajuste.learning.layers import active, fused, ragged, shared_prefix
+from ajuste.learning.layers.two_ways import SHARED
+from ajuste.models import decoder, layers, methods, probe
 
 TOKENS = 2048  # of one batch that is scored
 CHUNK = 64  # rows of logits turned into float32 at once
@@ -63,7 +63,7 @@ def build(base: Path, settings: Settings, dtype: torch.dtype = torch.float32) ->
     dtype: of the frozen weights and the products; A and B are float32. Raises ValueError for a base that is missing or
     no whole model, or a target layer that it does not have.
     """
-    model = layers.set_dropout(_whole(base, dtype), 0.0)
+    model = layers.without_noise(_whole(base, dtype))
     adapted = methods.attach(model, methods.Settings("lora", **settings._asdict()))
     fused.fuse(adapted)
     return _attach(adapted)
@@ -80,11 +80,8 @@ def _whole(base: Path, dtype: torch.dtype) -> nn.Module:
 
 
 def _attach(model: nn.Module) -> nn.Module:
-    try:
-        with quiet():
-            shared_prefix.attach(model)
-    except ValueError:
-        pass  # its attention cannot be told where a row ends: padded batches
+    """The model, which takes rows behind a shared prefix if that is exact. Raises ValueError if padded rows are not."""
+    probe.likelihoods(model, lambda m, found: log_probs(m, collate(m, [Row(ids, SHARED) for ids in found])))
     return model
 
 
@@ -110,7 +107,7 @@ def collate(model: nn.Module, rows: Sequence[Row]) -> dict[str, Tensor]:
     owners = torch.repeat_interleave(torch.arange(len(rows)), counts)
     positions = torch.cat([torch.arange(row.prompt - 1, len(row.ids) - 1) for row in rows])  # each predicts the next
     ids = [torch.as_tensor(row.ids, dtype=torch.int64) for row in rows]
-    if _inner(model).config._attn_implementation == shared_prefix.NAME:
+    if active.attached(_inner(model), shared_prefix.NAME):
         shared = shared_prefix.collate([row.ids for row in rows])
         batch, at = shared._asdict(), shared.places(owners, positions)
         columns, places = at.unique(return_inverse=True)

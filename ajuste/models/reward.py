@@ -35,8 +35,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ajuste.learning.layers import ragged, shared_prefix
 from ajuste.learning.text import chat
-from ajuste.models import decoder, layers
-from ajuste.models.folder import load_tokenizer, quiet, read_card
+from ajuste.models import decoder, experts, layers, probe
+from ajuste.models.folder import check_head, load_tokenizer, quiet, read_card
 
 ADAPTER, WHOLE = "adapter_model.safetensors", "model.safetensors"
 HEAD = "score"
@@ -65,6 +65,7 @@ def build(base: Path, settings: Settings, dtype: torch.dtype = torch.float32) ->
     tokenizer = load_tokenizer(base)
     model = _plain(base, dtype, padding_id(tokenizer))
     names = layers.linear_modules(model, settings.targets, outside=[HEAD])
+    parameters = experts.targets_of(model, settings.targets, fused=True).parameters if not settings.lora_dropout else []
     with quiet():
         import peft  # takes seconds
 
@@ -74,10 +75,11 @@ def build(base: Path, settings: Settings, dtype: torch.dtype = torch.float32) ->
             lora_alpha=settings.alpha,
             lora_dropout=settings.lora_dropout,
             target_modules=sorted({name.rsplit(".", 1)[-1] for name in names}),
+            target_parameters=parameters or None,
             modules_to_save=[HEAD],
             fan_in_fan_out=any(isinstance(module, layers.Conv1D) for module in model.modules()),
         )
-        adapted = peft.get_peft_model(layers.set_dropout(model, 0.0), config)
+        adapted = peft.get_peft_model(layers.without_noise(model), config)
     w = head(adapted).float().weight
     nn.init.normal_(w, std=(w.shape[1] + 1) ** -0.5)
     return attach(adapted).train()
@@ -86,18 +88,33 @@ def build(base: Path, settings: Settings, dtype: torch.dtype = torch.float32) ->
 def attach(model: nn.Module, bias: float = 0.0) -> nn.Module:
     """Let a sequence classification model, in PEFT or not, score at the last real token and add `bias`; returns it.
 
-    Its forward(input_ids, attention_mask, position_ids).logits is then [B, 1] for rows padded on the right and for
-    rows behind a shared prefix. Parameters, names and what is saved stay as they are.
+    Its forward(input_ids, attention_mask, position_ids).logits is then [B, 1] for rows padded on the right and, where
+    that is exact, for rows behind a shared prefix: `way(model)` says which. Parameters, names and what is saved stay
+    as they are. Raises ValueError for an architecture whose rewards come out right in neither way.
     """
-    try:
-        with quiet():
-            shared_prefix.attach(model)
-    except ValueError:
-        pass  # its attention cannot be told where a row ends: padded batches
     inner = _inner(model)
     inner.reward_bias = bias
     inner.forward = MethodType(_forward, inner)
+    inner.reward_way = probe.rewards(model, _together, _alone)
     return model
+
+
+def way(model: nn.Module) -> probe.Way:
+    """How the rows of an attached model go through it."""
+    return _inner(model).reward_way
+
+
+def _together(model: nn.Module, rows: Sequence[Sequence[int]]) -> Tensor:
+    """r(x, y) of one batch of rows [B], with gradients."""
+    device = next(model.parameters()).device
+    return rewards(model, {name: x.to(device) for name, x in collate(model, rows).items()})
+
+
+def _alone(model: nn.Module, row: Sequence[int]) -> Tensor:
+    """r(x, y) of one row from transformers' own classifier, a scalar."""
+    inner = _inner(model)
+    ids = torch.tensor([row], device=next(inner.parameters()).device)
+    return type(inner).forward(inner, input_ids=ids, use_cache=False).logits[0, 0].float() + inner.reward_bias
 
 
 def _forward(
@@ -134,11 +151,20 @@ def _inner(model: nn.Module) -> nn.Module:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _plain(folder: Path, dtype: torch.dtype, pad_id: int) -> nn.Module:
+def load_base(folder: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """The decoder at `folder` with a new head of one label. Raises ValueError for an architecture without such a form.
+    """
     with quiet():
-        model = AutoModelForSequenceClassification.from_pretrained(
+        model = check_head(folder, AutoModelForSequenceClassification).from_pretrained(
             folder, dtype=dtype, num_labels=1, local_files_only=True
         )
+    if not isinstance(getattr(model, HEAD, None), nn.Linear):
+        raise ValueError(f"{type(model).__name__} has no single linear head over the last token: choose another base")
+    return model
+
+
+def _plain(folder: Path, dtype: torch.dtype, pad_id: int) -> nn.Module:
+    model = load_base(folder, dtype)
     model.config.pad_token_id = pad_id
     return model
 
@@ -148,7 +174,7 @@ def _plain(folder: Path, dtype: torch.dtype, pad_id: int) -> nn.Module:
 
 def collate(model: nn.Module, rows: Sequence[Sequence[int]]) -> dict[str, Tensor]:
     """Rows of token ids as the batch that `rewards` takes: without padding where the model can, else on the right."""
-    if _inner(model).config._attn_implementation == shared_prefix.NAME:
+    if shared_prefix.takes_shared(model):
         return shared_prefix.collate(rows)._asdict()
     batch = ragged.padded([(row, row) for row in rows], _inner(model).config.pad_token_id)
     del batch["labels"]
@@ -172,14 +198,12 @@ def score(model: nn.Module, rows: Sequence[Sequence[int]], tokens_per_batch: int
     model: from `load` or `build`. Runs in eval mode, in batches of rows of similar length, of at most
     `tokens_per_batch` tokens (or one row). Raises ValueError for an empty row.
     """
-    device = next(model.parameters()).device
     result = torch.zeros(len(rows))
     training = model.training
     model.eval()
     try:
         for chosen in ragged.batches([len(row) for row in rows], tokens_per_batch):
-            batch = collate(model, [rows[i] for i in chosen])
-            result[chosen] = rewards(model, {name: x.to(device) for name, x in batch.items()}).cpu()
+            result[chosen] = _together(model, [rows[i] for i in chosen]).cpu()
     finally:
         model.train(training)
     return result

@@ -15,7 +15,6 @@ Writes scores.json and rows.parquet (set, row_id, score, weight). Run it: `dvc r
 """
 
 import math
-from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -35,7 +34,7 @@ from ajuste.learning.seeds import seed_everything
 from ajuste.learning.statistics import metrics
 from ajuste.learning.text.chat import segments
 from ajuste.learning.text.choices import log_likelihoods
-from ajuste.models import decoder
+from ajuste.models import decoder, probe
 from ajuste.rows.control import Item, read_control
 
 METRICS = {"text": "log_likelihood_per_token", "choice": "accuracy"}
@@ -90,8 +89,10 @@ def score(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, sets: dict[str, list[Item]], config: ForgettingConfig
 ) -> tuple[pa.Table, int]:
     """One row an item (set, row_id, task, score, weight), and the number of tokens read."""
-    with suppress(ValueError):  # an architecture that takes no ragged batches gets padded ones
-        ragged.attach(model)
+    try:
+        probe.supervised(model)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     columns: dict[str, list] = {name: [] for name in ("set", "row_id", "task", "score", "weight")}
     read = 0
     for name, items in sets.items():

@@ -12,6 +12,8 @@ What is ours around it:
     interrupts   SIGINT or SIGTERM: checkpoint after the running step, then KeyboardInterrupt; a second stops at once
 
 A run that was killed goes on from its last whole checkpoint and ends with the same weights, bit for bit.
+Several processes (ajuste/core/world.py) divide the rows of each step (shares.py), so a step is the configured one; all
+evaluate and go by what the first one found, and the first one alone writes.
 Early stopping is decided from the history and not by Trainer's callback, whose counter a resume sets back to zero.
 """
 
@@ -26,20 +28,24 @@ import torch
 from pydantic import Field, model_validator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from ajuste.core import world
 from ajuste.core.checkpoints import is_complete, last_complete, seal
 from ajuste.core.errors import UsageError
 from ajuste.core.interrupts import Interrupt, interruptible
 from ajuste.core.params import Compute, Config
 from ajuste.learning.batching import LengthGroupedSampler
+from ajuste.learning.losses.cross_entropy import IGNORED
 from ajuste.models.folder import quiet
+from tasks.supervised.shares import Shares, loader, rows_of_a_batch
 
 Figures = dict[str, Tensor]  # of a batch, by name: scalars that add up to those of the step
 # (model, batch, items) -> scalar, alone or with figures
 Loss = Callable[[nn.Module, dict[str, Tensor], Tensor | int | None], Tensor | tuple[Tensor, Figures]]
 WEIGHTS = "trained.safetensors"
+OTHER_RANK = 1_000_003  # between the seeds of two processes' dropout
 FIGURES = "figures"  # their place in Trainer's log
 NAMES = {"loss": "loss", "learning_rate": "lr", "grad_norm": "grad_norm"}  # Trainer's name -> ours
 
@@ -50,7 +56,7 @@ class LoopConfig(Config):
     lr: float = Field(gt=0, description="Highest learning rate; it falls linearly to 0.")
     warmup: float = Field(ge=0, lt=1, description="Share of the steps in which the rate rises from 0.")
     epochs: int = Field(ge=1, description="Passes over the training rows.")
-    batch_rows: int = Field(ge=1, description="Rows of one optimiser step.")
+    batch_rows: int = Field(ge=1, description="Rows of one optimiser step, of all processes together.")
     accumulation: int = Field(
         ge=1, description="Pieces that a step's rows are cut into, to save memory; no effect else."
     )
@@ -85,7 +91,8 @@ def train(
     that with figures for the history.
     evaluate(model) -> {"loss": ..., metric: ..., ...}; a higher `metric` is better (a lower one if it is the loss), the
     lower loss decides between equals.
-    Raises UsageError when the loss is no number any more, KeyboardInterrupt when interrupted (a checkpoint is kept).
+    Raises UsageError when the loss is no number any more or the rows of a step cannot be divided over the processes,
+    KeyboardInterrupt when interrupted (a checkpoint is kept).
     """
     steps_per_epoch = math.ceil(len(rows) / config.batch_rows)
     follow = _Follow(checkpoints, metric, config.patience, every=math.ceil(steps_per_epoch / config.evaluations))
@@ -101,6 +108,10 @@ def train(
         trainer.remove_callback(PrinterCallback)
         trainer.sampler = LengthGroupedSampler(lengths, config.batch_rows, compute.seed)
         trainer.measure, trainer.figures = evaluate, {}
+        trainer.shares = (config.batch_rows, config.accumulation)
+        if world.first():
+            _resumable(checkpoints, metric)  # removes what is spoilt before the others look
+        world.wait()
         checkpoint = _resumable(checkpoints, metric)
         if checkpoint is None or follow.unfinished(_history_of(checkpoint)):
             with interruptible() as follow.interrupt:
@@ -126,15 +137,22 @@ def stale_evaluations(history: list[dict], metric: str) -> int:
 
 
 class _Trainer(Trainer):
-    """Trainer with our loss, batch order and evaluation (the last two are set right after it is made), and with
-    checkpoints of the trained weights alone. figures: those of the running step so far."""
+    """Trainer with our loss, batch order, division of a step and evaluation (the last three are set right after it is
+    made), and with checkpoints of the trained weights alone. figures: those of the running step so far."""
 
     sampler: LengthGroupedSampler
+    shares: tuple[int, int]  # rows of a step, and the pieces of a process's part
     measure: Callable[[nn.Module], dict[str, float]]
     figures: Figures
 
     def _get_train_sampler(self, train_dataset=None) -> LengthGroupedSampler:
         return self.sampler
+
+    def get_train_dataloader(self) -> DataLoader:
+        if world.processes() == 1:
+            return super().get_train_dataloader()
+        shares = Shares(self.sampler, *self.shares, world.rank(), world.processes())
+        return loader(self.train_dataset, shares, self.data_collator)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None) -> Tensor:
         loss = self.compute_loss_func(model, inputs, num_items_in_batch)
@@ -143,6 +161,8 @@ class _Trainer(Trainer):
             self.figures = {name: value.detach() + self.figures.get(name, 0.0) for name, value in found.items()}
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # the items are those of all processes, whose mean DDP takes
+        if self.accelerator.num_processes > 1 and bool((inputs["labels"] == IGNORED).all()):
+            loss = loss * 0.0  # rows that only keep the other processes company
         return loss
 
     def log(self, logs: dict, *rest) -> None:
@@ -169,7 +189,8 @@ class _Trainer(Trainer):
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         self.model.eval()
-        metrics = {f"eval_{name}": value for name, value in self.measure(self.model).items()}
+        measured = world.same(self.measure(self.model))  # what follows from it must be the same everywhere
+        metrics = {f"eval_{name}": value for name, value in measured.items()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -190,27 +211,40 @@ class _Follow(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         self.history = _rows_of(state.log_history)
         text = "".join(json.dumps(row) + "\n" for row in self.history)
-        (self.checkpoints / "history.jsonl").write_text(text, encoding="utf-8")
+        if world.first():
+            (self.checkpoints / "history.jsonl").write_text(text, encoding="utf-8")
+        else:
+            torch.manual_seed(args.seed + OTHER_RANK * world.rank())  # other rows, other dropout
 
     def on_step_end(self, args, state, control, **kwargs):
         due = state.global_step % self.every == 0 or state.global_step == state.max_steps
         control.should_log = True
         control.should_evaluate = due
-        control.should_save = due or self.interrupt.asked
+        control.should_save = world.any_of(due or self.interrupt.asked)
 
     def on_log(self, args, state, control, **kwargs):
         for row in _rows_of(state.log_history[-1:]):
             if not math.isfinite(row.get("loss", row.get("eval_loss"))):
                 raise UsageError(f"training diverged: the loss of step {row['step']} is no number: lower `lr`")
             self.history.append(row)
-            with (self.checkpoints / "history.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            if world.first():
+                with (self.checkpoints / "history.jsonl").open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
 
     def on_evaluate(self, args, state, control, **kwargs):
         if not self.unfinished(self.history):
             control.should_training_stop = True
 
     def on_save(self, args, state, control, **kwargs):
+        world.wait()  # each process has put its random generator's state into the checkpoint
+        if world.first():
+            self._seal(state)
+        world.wait()
+        if world.any_of(self.interrupt.asked):
+            raise KeyboardInterrupt
+
+    def _seal(self, state) -> None:
+        """Declare the newest checkpoint whole, and remove those that are neither it nor the best."""
         last = self.checkpoints / f"checkpoint-{state.global_step}"
         seal(last)
         keep = {last.name}
@@ -219,15 +253,13 @@ class _Follow(TrainerCallback):
         for folder in self.checkpoints.glob("checkpoint-*"):
             if folder.name not in keep:
                 shutil.rmtree(folder)  # only now that its successor is sealed
-        if self.interrupt.asked:
-            raise KeyboardInterrupt
 
 
 def _arguments(config: LoopConfig, compute: Compute, checkpoints: Path) -> TrainingArguments:
     """Trainer's arguments: all `strategy` ones are off because _Follow decides."""
     return TrainingArguments(
         output_dir=str(checkpoints),
-        per_device_train_batch_size=config.batch_rows // config.accumulation,
+        per_device_train_batch_size=rows_of_a_batch(config.batch_rows, config.accumulation, world.processes()),
         gradient_accumulation_steps=config.accumulation,
         num_train_epochs=config.epochs,
         learning_rate=config.lr,

@@ -117,9 +117,9 @@ def test_ptx_reads_instructions_and_changes_the_result(artifacts, done, tmp_path
     first = np.random.default_rng([0, 0]).permutation(len(rows))[:2]
     model = ragged.attach(decoder.load_base(both / "merged/instruct")[0])
     expected = ragged.response_loss(model, ragged.collate([rows[int(i)] for i in first]))
-    loss = _ptx(OneBase(decoder.load_base(both / "merged/instruct")[0], Settings()), both / "encoded/instructions",
-                config(ptx=1.0), 0)  # fmt: skip
-    assert loss(0).item() == pytest.approx(expected.item(), rel=1e-5)
+    loss = _ptx(OneBase(decoder.load_base(both / "merged/instruct")[0], Settings()), both / "encoded/instructions", 0)
+    total, items = loss(range(2))
+    assert total.item() / items == pytest.approx(expected.item(), rel=1e-5)
     changed, plain = (load_file(folder / "adapter_model.safetensors") for folder in (tmp_path / "out", done[1]))
     assert any(not torch.equal(changed[name], plain[name]) for name in plain)
 
@@ -187,6 +187,8 @@ def test_explain_shows_every_token_and_its_numbers_add_up(done):
         for t, token in enumerate(episode.tokens):
             assert token.kl == pytest.approx(token.log_prob - token.reference, abs=1e-5)
             assert token.advantage == float(flight.episodes.advantages[number, t])
+            assert token.gap == pytest.approx(float((flight.episodes.log_probs - flight.episodes.drawn)[number, t]))
+            assert abs(token.gap) < 1e-5 and explain.numbers(token)[-1] in ("+0.000", "-0.000")
             assert token.ratio > 0 and len(explain.numbers(token)) == len(explain.COLUMNS)
 
 
@@ -196,7 +198,8 @@ def test_explain_in_the_terminal_and_as_a_page(done, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
     result = CliRunner().invoke(app, ["explain", "ppo", "--update", "2", "--rows", "1", "--folder", str(out)])
     assert result.exit_code == 0, result.output
-    assert "update 2: score" in result.output and "advantage" in result.output and "reports/ppo-2.html" in result.output
+    assert "update 2: score" in result.output and "gap to the sampler" in result.output.replace("\n", " ")
+    assert "advantage" in result.output and "reports/ppo-2.html" in result.output
     page = Path("reports/ppo-2.html").read_text()
     assert page.count("<h2>episode") == 8 and "http" not in page and "<script" not in page
     first = explain.read(out, 2).episodes[0]
@@ -235,11 +238,12 @@ def test_the_step_after_the_end_is_shown_where_it_is_paid():
     episodes = types.SimpleNamespace(
         mask=torch.tensor([[True, True]]), value_mask=torch.tensor([[True, True, True]]), log_probs=row[:, :2],
         new_log_probs=row[:, :2] + 0.5, reference=row[:, :2], kl=row[:, :2], rewards=torch.tensor([[0.0, 0.0, 2.0]]),
-        values=row, returns=row + 1, advantages=torch.tensor([[1.0, -1.0]]),
+        values=row, returns=row + 1, advantages=torch.tensor([[1.0, -1.0]]), drawn=None,
     )  # fmt: skip
     flight = recorder.Flight(episodes, {}, {"clip": 0.2})
     first, second, after = explain._tokens(flight, 0, ["a", "b"])
     assert first.clipped and not second.clipped  # ratio e^0.5: beyond 1.2 where A > 0, on the free side where A < 0
+    assert first.gap is None and explain.numbers(first)[-1] == ""  # recorded before the sampler's were kept
     assert after.text is None and after.reward == 2.0 and after.returned == 1.0 and after.ratio is None
 
 

@@ -31,6 +31,14 @@ def fuse(model: nn.Module) -> int:
     return len(layers)
 
 
+def unfuse(model: nn.Module) -> None:
+    """PEFT's own forward again for every layer."""
+    for module in model.modules():
+        own = vars(module).get("forward")
+        if isinstance(own, MethodType) and own.__func__ is _forward:
+            del module.forward
+
+
 def _described(layer: nn.Module) -> bool:
     """Is this y = x W0^T + b + scale (x A^T) B^T with each of its adapters, and nothing else to it?"""
     if layer.lora_variant or layer.fan_in_fan_out or any(B.bias is not None for B in layer.lora_B.values()):
@@ -49,7 +57,8 @@ def _forward(layer: nn.Module, x: Tensor, *args, **kwargs) -> Tensor:
         return type(layer).forward(layer, x)
     (name,) = names
     A, B = layer.lora_A[name].weight, layer.lora_B[name].weight
-    return _LoraLinear.apply(x, W, layer.base_layer.bias, A, B, layer.scaling[name])
+    y = _LoraLinear.apply(x, W, layer.base_layer.bias, A, B, layer.scaling[name])
+    return y.view(*x.shape[:-1], -1)  # a view made inside could not be changed in place, as OLMo does
 
 
 class _LoraLinear(torch.autograd.Function):
@@ -63,13 +72,13 @@ class _LoraLinear(torch.autograd.Function):
         y = F.linear(rows, W, bias).addmm_(u, b.t())
         ctx.save_for_backward(x, W, A, B, u)
         ctx.scale = scale
-        return y.view(*x.shape[:-1], -1)
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, upstream: Tensor) -> tuple[Tensor | None, ...]:
         x, W, A, B, u = ctx.saved_tensors
-        g, rows = upstream.reshape(-1, upstream.shape[-1]), x.reshape(-1, x.shape[-1])
+        g, rows = upstream, x.reshape(-1, x.shape[-1])
         v = g @ (B * ctx.scale).to(g.dtype)
         dx = None
         if ctx.needs_input_grad[0]:

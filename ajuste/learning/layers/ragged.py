@@ -25,14 +25,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
+from ajuste.learning.layers import active
 from ajuste.learning.layers.attention import row_attention
 from ajuste.learning.losses.cross_entropy import IGNORED
 
-NAME = "rows"  # of the attention function, as model.config._attn_implementation says it
+NAME = "rows"  # of the attention function
 CHUNK = 64  # logits turned into float32 at once: 64 x 49152 x 4 bytes are 12 MB
 
 Row = tuple[Sequence[int], Sequence[int]]
@@ -92,38 +90,28 @@ def _tensors(rows: Sequence[Row]) -> tuple[list[Tensor], list[Tensor]]:
 def attach(model: nn.Module) -> nn.Module:
     """Let a causal language model of transformers, wrapped by PEFT or not, take ragged batches; returns it.
 
-    Every other batch (padded, or a generation with its cache) goes through transformers' own SDPA as before. Nothing
-    of this is saved with the model. Raises ValueError when the architecture takes no attention function from outside.
+    Every other batch (padded, or a generation with its cache) goes through the attention that was active, as before
+    (active.py). Nothing of this is saved with the model. Whether the architecture takes them exactly is the probe's to
+    say (ajuste/models/probe.py). Raises ValueError when it takes no attention function from outside.
     """
-    AttentionInterface.register(NAME, _attention)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
-    base = _base(model)
-    base.set_attn_implementation(NAME)
-    if base.config._attn_implementation != NAME:
-        raise ValueError(f"{type(base).__name__} takes no attention function from outside: train it on padded batches")
+    active.attach(_base(model), NAME, _attention)
+    return model
+
+
+def detach(model: nn.Module) -> nn.Module:
+    """Undo `attach`: the attention that was active, alone."""
+    active.detach(_base(model))
     return model
 
 
 def takes_ragged(model: nn.Module) -> bool:
     """True after `attach`, unless PEFT puts virtual tokens before each row (prefix and prompt tuning)."""
-    return not _puts_tokens_before(model) and _base(model).config._attn_implementation == NAME
+    return not puts_tokens_before(model) and active.attached(_base(model), NAME)
 
 
-def _attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs
-) -> tuple[Tensor, None]:
-    """Attention in transformers' form: query [1, H, T, d], key and value [1, G, T, d] -> [1, T, H, d].
-
-    An `attention_mask` of integers is no mask but the lengths of the rows; anything else goes to transformers' SDPA.
-    """
-    if attention_mask is None or attention_mask.dtype != torch.int64:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    if kwargs.get("softcap") is not None or kwargs.get("position_bias") is not None:
-        raise ValueError("a ragged batch knows no soft cap and no position bias: train this model on padded batches")
-    lengths = attention_mask.flatten().tolist()
-    scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
-    window = kwargs.get("sliding_window")
-    return row_attention(query, key, value, lengths, scale, kwargs.get("dropout", 0.0), window), None
+def _attention(plain: active.Plain, query: Tensor, key: Tensor, value: Tensor, lengths: Tensor) -> Tensor:
+    """query [1, H, T, d], key and value [1, G, T, d], lengths [1, 1, 1, B] -> [1, T, H, d]."""
+    return row_attention(query, key, value, lengths.flatten().tolist(), plain.scale, plain.dropout, plain.window)
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
@@ -137,6 +125,11 @@ def _base(model: nn.Module) -> nn.Module:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def trunk(base: nn.Module) -> nn.Module:
+    """The layers below the output layer of a model of transformers; Llama-4's prefix is not the name that they have."""
+    return base.base_model if base.base_model is not base else base.model
+
+
 # --- loss -------------------------------------------------------------------------------------------------------------
 
 
@@ -146,7 +139,7 @@ def response_loss(model: nn.Module, batch: dict[str, Tensor], items: Tensor | in
     items: trained tokens of the whole optimiser step (all its pieces and processes); None means those of `batch`.
     A batch without trained tokens costs 0. Raises ValueError for a ragged batch when `attach` was not called.
     """
-    logits, targets, _ = _trained(model, batch)
+    logits, targets, _ = trained(model, batch)
     if items is None:
         items = max(1, len(targets))
     return _CrossEntropy.apply(logits, targets, 1.0 / float(items))
@@ -169,7 +162,7 @@ def row_losses(model: nn.Module, rows: Sequence[Row], tokens_per_batch: int) -> 
             some = [rows[i] for i in chosen]
             batch = collate(some) if ragged else padded(some, pad_id=0)
             device = next(model.parameters()).device
-            logits, targets, owners = _trained(model, {name: tensor.to(device) for name, tensor in batch.items()})
+            logits, targets, owners = trained(model, {name: tensor.to(device) for name, tensor in batch.items()})
             nll = torch.cat([_nll(part, y) for part, y in zip(logits.split(CHUNK), targets.split(CHUNK), strict=True)])
             pair = torch.stack([nll.double().cpu(), torch.ones(len(nll), dtype=torch.float64)], dim=1)
             result.index_add_(0, torch.tensor(chosen)[owners.cpu()], pair)
@@ -188,7 +181,7 @@ def batches(lengths: list[int], tokens: int) -> list[list[int]]:
     return found
 
 
-def _trained(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def trained(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Run the model: logits [N, V] that predict the trained tokens, their ids [N], and the row of each [N]."""
     labels, lengths = batch["labels"], batch.get("lengths")
     mask = batch.get("attention_mask")
@@ -197,16 +190,16 @@ def _trained(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor
             raise ValueError("this model takes no ragged batch: call layers.ragged.attach first, or pad the rows")
         mask = lengths.cpu().view(1, 1, 1, -1)  # the attention reads them as Python numbers, once a layer
     T = labels.shape[1]
-    trained = labels[:, 1:] != IGNORED  # position t predicts token t + 1
-    columns = trained.any(0).nonzero().flatten()
+    counted = labels[:, 1:] != IGNORED  # position t predicts token t + 1
+    columns = counted.any(0).nonzero().flatten()
     outputs = model(
         input_ids=batch["input_ids"],
         attention_mask=mask,
-        position_ids=None if _puts_tokens_before(model) else batch["position_ids"],
+        position_ids=None if puts_tokens_before(model) else batch["position_ids"],
         use_cache=False,
         logits_to_keep=columns - T,  # from the end: prompt tuning puts tokens before the row
     )
-    kept = trained[:, columns]
+    kept = counted[:, columns]
     logits = outputs.logits[0] if len(labels) == 1 else outputs.logits[kept]
     targets = labels[:, 1:][:, columns][kept]
     if lengths is None:
@@ -216,7 +209,8 @@ def _trained(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor
     return logits, targets, owners
 
 
-def _puts_tokens_before(model: nn.Module) -> bool:
+def puts_tokens_before(model: nn.Module) -> bool:
+    """Does PEFT put virtual tokens before each row (prefix and prompt tuning)?"""
     config = getattr(_unwrapped(model), "active_peft_config", None)
     return config is not None and config.is_prompt_learning
 

@@ -30,12 +30,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
+from ajuste.learning.layers import active
 from ajuste.learning.layers.attention import BY_HAND, WIDTH
-from ajuste.learning.layers.ragged import _base
+from ajuste.learning.layers.ragged import _base, trunk
 
 NAME = "rows_behind_a_prefix"  # of the attention function
 
@@ -83,25 +81,32 @@ def _common(rows: Sequence[Sequence[int]]) -> int:
 def attach(model: nn.Module) -> nn.Module:
     """Let a causal language model or classifier of transformers, wrapped by PEFT or not, take such batches; returns it.
 
-    Every other batch goes through transformers' own SDPA as before. Nothing of this is saved with the model.
-    Raises ValueError when the architecture takes no attention function from outside.
+    Every other batch goes through the attention that was active, as before (active.py). Nothing of this is saved with
+    the model. Whether the architecture takes them exactly is the probe's to say (ajuste/models/probe.py).
+    Raises ValueError when it takes no attention function from outside.
     """
-    AttentionInterface.register(NAME, _attention)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
-    base = _base(model)
-    base.set_attn_implementation(NAME)
-    if base.config._attn_implementation != NAME:
-        raise ValueError(f"{type(base).__name__} takes no attention function from outside: rows can share nothing")
+    active.attach(_base(model), NAME, _attention)
     return model
+
+
+def detach(model: nn.Module) -> nn.Module:
+    """Undo `attach`: the attention that was active, alone."""
+    active.detach(_base(model))
+    return model
+
+
+def takes_shared(model: nn.Module) -> bool:
+    """True after `attach`."""
+    return active.attached(_base(model), NAME)
 
 
 def hidden(model: nn.Module, batch: Batch) -> Tensor:
     """The last hidden states, after the model's last norm [T, d]. `attach` the model first, or ValueError."""
     base = _base(model)
-    if base.config._attn_implementation != NAME:
+    if not active.attached(base, NAME):
         raise ValueError("this model takes no rows behind a prefix: call layers.shared_prefix.attach first")
     device = next(base.parameters()).device
-    output = base.base_model(
+    output = trunk(base)(
         input_ids=batch.input_ids.to(device),
         attention_mask=batch.lengths.view(1, 1, 1, -1),  # the attention reads them as Python numbers, once a layer
         position_ids=batch.position_ids.to(device),
@@ -156,21 +161,10 @@ def _blocks(lengths: tuple[int, ...], window: int | None, device: torch.device) 
     return tuple(blocks)
 
 
-def _attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs
-) -> tuple[Tensor, None]:
-    """Attention in transformers' form: query [1, H, T, d], key and value [1, G, T, d] -> [1, T, H, d].
-
-    An `attention_mask` of integers is no mask but the lengths; anything else goes to transformers' SDPA.
-    """
-    if attention_mask is None or attention_mask.dtype != torch.int64:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    if kwargs.get("softcap") is not None or kwargs.get("position_bias") is not None:
-        raise ValueError("rows behind a prefix know no soft cap and no position bias")
-    lengths = tuple(attention_mask.flatten().tolist())
-    scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
-    window = kwargs.get("sliding_window")
-    return prefix_attention(query, key, value, lengths, scale, kwargs.get("dropout", 0.0), window), None
+def _attention(plain: active.Plain, query: Tensor, key: Tensor, value: Tensor, lengths: Tensor) -> Tensor:
+    """query [1, H, T, d], key and value [1, G, T, d], lengths [1, 1, 1, 1 + B] -> [1, T, H, d]."""
+    known = tuple(lengths.flatten().tolist())
+    return prefix_attention(query, key, value, known, plain.scale, plain.dropout, plain.window)
 
 
 def prefix_attention(

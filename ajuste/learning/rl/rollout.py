@@ -16,7 +16,7 @@ ajuste/models answers with its policy.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from transformers import DynamicCache
 from ajuste.learning.layers.packed import pack
 from ajuste.learning.text.generate import pad_left
 
+Form = Literal["packed", "padded", "apart"]
 BLOCK = 256  # tokens whose probabilities are summed at once
 
 
@@ -61,17 +62,22 @@ class Rollout(NamedTuple):
 class Answers:
     """A causal language model of transformers as a policy, with the active adapter of PEFT if it has one.
 
-    adapter: that adapter's name, None for a model without. The weights that do not learn are laid out once, for all
-    runs (ajuste/learning/layers/packed.py); an architecture that it does not describe goes through transformers.
+    adapter: that adapter's name, None for a model without. form: how the rows of a batch go together.
+        packed    the weights that do not learn are laid out once, for all runs (ajuste/learning/layers/packed.py); an
+                  architecture that it does not describe goes through transformers, padded
+        padded    transformers' forward, padding on the left
+        apart     transformers' forward, rows of one length at a time and no padding
     """
 
-    def __init__(self, model: nn.Module, adapter: str | None = None) -> None:
-        self.model, self.adapter, self.packed = model, adapter, pack(model)
+    def __init__(self, model: nn.Module, adapter: str | None = None, form: Form = "packed") -> None:
+        self.model, self.adapter, self.form = model, adapter, form
+        self.packed = pack(model) if form == "packed" else None
 
     def begin(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> Run:
         if self.packed is not None:
             return self.packed.begin(prompts, max_new_tokens, self.adapter)
-        return _Plain(self.model.get_base_model() if self.adapter else self.model, prompts)
+        model = self.model.get_base_model() if self.adapter else self.model
+        return _Apart(model, prompts) if self.form == "apart" else _Plain(model, prompts)
 
 
 @torch.no_grad()
@@ -136,8 +142,41 @@ class _Plain:
 
     def keep(self, rows: Tensor) -> None:
         rows = rows.to(self.mask.device)
-        self.cache.batch_select_indices(rows)
+        self.cache.reorder_cache(rows)
         self.mask, self.logits = self.mask[rows], self.logits[rows]
+
+
+class _Apart:
+    """Runs of rows of one length each, for an architecture that padding on the left disturbs."""
+
+    def __init__(self, model: nn.Module, prompts: Sequence[Sequence[int]]) -> None:
+        lengths = [len(prompt) for prompt in prompts]
+        self.rows = [  # the numbers of each run's rows, ascending
+            [i for i, own in enumerate(lengths) if own == length] for length in sorted(set(lengths))
+        ]
+        self.runs = [_Plain(model, [prompts[i] for i in rows]) for rows in self.rows]
+        self._join()
+
+    def _join(self) -> None:
+        order = torch.tensor([i for rows in self.rows for i in rows]).argsort()
+        logits = torch.cat([run.logits for run in self.runs])
+        self.logits = logits[order.to(logits.device)]
+
+    def step(self, tokens: Tensor) -> None:
+        for run, rows in zip(self.runs, self.rows, strict=True):
+            run.step(tokens[rows])
+        self._join()
+
+    def keep(self, rows: Tensor) -> None:
+        number = {old: new for new, old in enumerate(rows.tolist())}
+        kept = []
+        for run, own in zip(self.runs, self.rows, strict=True):
+            places = [place for place, row in enumerate(own) if row in number]
+            if places:
+                run.keep(torch.tensor(places))
+                kept.append((run, [number[own[place]] for place in places]))
+        self.runs, self.rows = [run for run, _ in kept], [own for _, own in kept]
+        self._join()
 
 
 def draw(logits: Tensor, temperature: float, numbers: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -27,7 +27,8 @@ from ajuste.tracking.registry import registry
 from ajuste.tracking.registry.families import all as families
 from ajuste.tracking.verdicts import gate
 
-METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1", "mcc": "MCC", "auc": "AUC", "ece": "calibration error"}
+METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1", "mcc": "MCC", "auc": "AUC", "ece": "calibration error",
+           "brier": "Brier score", "nll": "NLL, nats"}
 STUDY = Path("artifacts/studies/data-size")
 
 

@@ -32,7 +32,7 @@ from ajuste.tracking.project import git, lock, raw_data
 JSON_FILES = (
     "ajuste.json", "base.json", "encoding.json", "features.json", "proof.json", "quality.json", "validation.json",
 )  # fmt: skip
-INTERVALS = ("accuracy", "macro_f1", "mcc", "auc", "ece")
+INTERVALS = ("accuracy", "macro_f1", "mcc", "auc", "ece", "brier", "nll")
 MEGABYTE = 1e6  # decimal, as disks count
 
 
@@ -169,6 +169,7 @@ def describe(stage: str, entry: dict, measured: dict, numbers: dict[str, float],
     if measured:
         lines.append(f"- {measured['seconds']:.1f} s, {measured['peak_memory_mb']:.0f} MB at most, "
                      f"{measured['device']}, {measured['threads']} threads")
+        lines += [f"- {note}" for note in measured.get("notes", [])]
     lines += ["", "| | path | DVC hash |", "|---|---|---|"]
     for kind, word in (("deps", "reads"), ("outs", "writes")):
         lines += [f"| {word} | `{item['path']}` | `{item.get('md5', '')[:12]}` |" for item in entry.get(kind, [])]
