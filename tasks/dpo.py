@@ -38,7 +38,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from ajuste.core import allocator
+from ajuste.core import allocator, world
 from ajuste.core.errors import UsageError
 from ajuste.core.figures import rounded, write_json, write_lines
 from ajuste.core.params import Compute
@@ -143,6 +143,7 @@ def dpo(config: DpoConfig, compute: Compute, folders: Folders, out: Path, checkp
         checkpoints,
     )
     trained = time.monotonic()
+    world.first_goes_on()
     test, rewards = _test(model, splits["test"], config.preference())
     evaluated = time.monotonic()
     best = next(row for row in history if row["step"] == best_step(history, "loss") and "eval_loss" in row)
@@ -304,7 +305,7 @@ def said(done: dict) -> list[str]:
 
 
 def main() -> None:
-    with start("dpo", DpoConfig) as stage:
+    with start("dpo", DpoConfig, together=True) as stage:
         allocator.keep_memory()
         artifacts = Path("artifacts")
         folders = Folders(
