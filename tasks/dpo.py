@@ -144,6 +144,7 @@ def dpo(config: DpoConfig, compute: Compute, folders: Folders, out: Path, checkp
     )
     world.first_goes_on()
     trained = time.monotonic()
+    world.first_goes_on()
     test, rewards = _test(model, splits["test"], config.preference())
     evaluated = time.monotonic()
     best = next(row for row in history if row["step"] == best_step(history, "loss") and "eval_loss" in row)
@@ -305,7 +306,7 @@ def said(done: dict) -> list[str]:
 
 
 def main() -> None:
-    with start("dpo", DpoConfig) as stage:
+    with start("dpo", DpoConfig, together=True) as stage:
         allocator.keep_memory()
         artifacts = Path("artifacts")
         folders = Folders(

@@ -226,7 +226,7 @@ def _validation(radar: list[dict], kept: int) -> dict[str, float]:
 
 
 def main() -> None:
-    with start("ppo", PpoConfig) as stage:
+    with start("ppo", PpoConfig, together=True) as stage:
         allocator.keep_memory()
         artifacts = Path("artifacts")
         done = ppo(stage.config, stage.compute, artifacts, artifacts / "adapters/ppo", stage.checkpoints)

@@ -218,7 +218,7 @@ def _sampled(
 
 
 def main() -> None:
-    with start("reward", RewardConfig) as stage:
+    with start("reward", RewardConfig, together=True) as stage:
         allocator.keep_memory()
         done = train_reward_model(
             stage.config,

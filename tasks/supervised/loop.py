@@ -155,15 +155,16 @@ class _Trainer(Trainer):
         return loader(self.train_dataset, shares, self.data_collator)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None) -> Tensor:
+        # rows that only keep the other processes company do not count
+        counts = self.accelerator.num_processes == 1 or bool((inputs["labels"] != IGNORED).any())
         loss = self.compute_loss_func(model, inputs, num_items_in_batch)
         if isinstance(loss, tuple):
             loss, found = loss
-            self.figures = {name: value.detach() + self.figures.get(name, 0.0) for name, value in found.items()}
+            found = {name: value.detach() * counts for name, value in found.items()}
+            self.figures = {name: value + self.figures.get(name, 0.0) for name, value in found.items()}
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # the items are those of all processes, whose mean DDP takes
-        if self.accelerator.num_processes > 1 and bool((inputs["labels"] == IGNORED).all()):
-            loss = loss * 0.0  # rows that only keep the other processes company
-        return loss
+        return loss * counts
 
     def log(self, logs: dict, *rest) -> None:
         if "loss" in logs and self.figures:
