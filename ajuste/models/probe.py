@@ -237,7 +237,7 @@ def _of_policy(
 
 def _trunk(model: nn.Module, ids: Tensor) -> Tensor:
     """The last hidden states [T, d] of one row [1, T], as transformers gives them."""
-    return model.get_base_model().base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
+    return ragged.trunk(model.get_base_model())(input_ids=ids, use_cache=False).last_hidden_state[0]
 
 
 def log_p(logits: Tensor, targets: Tensor) -> Tensor:

@@ -132,20 +132,34 @@ ENCODERS = {
                         encoder=True),
 }
 SHAPES = DECODERS | ENCODERS
+# options that take the peculiarity away: the same weights must answer otherwise then
+WIDE = {"sliding_window": 64}
+WITHOUT = {
+    "mistral": WIDE, "ministral": WIDE, "qwen2-window": WIDE, "gemma3": WIDE, "phi3": WIDE, "cohere2": WIDE,
+    "olmo3": WIDE, "starcoder2": WIDE, "gpt-oss": WIDE, "gemma2": {"attn_logit_softcapping": None},
+    "vaultgemma": {"attn_logit_softcapping": None}, "gemma4": {"final_logit_softcapping": None},
+    "cohere": {"logit_scale": 1.0}, "granite": {"logits_scaling": 1.0}, "granite-moe": {"logits_scaling": 1.0},
+    "granite-hybrid": {"logits_scaling": 1.0}, "falcon-h1": {"lm_head_multiplier": 1.0}, "olmo": {"clip_qkv": None},
+    "modernbert-decoder": {"local_attention": 64}, "modernbert": {"local_attention": 64},
+    "smollm3": {"no_rope_layers": [1, 1]}, "llama4": {"attention_chunk_size": 64}, "falcon-alibi": {"alibi": False},
+}  # fmt: skip
 
 
-def config_of(name: str) -> PretrainedConfig:
+def config_of(name: str, changed: dict | None = None) -> PretrainedConfig:
     """The configuration of that shape. A name that an architecture does not know stays there and does nothing."""
     shape = SHAPES[name]
-    return AutoConfig.for_model(shape.kind, **(SIZES | shape.options))
+    return AutoConfig.for_model(shape.kind, **(SIZES | shape.options | (changed or {})))
 
 
-def make(name: str, seed: int = 0) -> nn.Module:
-    """A decoder as a causal language model, an encoder bare; in evaluation mode, the same weights on every call."""
+def make(name: str, seed: int = 0, changed: dict | None = None) -> nn.Module:
+    """A decoder as a causal language model, an encoder bare; in evaluation mode, the same weights on every call.
+
+    changed: options in the place of the shape's own; what they do not touch is drawn as before.
+    """
     torch.manual_seed(seed)
     with quiet():
         auto = AutoModel if SHAPES[name].encoder else AutoModelForCausalLM
-        model = auto.from_config(config_of(name)).eval()
+        model = auto.from_config(config_of(name, changed)).eval()
     with torch.no_grad():
         for weight in model.parameters():
             if weight.ndim == 1:  # norms, biases and sinks, which start as ones or zeros
@@ -153,10 +167,10 @@ def make(name: str, seed: int = 0) -> nn.Module:
     return model
 
 
-def write(name: str, folder: Path) -> Path:
+def write(name: str, folder: Path, changed: dict | None = None) -> Path:
     """The model of `make` as a base folder: weights, tokenizer with a chat template, base.json."""
     with quiet():
-        make(name).save_pretrained(folder)
+        make(name, changed=changed).save_pretrained(folder)
     tokenizer = _tokenizer(config_of(name))
     tokenizer.save_pretrained(folder)
     identity = {"source": f"path:{name}", "id": name, "sha256": sha256_of(folder / "model.safetensors"),

@@ -11,6 +11,7 @@ never touched, each row alone, no padding, no cache. Differences are relative to
     cell = sft("gemma2", folder)          # Cell(verdict="plain", difference=2e-7, said="")
 """
 
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -31,10 +32,10 @@ from ajuste.learning.rl import rollout
 from ajuste.learning.text.generate import generate
 from ajuste.models import classifier, decoder, methods, probe, reward
 from ajuste.models.features import FeatureReader
-from ajuste.models.folder import load_tokenizer
+from ajuste.models.folder import load_tokenizer, quiet
 from ajuste.models.one_base import OneBase, Settings
 from tasks.merge.decoder import DecoderConfig, merge_decoder
-from tests.made.architectures import EOS, PAD, SHAPES, make, rows_of
+from tests.made.architectures import EOS, PAD, SHAPES, make, rows_of, write
 
 TOLERANCE = 2e-5
 LORA = methods.Settings("lora", r=2, alpha=4)
@@ -82,6 +83,12 @@ def cell(use: Callable[[str, Path], tuple[str, Difference]], name: str, folder: 
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:  # a crash is no refusal
         return Cell("WRONG", float("inf"), f"{type(error).__name__}: {error}")
     return Cell(path if difference.largest <= TOLERANCE else "WRONG", difference.largest)
+
+
+def measure(name: str, use: str) -> Cell:
+    """The cell of the table, in a folder of its own."""
+    with tempfile.TemporaryDirectory() as place, quiet():
+        return cell(USES[use], name, write(name, Path(place) / "base"))
 
 
 # --- decoders ---------------------------------------------------------------------------------------------------------
@@ -135,14 +142,14 @@ def ppo(name: str, folder: Path) -> tuple[str, Difference]:
 
 
 def sample(name: str, folder: Path) -> tuple[str, Difference]:
-    """Greedy tokens of the rollout and of evaluation with their log-probabilities, for the bare base and a policy."""
+    """Greedy tokens with their log-probabilities, of the bare base and of one with an adapter; and of evaluation."""
     difference = Difference()
-    base = decoder.load_base(folder)[0]
-    one = _one_base(folder)
-    plain = _beside(one, folder)
     prompts = _episodes()[0]
-    answers_of_base = probe.answers(base)
-    for policy, model in ((answers_of_base, make(name)), (one, plain)):
+    base = decoder.load_base(folder)[0]
+    tuned = _tuned(methods.attach(methods.load_base(folder, "lora", torch.float32), LORA))
+    plain = _tuned(methods.attach(methods.load_base(folder, "lora", torch.float32), LORA))
+    ours = probe.answers(base)
+    for policy, model in ((ours, make(name)), (probe.answers(tuned, "default"), plain)):
         found = rollout.sample(policy, prompts, 7, [EOS], PAD, 0.0)
         answers = [row[keep].tolist() for row, keep in zip(found.responses, found.mask, strict=True)]
         for prompt, answer, log_p in zip(prompts, answers, found.log_probs, strict=True):
@@ -152,7 +159,7 @@ def sample(name: str, folder: Path) -> tuple[str, Difference]:
             difference(predicted.gather(1, torch.tensor(answer)[:, None])[:, 0], log_p[: len(answer)])
     difference([token for row in generate(base, prompts, 7, [EOS], PAD) for token in row],
                [token for row in _greedy(make(name), prompts, 7) for token in row])
-    return "exact" if answers_of_base.packed is not None else "plain", difference
+    return "exact" if ours.packed is not None else "plain", difference
 
 
 def merge(name: str, folder: Path) -> tuple[str, Difference]:
@@ -324,7 +331,7 @@ def _episode_log_probs(model: nn.Module, prompts, responses: Tensor, mask: Tenso
     for prompt, row, keep in zip(prompts, responses, mask, strict=True):
         answer = row[keep].tolist()
         logits = _logits(model, [*prompt, *answer])[len(prompt) - 1 :]
-        states = _hidden(model.get_base_model().base_model, [*prompt, *answer])[len(prompt) - 1 :]
+        states = _hidden(ragged.trunk(model.get_base_model()), [*prompt, *answer])[len(prompt) - 1 :]
         log_p = (logits[:-1] / TEMPERATURE).log_softmax(-1).gather(1, torch.tensor(answer)[:, None])[:, 0]
         found.append(F.pad(log_p, (0, len(row) - len(answer))))
         kept.append(F.pad(states, (0, 0, 0, len(row) - len(answer))))
