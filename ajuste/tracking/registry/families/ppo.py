@@ -1,8 +1,9 @@
 """Assistants by PPO, from artifacts/*/ppo: each made from the SFT version that its tag `base_version` names.
 
 Challenger   a PPO version takes the alias over only from the very version that it was made from, and only if the gold
-             scorer, which neither training saw, puts it above that version on validation prompts with a 95 % interval
-             that excludes 0; of several the largest gain wins. A PPO that only raised its own proxy stays behind.
+             scorer, which neither training saw, puts it above that version with a 95 % interval that excludes 0, on
+             validation prompts that did not choose its update; of several the largest gain wins. A PPO that only raised
+             its own proxy stays behind.
 Gate         gold on the test prompts, beside the version that it was made from and the champion. And it must not have
              lost the assistant: held-out loss, rules and ROUGE of the instruction evaluation (stage `assistant_ppo`)
              not worse than before by more than their margins. PPO raises the loss on purpose, a little.
