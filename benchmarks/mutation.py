@@ -99,8 +99,8 @@ also_copy = {read}
 only_mutate = {files}
 pytest_add_cli_args = ["-m", "not slow", "-p", "no:cacheprovider", "--assert=plain"]
 pytest_add_cli_args_test_selection = {tests}
-timeout_multiplier = 2.0
-timeout_constant = 3.0
+timeout_multiplier = 1.5
+timeout_constant = 1.0
 use_git_change_detection = false
 """
 # decorators that are plain functions of a function, so that `name = decorator(name)` says the same
@@ -203,7 +203,8 @@ the others' rows.
 
 mutmut changes one thing at a time in a function of `ajuste/learning/` or of the training loops (an operator, a number,
 a string, an argument, an assignment, a branch) and runs the tests that reach it. Found: a test fails, or runs far
-beyond its time. Survived: all pass, or no test reaches the function. Every survivor counts, also one that no test could find.
+beyond its time. Survived: all pass, or no test reaches the function. Every survivor counts, also one that no test could
+find.
 
 Not changed: constants and defaults at the top of a module or in the body of a class, annotations, docstrings, and
 `len` and `isinstance`. Functions with decorators are measured without: their working copy says `f = decorator(f)`. Not
