@@ -9,6 +9,8 @@ A linear model with a bias and no transformer; the reference is float64 NumPy an
 
 import json
 import math
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -181,38 +183,76 @@ def test_an_evaluation_out_of_step_comes_at_the_end_too(tmp_path: Path) -> None:
 def test_patience_counts_evaluations_since_the_best_and_its_weights_are_kept(tmp_path: Path) -> None:
     for patience, seen in ((1, 3), (2, 4), (3, 8)):
         measured = Measured([0.5, 0.4, 0.6, 0.45, 0.39, 0.6, 0.6, 0.6])
-        model, history = run(tmp_path / f"run-{patience}", measured, epochs=9, patience=patience)
+        model, history = run(tmp_path / f"run-{patience}", measured, epochs=9, batch_rows=12, patience=patience)
         assert len(measured.weights) == seen
         assert torch.equal(model.layer.weight, measured.weights[1 if patience < 3 else 4])
-        assert history[-1] == {"step": 3 * seen, "eval_loss": measured.losses[seen - 1]}
+        assert history[-1] == {"step": seen, "eval_loss": measured.losses[seen - 1]}
 
 
 def test_a_higher_metric_is_better_and_a_lower_loss_where_it_is_the_loss(tmp_path: Path) -> None:
     measured = Measured([0.5, 0.4, 0.6], "accuracy", [0.7, 0.6, 0.8])
-    model, history = run(tmp_path / "run", measured, "accuracy", epochs=3)
+    model, history = run(tmp_path / "run", measured, "accuracy", epochs=3, batch_rows=12)
     assert torch.equal(model.layer.weight, measured.weights[2])
-    assert history[-1] == {"step": 9, "eval_accuracy": 0.8, "eval_loss": 0.6}
-    assert loop.best_step(history, "accuracy") == 9 and loop.best_step(history, "loss") == 6
+    assert history[-1] == {"step": 3, "eval_accuracy": 0.8, "eval_loss": 0.6}
+    assert loop.best_step(history, "accuracy") == 3 and loop.best_step(history, "loss") == 2
     assert loop.stale_evaluations(history, "accuracy") == 0 and loop.stale_evaluations(history, "loss") == 1
 
 
 def test_the_history_is_a_file_and_the_kept_checkpoints_are_the_best_and_the_last(tmp_path: Path) -> None:
     measured = Measured([0.5, 0.3, 0.6, 0.4])
-    _, history = run(tmp_path / "run", measured, epochs=4)
+    _, history = run(tmp_path / "run", measured, epochs=4, batch_rows=12)
     lines = (tmp_path / "run/history.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == history
-    assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*")) == ["checkpoint-12", "checkpoint-6"]
-    weights = loop.load_file(tmp_path / "run/checkpoint-6" / loop.WEIGHTS)
+    assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
+    weights = loop.load_file(tmp_path / "run/checkpoint-2" / loop.WEIGHTS)
     assert sorted(weights) == ["layer.bias", "layer.weight"]  # what does not learn is the base's
     assert torch.equal(weights["layer.weight"], measured.weights[1])
 
 
 def test_a_run_that_had_stopped_early_is_not_gone_on_with(tmp_path: Path) -> None:
-    first, history = run(tmp_path / "run", Measured([0.5, 0.6, 0.7]), epochs=9, patience=2)
+    keys = {"epochs": 9, "batch_rows": 12, "patience": 2}
+    first, history = run(tmp_path / "run", Measured([0.5, 0.6, 0.7]), **keys)
     again = Measured([])
-    model, same = run(tmp_path / "run", again, epochs=9, patience=2)
+    model, same = run(tmp_path / "run", again, **keys)
     assert same == history and again.weights == [] and model.modes == []
     assert torch.equal(model.layer.weight, first.layer.weight)
+
+
+@pytest.mark.parametrize("spoilt", [None, "checkpoint-2", "checkpoint-4"])
+def test_a_killed_run_goes_on_to_the_same_bits(spoilt: str | None, tmp_path: Path) -> None:
+    """Killed in the fifth evaluation; without its best checkpoint (2) it begins again, without its last (4) too."""
+    losses = [0.9, 0.3, 0.6, 0.5, 0.8, 0.7]
+    keys = {"epochs": 6, "batch_rows": 12, "warmup": 0.4}
+    whole, history = run(tmp_path / "whole", Measured(losses), **keys)
+    measured = Measured(losses[:4])
+    with pytest.raises(IndexError):
+        run(tmp_path / "killed", measured, **keys)
+    if spoilt:
+        (tmp_path / "killed" / spoilt / "COMPLETE").unlink()
+    left = Measured(losses if spoilt == "checkpoint-2" else losses[2:] if spoilt else losses[4:])
+    model, again = run(tmp_path / "killed", left, **keys)
+    assert again == history and len(left.weights) == {None: 2, "checkpoint-2": 6, "checkpoint-4": 4}[spoilt]
+    assert torch.equal(model.layer.weight, whole.layer.weight) and torch.equal(model.layer.bias, whole.layer.bias)
+    history_of = [(tmp_path / name / "history.jsonl").read_bytes() for name in ("whole", "killed")]
+    assert history_of[0] == history_of[1]
+
+
+def test_an_interrupt_keeps_a_checkpoint_after_the_running_step(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def interrupting(model: nn.Module, batch: dict, items: object) -> torch.Tensor:
+        asked.append(1)
+        if len(asked) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return cross_entropy(model, batch, items)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", loss=interrupting)
+    assert len(asked) == 2 and [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-2"]
+    model, history = run(tmp_path / "run")
+    W, b, rows = by_hand({})
+    assert np.abs(model.layer.weight.detach().numpy() - W).max() < 2e-6
+    assert [row["step"] for row in history] == [1, 2, 3, 3]
 
 
 def test_a_run_that_diverges_is_named(tmp_path: Path) -> None:
