@@ -99,8 +99,8 @@ also_copy = {read}
 only_mutate = {files}
 pytest_add_cli_args = ["-m", "not slow", "-p", "no:cacheprovider", "--assert=plain"]
 pytest_add_cli_args_test_selection = {tests}
-timeout_multiplier = 1.5
-timeout_constant = 1.0
+timeout_multiplier = 2.0
+timeout_constant = 30.0
 use_git_change_detection = false
 """
 # decorators that are plain functions of a function, so that `name = decorator(name)` says the same

@@ -132,12 +132,8 @@ def by_hand(keys: dict) -> tuple[np.ndarray, np.ndarray, list[dict]]:
     [
         {},
         {"lr": 0.03},
-        {"warmup": 0.5, "epochs": 2},
         {"warmup": 0.26, "epochs": 3},
-        {"epochs": 3},
         {"batch_rows": 5},
-        {"batch_rows": 12},
-        {"accumulation": 2},
         {"accumulation": 4, "max_grad_norm": 0.1},
         {"weight_decay": 0.7},
         {"max_grad_norm": 0.05, "epochs": 2},
@@ -157,14 +153,7 @@ def test_the_weights_are_those_of_adamw_by_hand(keys: dict, tmp_path: Path) -> N
         assert {name: row[name] for name in expected} == pytest.approx(expected, rel=2e-4, abs=2e-6)
 
 
-def test_a_larger_norm_than_the_limit_makes_the_step_no_smaller_in_adam_but_later_ones_differ(tmp_path: Path) -> None:
-    """The cut of one step alone would hide in Adam: it divides by its own size. Over two steps it shows."""
-    cut, _ = run(tmp_path / "cut", max_grad_norm=0.05)
-    free, _ = run(tmp_path / "free")
-    assert (cut.layer.weight - free.layer.weight).abs().max() > 1e-3
-
-
-@pytest.mark.parametrize(("evaluations", "steps"), [(1, [3, 6]), (3, [1, 2, 3, 4, 5, 6]), (2, [2, 4, 6])])
+@pytest.mark.parametrize(("evaluations", "steps"), [(1, [3, 6]), (2, [2, 4, 6])])
 def test_evaluations_stand_at_their_steps_and_the_last(evaluations: int, steps: list[int], tmp_path: Path) -> None:
     measured = falling()
     model, history = run(tmp_path / "run", measured, epochs=2, evaluations=evaluations)
@@ -174,9 +163,7 @@ def test_evaluations_stand_at_their_steps_and_the_last(evaluations: int, steps: 
 
 
 def test_an_evaluation_out_of_step_comes_at_the_end_too(tmp_path: Path) -> None:
-    _, history = run(tmp_path / "run", epochs=1, batch_rows=3, evaluations=2)
-    assert [row["step"] for row in history if "eval_loss" in row] == [2, 4]
-    _, history = run(tmp_path / "odd", epochs=1, batch_rows=4, evaluations=2)
+    _, history = run(tmp_path / "run", evaluations=2)
     assert [row["step"] for row in history if "eval_loss" in row] == [2, 3]
 
 
@@ -218,23 +205,33 @@ def test_a_run_that_had_stopped_early_is_not_gone_on_with(tmp_path: Path) -> Non
     assert torch.equal(model.layer.weight, first.layer.weight)
 
 
-@pytest.mark.parametrize("spoilt", [None, "checkpoint-2", "checkpoint-4"])
-def test_a_killed_run_goes_on_to_the_same_bits(spoilt: str | None, tmp_path: Path) -> None:
-    """Killed in the fifth evaluation; without its best checkpoint (2) it begins again, without its last (4) too."""
-    losses = [0.9, 0.3, 0.6, 0.5, 0.8, 0.7]
-    keys = {"epochs": 6, "batch_rows": 12, "warmup": 0.4}
-    whole, history = run(tmp_path / "whole", Measured(losses), **keys)
-    measured = Measured(losses[:4])
+LOSSES = [0.9, 0.3, 0.6, 0.5, 0.8]
+EACH = {"epochs": 5, "batch_rows": 12, "warmup": 0.4}  # a step, an evaluation and a checkpoint in each epoch
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, list[dict], bytes]:
+    """A run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    return *run(folder, Measured(LOSSES), **EACH), (folder / "history.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "left"), [(None, LOSSES[4:]), ("checkpoint-2", LOSSES), ("checkpoint-4", LOSSES[2:])]
+)
+def test_a_killed_run_goes_on_to_the_same_bits(whole: tuple, spoilt: str | None, left: list, tmp_path: Path) -> None:
+    """Killed in the fifth evaluation; without its last checkpoint (4) it goes on from the best (2), without that it
+    begins again."""
     with pytest.raises(IndexError):
-        run(tmp_path / "killed", measured, **keys)
+        run(tmp_path, Measured(LOSSES[:4]), **EACH)
     if spoilt:
-        (tmp_path / "killed" / spoilt / "COMPLETE").unlink()
-    left = Measured(losses if spoilt == "checkpoint-2" else losses[2:] if spoilt else losses[4:])
-    model, again = run(tmp_path / "killed", left, **keys)
-    assert again == history and len(left.weights) == {None: 2, "checkpoint-2": 6, "checkpoint-4": 4}[spoilt]
-    assert torch.equal(model.layer.weight, whole.layer.weight) and torch.equal(model.layer.bias, whole.layer.bias)
-    history_of = [(tmp_path / name / "history.jsonl").read_bytes() for name in ("whole", "killed")]
-    assert history_of[0] == history_of[1]
+        (tmp_path / spoilt / "COMPLETE").unlink()
+    measured = Measured(left)
+    model, history = run(tmp_path, measured, **EACH)
+    assert history == whole[1] and len(measured.weights) == len(left)
+    assert torch.equal(model.layer.weight, whole[0].layer.weight)
+    assert torch.equal(model.layer.bias, whole[0].layer.bias)
+    assert (tmp_path / "history.jsonl").read_bytes() == whole[2]
 
 
 def test_an_interrupt_keeps_a_checkpoint_after_the_running_step(tmp_path: Path) -> None:
@@ -270,12 +267,6 @@ def test_bfloat16_runs_the_products_under_autocast_and_keeps_the_weights_float32
         model, _ = run(tmp_path / dtype, compute=COMPUTE.model_copy(update={"dtype": dtype}))
         assert model.layer.weight.dtype == torch.float32
         assert model.halved is (dtype == "bfloat16")
-
-
-def test_another_seed_is_another_order(tmp_path: Path) -> None:
-    one, _ = run(tmp_path / "one")
-    other, _ = run(tmp_path / "other", compute=COMPUTE.model_copy(update={"seed": 4}))
-    assert not torch.equal(one.layer.weight, other.layer.weight)
 
 
 def test_pieces_must_divide_the_batch() -> None:
