@@ -28,7 +28,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from ajuste.core import allocator
+from ajuste.core import allocator, world
 from ajuste.core.errors import UsageError
 from ajuste.core.figures import write_lines
 from ajuste.core.params import Compute
@@ -110,6 +110,7 @@ def instruct(config: InstructConfig, compute: Compute, encoded: Path, base: Path
         checkpoints,
     )
     seconds = time.monotonic() - began
+    world.first_goes_on()
     best = next(row for row in history if row["step"] == best_step(history, "loss") and "eval_loss" in row)
     card = {
         "kind": "decoder",
@@ -164,7 +165,7 @@ def _held_out(model: nn.Module, rows: list, precision: Compute) -> dict[str, flo
 
 
 def main() -> None:
-    with start("instruct", InstructConfig) as stage:
+    with start("instruct", InstructConfig, together=True) as stage:
         allocator.keep_memory()
         done = instruct(
             stage.config,

@@ -9,7 +9,8 @@ it PPO tasks/rl/ppo.py.
 
 The policy answers the set's prompts, prefilled with the beginning of a held-out text where the set has one, so that
 the reward model reads what it was trained to read. Validation prompts are looked at every `radar_every` updates
-(tasks/rl/radar.py), and the weights of the gold score's peak are kept.
+(tasks/rl/radar.py), and the weights of the gold score's peak are kept. A peak is chosen for being high, so what it
+gained is told by as many other validation prompts: they are the card's `validation`, which ranks versions.
 
 Reads   artifacts/merged/{instruct, gold}, artifacts/adapters/reward, artifacts/encoded/preferences; with `ptx` above
         0 also artifacts/encoded/instructions
@@ -31,12 +32,13 @@ from pydantic import Field, model_validator
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ajuste.core import allocator
+from ajuste.core import allocator, world
 from ajuste.core.errors import DataError, UsageError
 from ajuste.core.figures import write_json, write_lines
 from ajuste.core.params import Compute
 from ajuste.core.stage import start
 from ajuste.learning.layers import ragged
+from ajuste.learning.losses.cross_entropy import IGNORED
 from ajuste.learning.rl.advantages import Options
 from ajuste.learning.seeds import seed_everything
 from ajuste.learning.text import chat
@@ -46,6 +48,7 @@ from ajuste.models.one_base import POLICY, OneBase, Settings
 from ajuste.rows.encoded.conversations import read_conversations
 from tasks.rl import loop
 from tasks.rl.config import SamplesConfig
+from tasks.rl.learn import Ptx
 from tasks.rl.ppo import Ppo
 from tasks.rl.radar import Radar, published
 
@@ -60,6 +63,7 @@ class PpoConfig(SamplesConfig):
     r: int = Field(ge=1, description="Rank of B A, of the policy's adapter and the value's.")
     alpha: float = Field(gt=0, description="The update is scaled by alpha/r.")
     targets: list[str] = Field(min_length=1, description="Last names of the adapted layers, or [all-linear].")
+    float32_head: bool = Field(description="Logits in float32, of sampler and trainer, above a bfloat16 base.")
     value: Literal["trunk", "adapter"] = Field(description="Where the value head reads: policy or own adapter.")
     value_start: Literal["zero", "reward"] = Field(description="What head and adapter of the value start as.")
     gamma: float = Field(gt=0, le=1, description="Discount of a token.")
@@ -74,11 +78,14 @@ class PpoConfig(SamplesConfig):
     unbiased: bool = Field(description="The variance of the whitening: divided by n - 1, or by n.")
     clip: float = Field(gt=0, lt=1, description="The ratio counts within 1 - clip and 1 + clip.")
     dual_clip: float | None = Field(gt=1, description="A token with A < 0 costs at most -d A; null: off.")
+    importance_cap: float | None = Field(
+        ge=1, description="A token's loss times pi_trainer / pi_sampler, at most this; null: off."
+    )
     value_clip: float | None = Field(gt=0, description="How far the value may leave the old one; null: off.")
     vf_coef: float = Field(ge=0, description="Weight of the value loss.")
     kl_estimator: Literal["k1", "k2", "k3"] = Field(description="Of the KL that rewards pay.")
     alarm_value_loss: float | None = Field(gt=0, description="A value loss above this is an alarm; null: none.")
-    radar_prompts: int = Field(ge=1, description="Validation prompts of the radar, those of the lowest row ids.")
+    radar_prompts: int = Field(ge=1, description="Validation prompts that choose an update, the lowest row ids; as many others judge it.")
 
     @model_validator(mode="after")
     def _value_fits(self) -> Self:
@@ -92,7 +99,9 @@ class PpoConfig(SamplesConfig):
             self.gamma, self.lam, self.terminal, self.missing_end, self.missing_end_penalty, self.whiten_rewards,
             self.whiten_advantages, self.unbiased,
         )  # fmt: skip
-        return Ppo(options, self.kl_estimator, self.clip, self.dual_clip, self.value_clip, self.vf_coef)
+        return Ppo(
+            options, self.kl_estimator, self.clip, self.dual_clip, self.value_clip, self.vf_coef, self.importance_cap
+        )
 
 
 def ppo(config: PpoConfig, compute: Compute, artifacts: Path, out: Path, checkpoints: Path) -> dict:
@@ -113,7 +122,8 @@ def ppo(config: PpoConfig, compute: Compute, artifacts: Path, out: Path, checkpo
         identity = decoder.identity_of(base)
         if read_card(reward)["base"]["sha256"] != identity["sha256"]:
             raise ValueError(f"{reward} was trained on another base than {base}: run stage `reward` again")
-        settings = Settings(config.r, config.alpha, tuple(config.targets), config.value, config.value_start)
+        targets = tuple(config.targets)
+        settings = Settings(config.r, config.alpha, targets, config.value, config.value_start, config.float32_head)
         one = OneBase.build(base, reward, settings, getattr(torch, config.dtype)).to(compute.torch_device())
         gold = _gold(artifacts / "merged/gold")
     except ValueError as error:
@@ -121,23 +131,28 @@ def ppo(config: PpoConfig, compute: Compute, artifacts: Path, out: Path, checkpo
     tokenizer = load_tokenizer(base)
     room = one.model.config.max_position_embeddings - config.max_new_tokens
     prompts = read_prompts(encoded, "train", room)["prompt_ids"]
-    held_out = read_prompts(encoded, "validation", room, config.radar_prompts)
-    radar = Radar(
-        one, held_out["row_id"], held_out["prompt_ids"], held_out["prefill"], tokenizer, gold, config.max_new_tokens,
-        config.temperature, config.micro_rows, compute.seed,
-    )
-    ptx = _ptx(one, artifacts / "encoded/instructions", config, compute.seed) if config.ptx else None
+    looks = [
+        Radar(
+            one, held_out["row_id"], held_out["prompt_ids"], held_out["prefill"], tokenizer, gold,
+            config.max_new_tokens, config.temperature, config.micro_rows, compute.seed,
+        )
+        for held_out in halves(read_prompts(encoded, "validation", room, 2 * config.radar_prompts))
+    ]  # fmt: skip
+    radar, judge = looks
+    before, _ = judge.look(0, None)
+    ptx = _ptx(one, artifacts / "encoded/instructions", compute.seed) if config.ptx else None
     done = loop.train(
         one, config.algorithm(), prompts, one.scores, config, compute.seed, checkpoints, chat.end_of_turn(tokenizer),
         radar.look, ptx,
     )  # fmt: skip
+    world.first_goes_on()
     card = {
         "kind": "decoder",
         "method": "ppo",
         "strategy": "ppo",
         "base": identity,
         "parameters": _parameters(one),
-        "validation": _validation(done.radar, done.kept),
+        "validation": _validation(judge.look(done.kept, before)[0]),
         "max_tokens": read_card(base)["max_tokens"],
         "dtype": config.dtype,
         "mergeable": True,
@@ -173,6 +188,14 @@ def read_prompts(encoded: Path, split: str, room: int, number: int | None = None
     return {name: [row[name] for row in rows] for name in ("row_id", "prompt_ids", "prefill")}
 
 
+def halves(prompts: dict[str, list]) -> tuple[dict[str, list], dict[str, list]]:
+    """The prompts that choose an update, and those that judge it: the first half and the second. One alone does both."""
+    middle = (len(prompts["row_id"]) + 1) // 2
+    first, second = ({name: rows[part] for name, rows in prompts.items()}
+                     for part in (slice(middle), slice(middle, None)))  # fmt: skip
+    return first, second if second["row_id"] else first
+
+
 def _gold(folder: Path) -> Callable[[list[str]], Tensor]:
     """texts -> P(positive) [N] of the gold classifier."""
     model, tokenizer, card = classifier.load(folder)
@@ -180,19 +203,19 @@ def _gold(folder: Path) -> Callable[[list[str]], Tensor]:
     return lambda texts: classifier.predict(model, tokenizer, card, texts)[:, column]
 
 
-def _ptx(one: OneBase, encoded: Path, config: PpoConfig, seed: int) -> Callable[[int], Tensor]:
-    """The supervised loss of the policy on `ptx_rows` instruction rows, the next ones of an endless stream."""
+def _ptx(one: OneBase, encoded: Path, seed: int) -> Ptx:
+    """The supervised loss of the policy on instruction rows, at positions of an endless stream."""
     rows = read_conversations(encoded, "train")
     device = next(one.parameters()).device
 
-    def loss(drawn: int) -> Tensor:
+    def loss(positions: range) -> tuple[Tensor, int]:
         chosen = []
-        for position in range(drawn, drawn + config.ptx_rows):
+        for position in positions:
             turn, place = divmod(position, len(rows))
             chosen.append(rows[int(np.random.default_rng([seed, turn]).permutation(len(rows))[place])])
         batch = {name: tensor.to(device) for name, tensor in ragged.padded(chosen, pad_id=0).items()}
         with one.using(POLICY):
-            return ragged.response_loss(one.model, batch)
+            return ragged.response_loss(one.model, batch, 1), int((batch["labels"][:, 1:] != IGNORED).sum())
 
     return loss
 
@@ -204,10 +227,9 @@ def _parameters(one: OneBase) -> dict:
     return {"total": total, "trainable": trainable, "share": trainable / total}
 
 
-def _validation(radar: list[dict], kept: int) -> dict[str, float]:
-    """The kept update on the validation prompts, and what it gained over update 0, flat."""
-    row = next(row for row in radar if row["update"] == kept)
-    found = {"update": kept, "kl": row["kl"]}
+def _validation(row: dict) -> dict[str, float]:
+    """The kept update on validation prompts that did not choose it, and what it gained over update 0, flat."""
+    found = {"update": row["update"], "kl": row["kl"]}
     for name in ("proxy", "gold"):
         found[name] = row[name]["value"]
         for key, suffix in (("value", ""), ("low", "_low"), ("high", "_high")):
@@ -216,7 +238,7 @@ def _validation(radar: list[dict], kept: int) -> dict[str, float]:
 
 
 def main() -> None:
-    with start("ppo", PpoConfig) as stage:
+    with start("ppo", PpoConfig, together=True) as stage:
         allocator.keep_memory()
         artifacts = Path("artifacts")
         done = ppo(stage.config, stage.compute, artifacts, artifacts / "adapters/ppo", stage.checkpoints)

@@ -28,7 +28,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ajuste.core import allocator
+from ajuste.core import allocator, world
 from ajuste.core.errors import DataError, UsageError
 from ajuste.core.figures import rounded, write_json, write_lines
 from ajuste.core.params import Compute
@@ -102,6 +102,7 @@ def train_reward_model(
         checkpoints,
     )
     trained = time.monotonic()
+    world.first_goes_on()
     tokenizer = load_tokenizer(base)
     normalisation = _normalise(config, compute, model, tokenizer, encoded, base)
     normalised = time.monotonic()
@@ -217,7 +218,7 @@ def _sampled(
 
 
 def main() -> None:
-    with start("reward", RewardConfig) as stage:
+    with start("reward", RewardConfig, together=True) as stage:
         allocator.keep_memory()
         done = train_reward_model(
             stage.config,
@@ -238,7 +239,8 @@ def said(test: dict) -> str:
     """The evaluation in one line."""
     shares = [("all", test)] + [(f"margin >= {row['margin']}", row) for row in test["by_margin"]]
     parts = [f"{name} {row['accuracy']['value']:.1%} of {row['pairs']}" for name, row in shares if row["accuracy"]]
-    return f"pairs of the test split in the right order: {', '.join(parts)}; ECE {test['calibration']['ece']:.3f}"
+    error = test["calibration"]["error"]
+    return f"pairs of the test split in the right order: {', '.join(parts)}; calibration error {error['value']:.3f}"
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import pytest
 import typer
 
 from ajuste.cli.main import app
-from ajuste.cli.work.preset import apply
+from ajuste.cli.project.preset import apply
 from ajuste.core.check import check_params
 from ajuste.core.imports import ROOT
 from tests.made.projects import environment

@@ -21,7 +21,7 @@ from ajuste.cli.models import (
     rollback,
     serve,
 )
-from ajuste.cli.work import deploy, diff, doctor, preset, prune, reproduce, run, status, study, sweep, ui
+from ajuste.cli.project import deploy, diff, doctor, preset, prune, reproduce, run, status, study, sweep, ui
 from ajuste.core.errors import DataError, UsageError
 
 QUIET = {

@@ -3,8 +3,11 @@
 A stage is `python -m tasks.<verb>` or `python -m tasks.<verb>.<variant>`, started by DVC. `start` reads its section of
 params.yaml into a typed config, computes the stage key, takes a lock so that no stage ever runs twice at once, ends the
 process when the DVC that started it is gone (a killed DVC leaves its child running), and writes .state/<stage>.json:
-seconds, peak memory, tokens per second, what the stage had to say (notes.py) and the kind of error, which is what the
-flow decides a retry by.
+seconds (of the process, phase `imports` among them), peak memory, tokens per second, what the stage had to say
+(notes.py) and the kind of error, which is what the flow decides a retry by.
+
+Where several processes run a stage together (world.py) the first one takes the lock and writes; each of them says its
+own errors.
 
 Usage: see any file of tasks/. Imports nothing heavy: torch only if the stage itself has imported it.
 """
@@ -19,12 +22,12 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ajuste.core import arithmetic, notes
+from ajuste.core import arithmetic, notes, world
 from ajuste.core.errors import DataError, UsageError
 from ajuste.core.home import home, write_atomically
 from ajuste.core.locks import held
@@ -84,20 +87,24 @@ def asking(main: Callable[[], None]) -> type[Config]:
 
 
 @contextmanager
-def start(name: str, config_type: type[Config]) -> Iterator[Stage]:
+def start(name: str, config_type: type[Config], together: bool = False) -> Iterator[Stage]:
     """Run the body as stage `name`, `verb` or `verb_variant`, with its section of params.yaml as `config_type`.
 
+    together: several processes share its training out; of any other stage the first one alone runs the body.
     Ends the process: exit code 0, 3 (data), 2 (usage), 1.
     """
     if _ASKED:
         raise _Told(config_type)
+    if not together:
+        world.only_first()
     verb, variant = split_name(name)
-    began = time.monotonic()
+    imports = _imports()
+    began = time.monotonic() - imports
     notes.forget()
     stage, error = None, None
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with held(home() / ".checkpoints" / f"{name}.lock", f"stage `{name}` is already running", LOCK_SECONDS):
+        with _alone(name):
             _watch_ancestors()
             params = read_yaml(Path("params.yaml"))
             config = typed(config_type, section(params, verb, variant), f"{verb}.{variant}".rstrip("."))
@@ -106,14 +113,19 @@ def start(name: str, config_type: type[Config]) -> Iterator[Stage]:
                 arithmetic.exact_roots()
             if "torch" in sys.modules:
                 sys.modules["torch"].set_num_threads(compute.threads)
+                world.own_device()
             key = stage_key(name)
             checkpoints = home() / ".checkpoints" / key
-            checkpoints.mkdir(parents=True, exist_ok=True)
-            stage = Stage(name, config, compute, key, checkpoints)
+            if world.first():
+                checkpoints.mkdir(parents=True, exist_ok=True)
+            stage = Stage(name, config, compute, key, checkpoints, {"imports": imports} if imports else {})
             yield stage
-            _write_state(name, stage, began, None)
-            shutil.rmtree(checkpoints)
+            if world.first():
+                _write_state(name, stage, began, None)
+                shutil.rmtree(checkpoints)
             return
+    except world.Left:
+        return
     except DataError as caught:
         error = ("data", str(caught))
     except UsageError as caught:
@@ -128,9 +140,27 @@ def start(name: str, config_type: type[Config]) -> Iterator[Stage]:
         traceback.print_exc()
         error = ("bug", f"{type(caught).__name__}: {caught}")
     kind, message = error
-    _write_state(name, stage, began, {"kind": kind, "message": message})
-    print(f"error[{kind}]: {message}", file=sys.stderr, flush=True)
+    if world.first():
+        _write_state(name, stage, began, {"kind": kind, "message": message})
+    of = f"process {world.rank()}: " if world.processes() > 1 else ""
+    print(f"error[{kind}]: {of}{message}", file=sys.stderr, flush=True)
     raise SystemExit(EXIT_CODES[kind])
+
+
+def _alone(name: str) -> AbstractContextManager:
+    """The stage's lock, which the first process holds for all."""
+    if not world.first():
+        return nullcontext()
+    return held(home() / ".checkpoints" / f"{name}.lock", f"stage `{name}` is already running", LOCK_SECONDS)
+
+
+def _imports() -> float:
+    """Seconds from the birth of this process to here, if its main module is the stage; 0 where a test calls one."""
+    if getattr(sys.modules["__main__"], "start", None) is not start:
+        return 0.0
+    import psutil
+
+    return max(0.0, time.time() - psutil.Process().create_time())
 
 
 def _interrupt(signum: int, frame: object) -> None:
@@ -173,6 +203,7 @@ def _watch_ancestors() -> None:
 
 def _write_state(name: str, stage: Stage | None, began: float, error: dict | None) -> None:
     seconds = time.monotonic() - began
+    working = seconds - (stage.phases.get("imports", 0.0) if stage else 0.0)
     state = {
         "stage": name,
         "key": stage.key if stage else None,
@@ -180,7 +211,7 @@ def _write_state(name: str, stage: Stage | None, began: float, error: dict | Non
         "phases": {phase: round(value, 3) for phase, value in stage.phases.items()} if stage else {},
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
         "tokens": stage.tokens if stage else 0,
-        "tokens_per_second": round(stage.tokens / seconds, 1) if stage and stage.tokens else None,
+        "tokens_per_second": round(stage.tokens / working, 1) if stage and stage.tokens else None,
         "device": stage.compute.torch_device() if stage and "torch" in sys.modules else "cpu",
         "threads": stage.compute.threads if stage else None,
         "error": error,

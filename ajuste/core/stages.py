@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ajuste.core import world
 from ajuste.core.errors import UsageError
 from ajuste.core.home import home, write_atomically
 from ajuste.core.params import lookup, read_yaml
@@ -76,8 +77,8 @@ class Remembered:
         return found
 
     def keep(self) -> None:
-        """Write what is new."""
-        if self.new:
+        """Write what is new; of several processes the first one does."""
+        if self.new and world.first():
             write_atomically(self.file, json.dumps(self.known, indent=1, sort_keys=True) + "\n")
 
 

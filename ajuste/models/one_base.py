@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
-from ajuste.learning.layers import fused, shared_prefix
+from ajuste.learning.layers import float32_head, fused, shared_prefix
 from ajuste.learning.rl import rollout
 from ajuste.learning.rl.token_log_probs import log_probs_of_logits, token_log_probs
 from ajuste.models import decoder, experts, passes, probe
@@ -53,6 +53,7 @@ class Settings(NamedTuple):
     targets: tuple[str, ...] = ("all-linear",)
     value: str = "trunk"  # or "adapter"
     value_start: str = "zero"  # or "reward": a copy of the reward model, for an adapter of its own
+    float32_head: bool = False  # logits in float32, of sampler and trainer: ajuste/learning/layers/float32_head.py
 
 
 class OneBase(nn.Module):
@@ -73,6 +74,8 @@ class OneBase(nn.Module):
             raise ValueError("value_start: reward needs a reward model and value: adapter")
         self.settings = settings
         self.answers: rollout.Answers | None = None  # the base as a rollout reads it, made by the first one
+        if settings.float32_head:
+            float32_head.attach(model)
         targets = experts.targets_of(model, settings.targets, fused=True)
         config = {"task_type": "CAUSAL_LM", "r": settings.r, "lora_alpha": settings.alpha}
         config |= {"target_modules": targets.modules, "target_parameters": targets.parameters or None}
@@ -240,7 +243,8 @@ class OneBase(nn.Module):
         responses, mask = responses.to(found.hidden.device), mask.to(found.hidden.device)
         predicting = torch.cat([mask, mask.new_zeros(len(mask), 1)], dim=1)[passes.after(mask)]
         if found.logits is None:
-            states, head = found.hidden[predicting], passes.head_of(self.model)
+            head = passes.head_of(self.model)
+            states = found.hidden[predicting].to(head.weight.dtype)
             log_p, entropy = token_log_probs(states, head, responses[mask], temperature)
         else:
             log_p, entropy = log_probs_of_logits(found.logits[predicting], responses[mask], temperature)

@@ -10,6 +10,7 @@ for each use:
     answers      sampling and its log-probabilities: reward, ppo, evaluate_ppo
     policy       log-probabilities of policy and reference, values, scores: OneBase asks when it is made; `one.way`
     rewards      of a reward model, which asks when it is built or loaded; `reward.way(model)`
+    likelihoods  of whole responses, log pi(y | x): ajuste/models/responses.py asks when it builds or loads a model
 
     way = supervised(model)     # Way("exact", ""), and `model` takes ragged batches; if "plain" it is as it was
 
@@ -144,11 +145,26 @@ def rewards(model: nn.Module, score: Callable, alone: Callable) -> Way:
     score(model, rows) -> [N] as it is trained, alone(model, row) -> its reward from transformers' own forward, both
     with gradients. Raises ValueError if padded rows are wrong too.
     """
+    return _behind_a_prefix(model, score, alone, "rewards")
+
+
+def likelihoods(model: nn.Module, score: Callable) -> Way:
+    """The same for log pi(y | x). score(model, rows) -> [N] of rows with a prompt of two_ways.SHARED tokens."""
+    begin = two_ways.SHARED
+
+    def alone(small: nn.Module, row: list[int]) -> Tensor:
+        return log_p(_logits(small, row)[begin - 1 : -1], torch.tensor(row[begin:])).sum()
+
+    return _behind_a_prefix(model, score, alone, "log-probabilities of responses")
+
+
+def _behind_a_prefix(model: nn.Module, score: Callable, alone: Callable, what: str) -> Way:
+    """Let a model take rows behind a shared prefix if `score` of them says what `alone` says."""
     rows = two_ways.rows(model)
 
     def seen(small: nn.Module, found: Tensor) -> two_ways.Seen:
         weights = torch.arange(1, len(found) + 1, device=found.device)
-        return {"rewards": found.detach()} | two_ways.gradients((weights * found).sum(), small)
+        return {what: found.detach()} | two_ways.gradients((weights * found).sum(), small)
 
     def way(form: Callable[[nn.Module], nn.Module]) -> two_ways.Way:
         return lambda small: seen(small, score(_fused(form(small), True), rows))
@@ -156,7 +172,7 @@ def rewards(model: nn.Module, score: Callable, alone: Callable) -> Way:
     ways = {"exact": way(shared_prefix.attach), "plain": way(shared_prefix.detach)}
     with quiet():
         chosen = two_ways.choose(model, lambda m: seen(m, torch.stack([alone(m, row) for row in rows])), ways)
-        way = _told(model, chosen, "rewards", "rows to score are padded")
+        way = _told(model, chosen, what, "rows to score are padded")
         (shared_prefix.attach if way.name == "exact" else shared_prefix.detach)(model)
     return way
 

@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import Field
 from torch import nn
 
+from ajuste.core import world
 from ajuste.core.params import Compute
 from ajuste.judging.objectives import Task
 from ajuste.rows.encoded.labelled import Collate
@@ -48,5 +49,6 @@ def train_classifier(
         compute,
         checkpoints,
     )
+    world.first_goes_on()
     tokens = round(sum(rows.lengths()) * min(history[-1]["step"] * config.batch_rows / len(rows), config.epochs))
     return Done(model, history, best_step(history, objective.metric), config.pooling, tokens)

@@ -1,6 +1,7 @@
 """Alarms of learning from samples: figures that no healthy run shows. The first one stops the run and takes it back.
 
-    of the rollout      kl (nats a response), entropy (nats a token), repeats (share of repeated bigrams), score finite
+    of the rollout      kl (nats a response), entropy (nats a token), repeats (share of repeated bigrams), score finite,
+                        sampler_gap (mean over tokens of |log pi of the trainer - log pi of the sampler|)
                         they judge the policy that sampled, the work of the update before
     of the learning     ratio (largest of a token), value_loss, loss and grad_norm finite
                         they judge this update's own steps
@@ -17,11 +18,13 @@ from pathlib import Path
 from ajuste.core.home import write_atomically
 
 Row = dict[str, float]
-ABOVE = {"alarm_kl": "kl", "alarm_repeats": "repeats", "alarm_ratio": "ratio_max", "alarm_value_loss": "value_loss"}
+ABOVE = {"alarm_kl": "kl", "alarm_repeats": "repeats", "alarm_sampler_gap": "sampler_gap_mean",
+         "alarm_ratio": "ratio_max", "alarm_value_loss": "value_loss"}  # fmt: skip
 BELOW = {"alarm_entropy": "entropy"}
 SAID = {
     "kl": "KL to the reference is {value:.4g} nats a response",
     "repeats": "{value:.0%} of a response's bigrams repeat",
+    "sampler_gap_mean": "sampler and trainer differ by {value:.4g} nats a token",
     "ratio_max": "the largest ratio of a token is {value:.4g}",
     "value_loss": "the value loss is {value:.4g}",
     "entropy": "the entropy is {value:.4g} nats a token",

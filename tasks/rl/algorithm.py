@@ -48,6 +48,7 @@ class Algorithm(Protocol):
 
     name: str  # its section of params.yaml, for messages
     group: int  # responses to each prompt of a batch: rows i * group to (i + 1) * group answer the same one
+    clip: float | None  # the ratio counts within 1 - clip and 1 + clip; None: no such bound
     first: tuple[str, ...]  # names in `sums` that the row also gives for the update's first step alone, as first_<name>
 
     def settings(self) -> dict[str, object]:

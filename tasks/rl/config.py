@@ -36,6 +36,9 @@ class SamplesConfig(Config):
     alarm_ratio: float | None = Field(gt=1, description="A token's ratio above this is an alarm; null: none.")
     alarm_entropy: float | None = Field(gt=0, description="An entropy below this, in nats a token; null: no alarm.")
     alarm_repeats: float | None = Field(gt=0, lt=1, description="A share of repeated bigrams above this; null: none.")
+    alarm_sampler_gap: float | None = Field(
+        gt=0, description="A mean gap between sampler and trainer above this, in nats a token; null: no alarm."
+    )
     checkpoint_every: int = Field(ge=1, description="Updates between two checkpoints of the whole state.")
     record: list[int] = Field(description="Updates that the flight recorder keeps.")
     radar_every: int = Field(ge=1, description="Updates between two looks at the validation prompts.")

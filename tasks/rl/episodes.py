@@ -1,7 +1,8 @@
 """The episodes of one update: what was asked and answered, and every number that the algorithm makes of it.
 
     prompts      B lists of token ids                   responses, mask     [B, R], the end token included
-    log_probs    of the policy that sampled, at the sampling's temperature; fixed for all epochs
+    drawn        log-probs as the sampler saw them while it drew the tokens
+    log_probs    of the policy that sampled, by the code that learns, at the same temperature; fixed for all epochs
     reference    log-probs of the reference; entropy of the policy in nats; each [B, R]
     new_log_probs    of the last epoch, just before its optimiser step
     values, returns, rewards, value_mask    [B, R+1]: column t belongs to the state before token t
@@ -22,6 +23,7 @@ class Episodes:
     responses: Tensor
     mask: Tensor
     ended: Tensor
+    drawn: Tensor | None = None
     scores: Tensor | None = None
     log_probs: Tensor | None = None
     reference: Tensor | None = None

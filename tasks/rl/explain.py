@@ -3,6 +3,7 @@
     reward_t     -beta kl_t, and at the last token the score (or one step later, as the last row `after`)
     advantage_t  what GAE made of rewards and values, whitened over the batch: above 0 the token becomes likelier
     ratio_t      pi / pi_old in the last epoch, clipped where it stands outside 1 +- clip in the advantage's direction
+    gap_t        log pi of the trainer - log pi of the sampler, both of the policy that sampled
 
 `read` gives it as data, `to_html` as one page that needs no other file.
 """
@@ -17,7 +18,7 @@ from ajuste.learning.text.chat import response_text
 from ajuste.models.folder import load_tokenizer
 from tasks.rl import recorder
 
-COLUMNS = ("log π", "log π_ref", "KL", "reward", "value", "return", "advantage", "ratio")
+COLUMNS = ("log π", "log π_ref", "KL", "reward", "value", "return", "advantage", "ratio", "gap")
 
 
 class Token(NamedTuple):
@@ -33,6 +34,7 @@ class Token(NamedTuple):
     advantage: float | None
     ratio: float | None
     clipped: bool
+    gap: float | None = None  # also of an update that was recorded without it
 
 
 class Episode(NamedTuple):
@@ -86,6 +88,7 @@ def read(folder: Path, update: int) -> Explained:
 
 def _tokens(flight: recorder.Flight, i: int, texts: list[str]) -> list[Token]:
     all_of, clip = flight.episodes, flight.settings["clip"]
+    gaps = None if all_of.drawn is None else all_of.log_probs - all_of.drawn
     steps = []
     for t, text in enumerate(texts):
         advantage = float(all_of.advantages[i, t])
@@ -93,7 +96,8 @@ def _tokens(flight: recorder.Flight, i: int, texts: list[str]) -> list[Token]:
         clipped = ratio > 1 + clip if advantage > 0 else ratio < 1 - clip if advantage < 0 else False
         numbers = (float(x[i, t]) for x in (all_of.log_probs, all_of.reference, all_of.kl, all_of.rewards,
                                             all_of.values, all_of.returns))  # fmt: skip
-        steps.append(Token(text, *numbers, advantage, ratio, clipped))
+        gap = None if gaps is None else float(gaps[i, t])
+        steps.append(Token(text, *numbers, advantage, ratio, clipped, gap))
     after = len(texts)
     if all_of.value_mask[i, after]:
         reward, value, returned = (float(x[i, after]) for x in (all_of.rewards, all_of.values, all_of.returns))
@@ -106,7 +110,7 @@ def numbers(token: Token) -> list[str]:
     found = (token.log_prob, token.reference, token.kl, token.reward, token.value, token.returned, token.advantage)
     shown = ["" if value is None else f"{value:+.3f}" for value in found]
     ratio = "" if token.ratio is None else f"{token.ratio:.3f}" + (" clipped" if token.clipped else "")
-    return [*shown, ratio]
+    return [*shown, ratio, "" if token.gap is None else f"{token.gap:+.3f}"]
 
 
 def visible(text: str | None) -> str:
@@ -119,10 +123,11 @@ def visible(text: str | None) -> str:
 def headline(explained: Explained) -> str:
     """The update in one line."""
     row = explained.row
+    gap = f", gap to the sampler {row['sampler_gap_mean']:.3g} nats a token" if "sampler_gap_mean" in row else ""
     return (
         f"update {explained.update}: score {row['score']:.3f}, KL {row['kl']:.3f} nats a response at beta "
         f"{row['beta']:.4g}, reward {row['rlhf_reward']:.3f}, clip fraction {row['clip_fraction']:.1%}, "
-        f"largest ratio {row['ratio_max']:.3g}"
+        f"largest ratio {row['ratio_max']:.3g}{gap}"
     )
 
 

@@ -21,7 +21,7 @@ from tasks.rl.episodes import Episodes
 from tasks.rl.state import State
 from tasks.rl.world import World
 
-Ptx = Callable[[int], Tensor]  # (rows drawn so far) -> the loss on the next ones, with gradients
+Ptx = Callable[[range], tuple[Tensor, int]]  # positions of rows -> the sum of the loss, with gradients, and its items
 Row = dict[str, float]
 
 
@@ -103,8 +103,10 @@ def _items(minibatch: Episodes, world: World) -> Items:
 
 
 def _ptx(state: State, config: SamplesConfig, world: World, ptx: Ptx) -> float:
-    """The mean over the processes of the supervised loss, each on rows of its own; its share here."""
-    loss = ptx(state.ptx_cursor + world.rank * config.ptx_rows) / world.processes
-    state.ptx_cursor += config.ptx_rows * world.processes
+    """The supervised loss of the step's instruction rows, a mean over the items of all processes; its share here."""
+    end = state.ptx_cursor + config.ptx_rows
+    total, items = ptx(range(state.ptx_cursor + world.rank, end, world.processes))
+    state.ptx_cursor = end
+    loss = total / world.totals({"items": items})["items"]
     (config.ptx * loss).backward()
     return loss.item()

@@ -13,7 +13,8 @@ An algorithm is what fills steps 3 and 4. A score is any function (prompts, resp
 rule that checks, one of the user's own. The models are ajuste/models/one_base.py.
 
 Several processes (accelerate): each samples its own prompts with its own generator; items, whitening, KL and gradients
-are summed over all, so a step is that of the whole batch. `micro_rows` changes memory and nothing else.
+are summed over all, so a step is that of the whole batch, instruction rows included. The first one alone writes.
+`micro_rows` changes memory and nothing else.
 
 Killed at any moment and started again with the same `folder`, a run ends with the same bytes (tasks/rl/state.py).
 An alarm ends it and takes it back to weights that were found good (tasks/rl/alarms.py).
@@ -77,7 +78,8 @@ def train(
 ) -> Outcome:
     """Train the policy of `one` on `prompts` (token ids); checkpoints, history and flight grow in `folder`.
 
-    score gives a number a response; look, if given, is the radar, ptx an extra loss, and clock what takes the time.
+    score gives a number a response; look, if given, is the radar, ptx an extra loss (learn.py), and clock what takes
+    the time.
     Raises DataError without prompts, UsageError when a number of the config does not fit, KeyboardInterrupt when
     interrupted (all is saved).
     """
@@ -117,9 +119,10 @@ class _Loop:
                     alarms = self._roll_back(alarm)
                     break
                 due = state.update % config.checkpoint_every == 0 or state.update == config.updates
-                if due or interrupt.asked:
+                asked = self.world.largest(interrupt.asked) > 0  # of one process: all stop at the same update
+                if due or asked:
                     state.save(self.folder)
-                if interrupt.asked and state.update < config.updates:
+                if asked and state.update < config.updates:
                     raise KeyboardInterrupt
         if not alarms:
             rl_alarms.clear(self.folder)
@@ -129,8 +132,8 @@ class _Loop:
 
     def _begin(self) -> None:
         """Go on from the last checkpoint, or make checkpoint 0."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         if self.world.main:
+            self.folder.mkdir(parents=True, exist_ok=True)
             rl_state.resumable(self.folder)  # removes spoilt ones before the others look
         self.world.wait()
         checkpoint = rl_state.resumable(self.folder)
@@ -147,7 +150,7 @@ class _Loop:
         """Raises Alarm when a figure is beyond its limit."""
         config, state, clock, check = self.config, self.state, self.clock, partial(rl_alarms.check, self.config, update)
         with clock.phase("rollout"):
-            episodes, drawn = answered(
+            episodes = answered(
                 self.one, self._next_prompts(), config.max_new_tokens, self.stop_ids, config.temperature,
                 state.generator,
             )  # fmt: skip
@@ -156,7 +159,7 @@ class _Loop:
             parts = [part for rows in self._minibatches(update, epoch=0) for part in rows.split(config.micro_rows)]
             episodes = judged(episodes, self.one, self.score, parts, config.temperature)
         episodes = self.algorithm.targets(episodes, state.beta.value, self.world.sum)
-        row = figures(episodes, drawn, state.beta.value, self.world)
+        row = figures(episodes, self.algorithm.clip, state.beta.value, self.world)
         # what the policy of the update before did; it has had a checkpoint of its own
         check(row, last_good=update - 2)
         with clock.phase("learn"):
@@ -210,7 +213,7 @@ class _Loop:
             return
         state = self.state
         with self.clock.phase("radar"):
-            row, samples = self.look(state.update, state.radar[0] if state.radar else None)
+            row, samples = self.world.same(self.look(state.update, state.radar[0] if state.radar else None))
         state.radar.append(row)
         state.samples += samples
         if self.world.main:
@@ -246,6 +249,11 @@ class _Loop:
 def _share(algorithm: Algorithm, config: SamplesConfig, processes: int) -> int:
     """Episodes of one process. Raises UsageError when the batch cannot be cut into equal shares of whole groups."""
     rows = config.batch_rows // processes
+    if config.ptx and config.ptx_rows % processes:
+        raise UsageError(
+            f"{algorithm.name}: ptx_rows {config.ptx_rows} cannot be divided over {processes} processes: make it a "
+            f"multiple of {processes}"
+        )
     if rows * processes != config.batch_rows or rows < config.minibatches or rows % algorithm.group:
         groups = f", groups of {algorithm.group} responses" if algorithm.group > 1 else ""
         raise UsageError(

@@ -3,6 +3,8 @@
     targets    kl_t = estimator(log pi - log pi_ref);  r_t = -beta kl_t, and the score once, at the end
                GAE, returns, whitening over the batch of all processes
     losses     clipped surrogate and clipped value loss, each a sum over the minibatch's tokens divided by their number
+               importance_cap: each token's surrogate times min(pi_trainer / pi_sampler, cap), both of the policy that
+               sampled; null: times 1
 
 The mathematics is ajuste/learning/rl/{kl,advantages,ppo}.py.
 """
@@ -26,6 +28,7 @@ class Ppo:
     dual_clip: float | None
     value_clip: float | None
     value_coefficient: float
+    importance_cap: float | None = None
 
     name: ClassVar[str] = "ppo"
     group: ClassVar[int] = 1
@@ -38,7 +41,7 @@ class Ppo:
             "gamma": options.gamma, "lam": options.lam, "terminal": options.terminal, "missing_end": options.missing,
             "missing_end_penalty": options.penalty, "whiten_rewards": options.whiten_rewards,
             "whiten_advantages": options.whiten_advantages, "kl_estimator": self.estimator, "clip": self.clip,
-            "value_clip": self.value_clip,
+            "value_clip": self.value_clip, "importance_cap": self.importance_cap,
         }  # fmt: skip
 
     def targets(self, episodes: Episodes, beta: float, reduce: Reduce) -> Episodes:
@@ -56,10 +59,16 @@ class Ppo:
         """Policy and value loss, their means and clip fractions, and the largest ratio."""
         old, A, mask = part.log_probs, part.advantages, part.mask
         known = (part.values, part.returns, part.value_mask, self.value_clip)
-        policy = ppo.policy_loss(now.log_probs, old, A, mask, self.clip, items.tokens, self.dual_clip)
+        weights, cap = None, self.importance_cap
+        if cap is not None:
+            weights = ppo.importance_weights(old, part.drawn, mask, cap)
+        policy = ppo.policy_loss(now.log_probs, old, A, mask, self.clip, items.tokens, self.dual_clip, weights)
         value = ppo.value_loss(now.values, *known, items.states)
         sums = ppo.policy_metrics(now.log_probs.detach(), old, now.entropy, A, mask, self.clip, items.tokens)
         sums |= ppo.value_metrics(now.values, *known, items.states)
+        if weights is not None:
+            sums["importance_mean"] = float((weights * mask).sum() / items.tokens)
+            sums["importance_capped"] = float(((weights >= cap) & mask).sum() / items.tokens)
         del sums["entropy"]  # the row has that of the rollout
         largest = {"ratio_max": sums.pop("ratio_max")}
         return Losses({"policy_loss": (1.0, policy), "value_loss": (self.value_coefficient, value)}, sums, largest)

@@ -1,6 +1,6 @@
 """Flight recorder: everything that training knew about the episodes of chosen updates, readable by any tool.
 
-    flight/update-0005.safetensors    prompt_ids, prompt_lengths (end to end), responses, mask, ended, scores,
+    flight/update-0005.safetensors    prompt_ids, prompt_lengths (end to end), responses, mask, ended, drawn, scores,
                                       log_probs, new_log_probs, reference, entropy, values, kl, rewards, advantages,
                                       returns, value_mask                      shapes: tasks/rl/episodes.py
     flight/update-0005.json           the row of history.jsonl, and the settings that made its numbers

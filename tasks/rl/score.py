@@ -5,7 +5,8 @@
     opinions   log pi(y_t), entropy and V of the policy, log pi_ref(y_t) of the reference, at the same temperature
 
 The opinions are computed in the micro-batches of the first epoch, by the code that learns: so the first ratio of an
-update is exactly 1, and the sampler's own log-probs serve as a check alone.
+update is exactly 1. The sampler's own log-probs stay beside them: the gap between the two is watched
+(ajuste/learning/rl/sampler_gap.py), and an algorithm may weigh tokens by it.
 """
 
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ajuste.learning.rl import kl, rollout
+from ajuste.learning.rl.sampler_gap import gap_figures
 from ajuste.models.one_base import OneBase
 from tasks.rl.episodes import Episodes, repeats
 from tasks.rl.world import World
@@ -26,10 +28,10 @@ Row = dict[str, float]
 def answered(
     one: OneBase, prompts: list[list[int]], max_new_tokens: int, stop_ids: list[int], temperature: float,
     generator: torch.Generator,
-) -> tuple[Episodes, Tensor]:  # fmt: skip
-    """The policy's responses, and their log-probs [B, R] as the sampler saw them."""
+) -> Episodes:  # fmt: skip
+    """The policy's responses, with their log-probs as the sampler saw them."""
     found = rollout.sample(one, prompts, max_new_tokens, stop_ids, padding(stop_ids), temperature, generator)
-    return Episodes(prompts, *(tensor.cpu() for tensor in found[:3])), found.log_probs.cpu()
+    return Episodes(prompts, *(tensor.cpu() for tensor in found[:3]), drawn=found.log_probs.cpu())
 
 
 def padding(stop_ids: list[int]) -> int:
@@ -54,8 +56,8 @@ def judged(episodes: Episodes, one: OneBase, score: Score, parts: list[Tensor], 
     )
 
 
-def figures(episodes: Episodes, drawn: Tensor, beta: float, world: World) -> Row:
-    """What an update's episodes came to, over all processes; drawn: the sampler's log-probs."""
+def figures(episodes: Episodes, clip: float | None, beta: float, world: World) -> Row:
+    """What an update's episodes came to, over all processes. clip: of the algorithm's ratio, if it has one."""
     mask = episodes.mask
     k1, k2, k3 = (kl.response_kl(episodes.log_probs, episodes.reference, mask, name) for name in ("k1", "k2", "k3"))
     columns = {
@@ -65,10 +67,10 @@ def figures(episodes: Episodes, drawn: Tensor, beta: float, world: World) -> Row
     }  # fmt: skip
     totals = world.totals({name: column.double().sum() for name, column in columns.items()})
     means = {name: total / (len(mask) * world.processes) for name, total in totals.items()}
-    gap = ((episodes.log_probs - drawn) * mask).abs().max()
+    gap = gap_figures(*(world.stacked(x) for x in (episodes.log_probs, episodes.drawn, mask)), clip)
     return means | {
         "entropy": totals["entropy"] / totals["length"],
         "score_std": max(0.0, means.pop("squares") - means["score"] ** 2) ** 0.5,
         "beta": beta,
-        "sampler_gap": world.largest(gap),  # between the sampling's own log-probs and those of the training
+        **gap,
     }

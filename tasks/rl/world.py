@@ -3,9 +3,11 @@
 A run of a single process calls the same functions and needs no branch of its own: they return what they are given.
 """
 
+from typing import Any
+
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather
+from accelerate.utils import broadcast_object_list, gather
 from torch import Tensor, nn
 
 
@@ -31,6 +33,10 @@ class World:
     def largest(self, number: float | Tensor) -> float:
         """The largest of all processes."""
         return max(self.stacked(torch.as_tensor(number, dtype=torch.float64)).tolist())
+
+    def same(self, thing: Any) -> Any:
+        """What the first process gives, in all of them; anything that can be pickled."""
+        return broadcast_object_list([thing])[0]
 
     def stacked(self, tensor: Tensor) -> Tensor:
         """[processes, ...] on the CPU, by rank."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ajuste.cli.work import doctor
+from ajuste.cli.project import doctor
 from ajuste.core import stage
 
 

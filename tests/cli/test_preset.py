@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ajuste.cli.work.preset import apply, command
+from ajuste.cli.project.preset import apply, command
 from ajuste.core.errors import UsageError
 
 PARAMS = """\

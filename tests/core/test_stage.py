@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -106,6 +107,18 @@ def test_stage_key_equals_what_dvc_lock_records(project: Path) -> None:
     assert not (project / ".checkpoints" / before).exists()
     (project / "data/b.txt").write_text("other\n")
     assert stage_key("toy_one") != before
+
+
+def test_a_stage_counts_its_imports_as_its_own_seconds(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = "import time; time.sleep(0.5)\n"
+    (project / "toy.py").write_text(slow + STAGE)
+    assert toy(sleep=0.3).returncode == 0
+    assert 0.5 < state()["phases"]["imports"] < state()["seconds"]
+    working = state()["seconds"] - state()["phases"]["imports"]
+    assert state()["tokens_per_second"] == pytest.approx(10 / working, rel=0.3)
+    shutil.rmtree("out")
+    called = subprocess.run([sys.executable, "-c", "import toy; toy.main()"], capture_output=True, text=True)
+    assert called.returncode == 0 and "imports" not in state()["phases"], "called by something else, as a test does"
 
 
 def test_a_large_file_is_read_again_only_when_it_has_changed(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.states import Completed, Failed, Running
 
-from ajuste.cli.work import deployments
+from ajuste.cli.project import deployments
 from ajuste.core.errors import UsageError
 from flows.deploy import POOLS, _settings, deploy
 from flows.late import cancel_late

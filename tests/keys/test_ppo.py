@@ -19,7 +19,9 @@ SECTIONS = {
 FAR = {"lr": 0.3, "epochs": 4}  # steps so large that ratios, values and gradients leave their bounds
 CASES = {
     "ppo": {
-        "dtype": "bfloat16", "r": 2, "alpha": 16, "targets": ["q_proj"],
+        "dtype": "bfloat16", "float32_head": To(True, under={"dtype": "bfloat16"}),
+        "importance_cap": To(1.0, under={"dtype": "bfloat16"}), "alarm_sampler_gap": 1e-12,
+        "r": 2, "alpha": 16, "targets": ["q_proj"],
         "value": "adapter", "value_start": To("reward", under={"value": "adapter"}), "vf_coef": 5.0,
         "updates": 1, "batch_rows": 2, "minibatches": 2, "epochs": 1, "max_new_tokens": 3, "temperature": 0.3,
         "gamma": 0.5, "lam": 0.5, "terminal": "after_end", "missing_end": "subtract",

@@ -37,7 +37,7 @@ def test_certainty_is_finite_and_a_temperature_of_zero_refused():
     h, W = torch.tensor([[1e4], [-1e4]]), torch.tensor([[1.0], [-1.0]])
     log_p, entropy = token_log_probs(h, Head(W), torch.tensor([0, 0]), 1.0)
     assert log_p.tolist() == [0.0, -2e4] and entropy.tolist() == [0.0, 0.0]
-    with pytest.raises(ValueError, match="above 0"):
+    with pytest.raises(ValueError, match="^the temperature of log-probabilities must be above 0, not 0.0$"):
         token_log_probs(h, Head(W), torch.tensor([0, 0]), 0.0)
 
 

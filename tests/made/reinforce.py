@@ -19,6 +19,7 @@ class Reinforce:
 
     group: int
     name: ClassVar[str] = "reinforce"
+    clip: ClassVar[float | None] = None
     first: ClassVar[tuple[str, ...]] = ()
 
     def settings(self) -> dict[str, object]:

@@ -19,6 +19,7 @@ dtype: float32
 r: 4
 alpha: 8
 targets: [all-linear]
+float32_head: false
 value: trunk
 value_start: zero
 updates: 4
@@ -38,6 +39,7 @@ whiten_advantages: true
 unbiased: false
 clip: 0.2
 dual_clip: null
+importance_cap: null
 value_clip: 0.2
 vf_coef: 0.1
 kl_estimator: k1
@@ -57,6 +59,7 @@ alarm_ratio: null
 alarm_entropy: null
 alarm_value_loss: null
 alarm_repeats: null
+alarm_sampler_gap: null
 checkpoint_every: 1
 record: [1, 3]
 radar_every: 2

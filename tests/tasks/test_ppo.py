@@ -27,7 +27,7 @@ from ajuste.models import decoder
 from ajuste.models.folder import sha256_of
 from ajuste.models.one_base import OneBase, Settings
 from ajuste.rows.encoded.conversations import read_conversations
-from tasks.ppo import _ptx, ppo, read_prompts, said
+from tasks.ppo import _ptx, halves, ppo, read_prompts, said
 from tasks.rl import explain, recorder
 from tests.made import tiny_classifiers, tiny_decoders, tiny_rlhf
 from tests.made.tiny_ppo import config, files
@@ -90,10 +90,23 @@ def test_radar_and_card_say_what_the_kept_update_gained(done):
         gain = kept[f"{name}_gain"]
         assert gain["value"] == pytest.approx(kept[name]["value"] - first[name]["value"], abs=1e-5)
         assert gain["low"] <= gain["value"] <= gain["high"]
-        assert rounded(card["validation"][f"{name}_gain_low"]) == gain["low"]
+        judged = card["validation"]
+        assert judged[f"{name}_gain_low"] <= judged[f"{name}_gain"] <= judged[f"{name}_gain_high"]
+        assert rounded(judged[name]) != kept[name]["value"], "other prompts judge than those that chose"
     samples = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
     assert len(samples) == 9 and all(sample["prefill"] in " ".join(tiny_rlhf.SNIPPETS) for sample in samples)
     assert "kept" in said(card) and "KL" in said(card)
+
+
+def test_prompts_that_choose_an_update_do_not_judge_it(artifacts):
+    prompts = read_prompts(artifacts / "encoded/preferences", "train", 1000)
+    first, second = halves(prompts)
+    assert first["row_id"] + second["row_id"] == prompts["row_id"] and len(first["row_id"]) == len(second["row_id"])
+    assert len(second["prefill"]) == len(second["prompt_ids"]) == len(second["row_id"])
+    odd = {name: rows[:3] for name, rows in prompts.items()}
+    assert [len(part["row_id"]) for part in halves(odd)] == [2, 1]
+    alone = {name: rows[:1] for name, rows in prompts.items()}
+    assert halves(alone) == (alone, alone), "of one prompt nothing else is there to judge"
 
 
 def test_twice_the_same_bytes_and_no_path_inside(artifacts, done, tmp_path):
@@ -117,9 +130,9 @@ def test_ptx_reads_instructions_and_changes_the_result(artifacts, done, tmp_path
     first = np.random.default_rng([0, 0]).permutation(len(rows))[:2]
     model = ragged.attach(decoder.load_base(both / "merged/instruct")[0])
     expected = ragged.response_loss(model, ragged.collate([rows[int(i)] for i in first]))
-    loss = _ptx(OneBase(decoder.load_base(both / "merged/instruct")[0], Settings()), both / "encoded/instructions",
-                config(ptx=1.0), 0)  # fmt: skip
-    assert loss(0).item() == pytest.approx(expected.item(), rel=1e-5)
+    loss = _ptx(OneBase(decoder.load_base(both / "merged/instruct")[0], Settings()), both / "encoded/instructions", 0)
+    total, items = loss(range(2))
+    assert total.item() / items == pytest.approx(expected.item(), rel=1e-5)
     changed, plain = (load_file(folder / "adapter_model.safetensors") for folder in (tmp_path / "out", done[1]))
     assert any(not torch.equal(changed[name], plain[name]) for name in plain)
 
@@ -187,6 +200,8 @@ def test_explain_shows_every_token_and_its_numbers_add_up(done):
         for t, token in enumerate(episode.tokens):
             assert token.kl == pytest.approx(token.log_prob - token.reference, abs=1e-5)
             assert token.advantage == float(flight.episodes.advantages[number, t])
+            assert token.gap == pytest.approx(float((flight.episodes.log_probs - flight.episodes.drawn)[number, t]))
+            assert abs(token.gap) < 1e-5 and explain.numbers(token)[-1] in ("+0.000", "-0.000")
             assert token.ratio > 0 and len(explain.numbers(token)) == len(explain.COLUMNS)
 
 
@@ -196,7 +211,8 @@ def test_explain_in_the_terminal_and_as_a_page(done, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
     result = CliRunner().invoke(app, ["explain", "ppo", "--update", "2", "--rows", "1", "--folder", str(out)])
     assert result.exit_code == 0, result.output
-    assert "update 2: score" in result.output and "advantage" in result.output and "reports/ppo-2.html" in result.output
+    assert "update 2: score" in result.output and "gap to the sampler" in result.output.replace("\n", " ")
+    assert "advantage" in result.output and "reports/ppo-2.html" in result.output
     page = Path("reports/ppo-2.html").read_text()
     assert page.count("<h2>episode") == 8 and "http" not in page and "<script" not in page
     first = explain.read(out, 2).episodes[0]
@@ -235,11 +251,12 @@ def test_the_step_after_the_end_is_shown_where_it_is_paid():
     episodes = types.SimpleNamespace(
         mask=torch.tensor([[True, True]]), value_mask=torch.tensor([[True, True, True]]), log_probs=row[:, :2],
         new_log_probs=row[:, :2] + 0.5, reference=row[:, :2], kl=row[:, :2], rewards=torch.tensor([[0.0, 0.0, 2.0]]),
-        values=row, returns=row + 1, advantages=torch.tensor([[1.0, -1.0]]),
+        values=row, returns=row + 1, advantages=torch.tensor([[1.0, -1.0]]), drawn=None,
     )  # fmt: skip
     flight = recorder.Flight(episodes, {}, {"clip": 0.2})
     first, second, after = explain._tokens(flight, 0, ["a", "b"])
     assert first.clipped and not second.clipped  # ratio e^0.5: beyond 1.2 where A > 0, on the free side where A < 0
+    assert first.gap is None and explain.numbers(first)[-1] == ""  # recorded before the sampler's were kept
     assert after.text is None and after.reward == 2.0 and after.returned == 1.0 and after.ratio is None
 
 

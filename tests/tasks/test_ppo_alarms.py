@@ -71,6 +71,25 @@ def test_an_alarm_before_anything_was_learnt_is_a_wrong_limit(tmp_path):
         run(tmp_path, alarm_entropy=50.0)
 
 
+def test_a_sampler_of_other_weights_is_an_alarm(tmp_path, monkeypatch):
+    """From update 3 on the sampler's log-probabilities are half a nat off: the mean shows it, and nothing else does."""
+    real, calls = rollout.sample, []
+
+    def stale(*args):
+        found = real(*args)
+        calls.append(1)
+        return found._replace(log_probs=found.log_probs - 0.5) if len(calls) >= 3 else found
+
+    monkeypatch.setattr(rollout, "sample", stale)
+    outcome, _ = run(tmp_path, alarm_sampler_gap=0.2)
+    (alarm,) = outcome.alarms
+    assert alarm["alarm"] == "alarm_sampler_gap" and alarm["update"] == 3 and alarm["rolled_back_to"] == 1
+    assert alarm["value"] == pytest.approx(0.5, abs=1e-5)
+    said = "sampler and trainer differ by 0.5 nats a token; the limit `alarm_sampler_gap` is 0.2"
+    assert alarm["said"] == f"update 3: {said}"
+    assert alarm["row"]["sampler_gap_beyond_clip"] == 1.0
+
+
 def test_repeated_text_is_an_alarm(tmp_path):
     """A policy that only ever says one token."""
     one = tiny_one()

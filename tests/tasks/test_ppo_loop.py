@@ -20,7 +20,8 @@ from tests.made.tiny_ppo import STOP, config, count, files, run, same, tiny_one,
 torch.set_num_threads(1)
 KEYS = {
     "step", "episodes", "score", "score_std", "kl", "k2", "k3", "rlhf_reward", "length", "ended", "repeats",
-    "entropy", "beta", "sampler_gap", "loss", "policy_loss", "value_loss", "approx_kl", "clip_fraction", "ratio_mean",
+    "entropy", "beta", "sampler_gap", "sampler_gap_mean", "sampler_gap_p50", "sampler_gap_p90", "sampler_gap_p99",
+    "sampler_gap_beyond_clip", "loss", "policy_loss", "value_loss", "approx_kl", "clip_fraction", "ratio_mean",
     "ratio_max", "value_mean", "value_clip_fraction", "grad_norm", "first_ratio_error", "first_approx_kl",
     "first_clip_fraction", "lr",
 }  # fmt: skip
@@ -47,7 +48,7 @@ def test_at_the_first_minibatch_ratio_is_1_and_nothing_is_clipped_exactly(tmp_pa
     first, last = outcome.history[0], outcome.history[-1]
     assert first["kl"] == first["k2"] == first["k3"] == 0.0 and first["rlhf_reward"] == first["score"]
     assert last["kl"] != 0 and last["approx_kl"] > 0 and last["ratio_max"] > 1
-    assert first["sampler_gap"] < 1e-5
+    assert first["sampler_gap_p50"] <= first["sampler_gap_mean"] <= first["sampler_gap"] < 1e-5
 
 
 def test_the_value_starts_at_zero_and_learns(calm):
@@ -275,6 +276,8 @@ def test_the_record_is_what_happened(calm):
     mean = episodes.advantages[episodes.mask].mean()
     assert mean.abs() < 1e-5 and not episodes.advantages[~episodes.mask].any()
     assert not torch.equal(episodes.new_log_probs, episodes.log_probs)
+    gap = (episodes.log_probs - episodes.drawn)[episodes.mask].abs()
+    assert 0 < gap.max() < 1e-5 and row["sampler_gap"] == rounded(float(gap.max()))
 
 
 def test_a_record_that_is_not_there_is_one_line(calm, tmp_path):
@@ -304,14 +307,14 @@ def test_ptx_adds_the_supervised_gradient(tmp_path):
     drawn = []
     one = tiny_one()
 
-    def ptx(position):
-        drawn.append(position)
-        return sum(parameter.pow(2).sum() for parameter in one.policy_parameters())
+    def ptx(positions):
+        drawn.append(positions)
+        return 3 * sum(parameter.pow(2).sum() for parameter in one.policy_parameters()), 3
 
     outcome = loop.train(
         one, config().algorithm(), tiny_prompts(), count, config(ptx=1.0), 0, tmp_path, STOP, None, ptx
     )
-    assert drawn[:3] == [0, 2, 4] and all(row["ptx_loss"] > 0 for row in outcome.history)
+    assert drawn[:3] == [range(2), range(2, 4), range(4, 6)] and all(row["ptx_loss"] > 0 for row in outcome.history)
 
 
 def test_the_peak_of_the_gold_score_is_kept(tmp_path):

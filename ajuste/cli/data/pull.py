@@ -7,7 +7,7 @@ import typer
 
 def run() -> None:
     """Bring data/ and say where it came from. Raises DataError if it is not what data.dvc names."""
-    from ajuste.cli.work.ui_address import working
+    from ajuste.cli.project.ui_address import working
     from ajuste.core.errors import DataError
     from ajuste.tracking.project import dvc, raw_data
 

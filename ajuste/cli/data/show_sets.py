@@ -8,7 +8,7 @@ import typer
 
 from ajuste.cli.data import instruction_sets, label_sets, preference_sets, question_sets, sets, word_sets
 from ajuste.cli.data.sets import BATCH_ROWS
-from ajuste.cli.work.ui_address import working
+from ajuste.cli.project.ui_address import working
 from ajuste.rows.read.as_json import as_json
 from ajuste.rows.read.files import printable
 from ajuste.rows.read.records import read_records

@@ -95,7 +95,7 @@ def speak(pieces: Iterator[str]) -> tuple[str, str]:
 
 def local(reference: str, settings: dict) -> tuple[Answer, str]:
     """A model of the registry in this process, and what it is. Raises UsageError or DataError."""
-    from ajuste.cli.work.ui_address import working
+    from ajuste.cli.project.ui_address import working
     from ajuste.core.errors import UsageError
 
     with working("loading"):

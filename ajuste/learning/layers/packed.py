@@ -151,7 +151,7 @@ class Run:
             return prefix_attention(q, k, v, lengths, self.scale)[0]
 
         h = self._layers(batch.input_ids[0].to(device), batch.position_ids[0].to(device), attend)
-        self.logits = self.packed.head(h[places[:, -1]])
+        self.logits = self._logits(h[places[:, -1]])
 
     @torch.no_grad()
     def step(self, tokens: Tensor) -> Tensor:
@@ -170,7 +170,7 @@ class Run:
 
         h = self._layers(tokens.to(self.cache.device), self.positions, attend)
         self.width, self.positions = end, self.positions + 1
-        self.logits = self.packed.head(h)
+        self.logits = self._logits(h)
         return self.logits
 
     def keep(self, rows: Tensor) -> None:
@@ -181,6 +181,9 @@ class Run:
         self.cache[..., : self.width, :] = used
         self.positions, self.logits = self.positions[rows], self.logits[rows]
         self.mask = self.mask[rows]
+
+    def _logits(self, h: Tensor) -> Tensor:
+        return self.packed.head(h.to(self.packed.model.lm_head.weight.dtype))
 
     def _layers(self, ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Token ids [N] at positions [N] -> the last hidden states [N, d], after the last norm."""

@@ -3,6 +3,8 @@
     ratio_t = exp(log pi(y_t) - log pi_old(y_t))                  pi_old: the policy that sampled, fixed for all epochs
     L_policy = sum_t max(-A_t ratio_t, -A_t clip(ratio_t, 1-c, 1+c)) / N
                dual clip d > 1: for A_t < 0 at most -d A_t (Ye et al. 2020)
+               truncated importance weights: each term times w_t = min(pi_old(y_t) / pi_sampler(y_t), cap), a constant,
+               where another arithmetic has sampled than learns (Yao et al. 2025, "off-policy RL")
     L_value  = 1/2 sum_t max((V_t - R_t)^2, (clip(V_t, V_old - c_v, V_old + c_v) - R_t)^2) / N_v
     L = L_policy + c_value L_value  (+ c_ptx L_ptx, the cross-entropy on other text of InstructGPT: the loop adds it)
 
@@ -28,10 +30,24 @@ def policy_loss(
     clip: float,
     items: Tensor | float,
     dual_clip: float | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
-    """Clipped surrogate over the masked tokens, divided by `items`: a scalar. All tensors [B, R], mask bool."""
+    """Clipped surrogate over the masked tokens, divided by `items`: a scalar. All tensors [B, R], mask bool.
+
+    weights: of `importance_weights`; None is 1 for each token.
+    """
     loss, _ = _surrogate(_ratio(log_probs, old, mask), advantages, clip, dual_clip)
+    if weights is not None:
+        loss = loss * weights
     return (loss * mask).sum() / items
+
+
+def importance_weights(old: Tensor, sampler: Tensor, mask: Tensor, cap: float) -> Tensor:
+    """min(exp(old - sampler), cap) of each token, 0 where the mask is False, without gradient. All [B, R], mask bool.
+
+    old: log-probs of the policy that sampled, by the trainer's arithmetic; sampler: those it drew by.
+    """
+    return torch.where(mask, _ratio(old, sampler, mask).clamp(max=cap), 0.0).detach()
 
 
 def value_loss(

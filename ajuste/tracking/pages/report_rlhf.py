@@ -20,6 +20,7 @@ CURVES = (  # title, keys of history.jsonl with their names: the first one solid
     ("entropy, nats a token", {"entropy": "entropy"}),
     ("value loss", {"value_loss": "value loss"}),
     ("tokens a response", {"length": "length"}),
+    ("gap of sampler and trainer, nats a token", {"sampler_gap_mean": "mean", "sampler_gap_p99": "99 %"}),
 )
 FIGURES = (  # of ppo.json: key, name, form, whether higher is better
     ("proxy", "reward model's score (proxy)", "{:+.3f}"), ("gold", "gold score, P(positive)", "{:.3f}"),

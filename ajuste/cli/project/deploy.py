@@ -21,7 +21,7 @@ def command(
 
     Examples:  ajuste deploy   |   ajuste deploy --pool docker   |   ajuste deploy --preset full
     """
-    from ajuste.cli.work import deployments
+    from ajuste.cli.project import deployments
     from ajuste.core.errors import UsageError
 
     api = deployments.server(SECONDS)

@@ -40,7 +40,7 @@ def command() -> None:
 def _show_deployments(console: Console) -> None:
     import httpx
 
-    from ajuste.cli.work import deployments
+    from ajuste.cli.project import deployments
 
     api = deployments.server()
     if api is None:

@@ -48,7 +48,7 @@ def command(
 
 def answering() -> None:
     """Raise UsageError if $PREFECT_API_URL names a server that does not answer: Prefect itself would try for long."""
-    from ajuste.cli.work.deployments import server
+    from ajuste.cli.project.deployments import server
     from ajuste.core.errors import UsageError
     from ajuste.tracking.runs.store import without_password
 
