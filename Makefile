@@ -3,6 +3,7 @@
 # make serve       the HTTP server           make bench      side-by-side measurements
 # make schedule    the nightly and weekly runs of infra/prefect.yaml
 # make stack       PostgreSQL, Prefect, MLflow, worker and model server on loopback       make stack-down   ends them
+# make mutation    planted faults in the mathematics and the loops, and how many the tests find (hours)
 # make deps        the code deps of dvc.yaml, from the imports
 # make lint        ruff                      make system     PostgreSQL and Chromium for a few end-to-end tests (apt, root)
 # Each target makes .venv first if it is missing or older than what it is made from. PYTHON=python3.12 picks another Python.
@@ -19,7 +20,7 @@ export DVC_NO_ANALYTICS := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := run
-.PHONY: run test test-all serve schedule stack stack-down bench system lint deps setup
+.PHONY: run test test-all serve schedule stack stack-down bench system lint deps mutation setup
 
 setup: .venv/.ready
 
@@ -74,11 +75,18 @@ stack-down: .venv/.ready
 	python -m infra.stack down
 
 bench: .venv/.ready
-	@for script in benchmarks/*.py; do echo "== $$script"; python $$script || exit 1; done
+	@for script in $(filter-out benchmarks/mutation.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; python $$script || exit 1; done
 
 # The code deps of every dvc.yaml, from the imports.
 deps: .venv/.ready
 	python -m ajuste.tracking.project.deps
+
+# In an environment of its own beside .venv's packages, since mutmut brings a user interface that nothing else needs.
+mutation: .venv/.ready
+	@test -x .mutation/venv/bin/mutmut || { $(PYTHON) -m venv .mutation/venv && \
+	  python -c 'import site; print(site.getsitepackages()[0])' > "$$(.mutation/venv/bin/python -c 'import site; print(site.getsitepackages()[0])')/project.pth" && \
+	  .mutation/venv/bin/python -m pip install --quiet -c constraints.txt "$$(python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["mutation"])')"; }
+	.mutation/venv/bin/python -m benchmarks.mutation $(FILES)
 
 lint: .venv/.ready
 	ruff check .

@@ -36,7 +36,7 @@ from ajuste.core.stage import start
 from ajuste.learning.layers import ragged
 from ajuste.learning.losses.cross_entropy import IGNORED
 from ajuste.learning.seeds import seed_everything
-from ajuste.models import decoder, methods, probe
+from ajuste.models import decoder, experts, methods, probe
 from ajuste.models.folder import load_tokenizer
 from ajuste.rows.encoded.conversations import check_fits, read_conversations
 from ajuste.rows.encoded.labelled import autocast, read_encoding
@@ -89,7 +89,8 @@ def instruct(config: InstructConfig, compute: Compute, encoded: Path, base: Path
         model = methods.load_base(base, config.method, dtype)
         check_fits({"train": rows, "validation": validation}, encoded, model.config, _virtual_tokens(config))
         model = methods.attach(model, config.settings())
-        probe.supervised(model, fuse=True)
+        about_experts = experts.told(model)
+        probe.supervised(model, training=True)
     except ValueError as error:
         raise UsageError(f"instruct: {error}") from None
     tokenizer = load_tokenizer(base)
@@ -122,6 +123,7 @@ def instruct(config: InstructConfig, compute: Compute, encoded: Path, base: Path
         "dtype": config.dtype,
         "mergeable": config.method in methods.MERGEABLE,
         "quantisation": methods.QUANTISATION.get(config.method),
+        **about_experts,
     }
     save = decoder.save_whole if config.method == "full" else decoder.save_adapter
     save(model, tokenizer, out, card)
@@ -163,7 +165,7 @@ def _held_out(model: nn.Module, rows: list, precision: Compute) -> dict[str, flo
 
 
 def main() -> None:
-    with start("instruct", InstructConfig) as stage:
+    with start("instruct", InstructConfig, together=True) as stage:
         allocator.keep_memory()
         done = instruct(
             stage.config,

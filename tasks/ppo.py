@@ -189,7 +189,7 @@ def read_prompts(encoded: Path, split: str, room: int, number: int | None = None
 
 
 def halves(prompts: dict[str, list]) -> tuple[dict[str, list], dict[str, list]]:
-    """The prompts that choose an update, and those that judge it: two halves. One prompt alone does both."""
+    """The first half, which chooses an update, and the second, which judges it. A prompt alone does both."""
     middle = (len(prompts["row_id"]) + 1) // 2
     first, second = ({name: rows[part] for name, rows in prompts.items()}
                      for part in (slice(middle), slice(middle, None)))  # fmt: skip
@@ -238,7 +238,7 @@ def _validation(row: dict) -> dict[str, float]:
 
 
 def main() -> None:
-    with start("ppo", PpoConfig) as stage:
+    with start("ppo", PpoConfig, together=True) as stage:
         allocator.keep_memory()
         artifacts = Path("artifacts")
         done = ppo(stage.config, stage.compute, artifacts, artifacts / "adapters/ppo", stage.checkpoints)

@@ -39,7 +39,7 @@ from ajuste.learning.losses.bradley_terry import comparison_loss
 from ajuste.learning.rl import rollout
 from ajuste.learning.seeds import seed_everything
 from ajuste.learning.text import chat
-from ajuste.models import decoder, layers, probe, reward
+from ajuste.models import decoder, experts, layers, probe, reward
 from ajuste.models.folder import load_tokenizer
 from ajuste.rows.encoded.comparisons import Comparison, Comparisons, read_comparisons, read_prompts
 from ajuste.rows.encoded.labelled import read_encoding
@@ -82,6 +82,7 @@ def train_reward_model(
     try:
         identity = decoder.identity_of(base)
         model = reward.build(base, config.settings(), getattr(torch, config.dtype))
+        about_experts = experts.told(model)
         fused.fuse(model)
     except ValueError as error:
         raise UsageError(f"reward: {error}") from None
@@ -120,6 +121,7 @@ def train_reward_model(
         "parameters": layers.count_parameters(model),
         "set": encoding["set"],
         "pad_id": model.config.pad_token_id,
+        **about_experts,
     }
     reward.save(model, tokenizer, out, card)
     write_lines(out / "history.jsonl", history)
@@ -216,7 +218,7 @@ def _sampled(
 
 
 def main() -> None:
-    with start("reward", RewardConfig) as stage:
+    with start("reward", RewardConfig, together=True) as stage:
         allocator.keep_memory()
         done = train_reward_model(
             stage.config,

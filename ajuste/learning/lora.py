@@ -33,14 +33,14 @@ Run it: `python -m tasks.merge.classify` (or `instruct`) merges an adapter of th
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 PEFT_PREFIX = "base_model.model."
-UNKNOWN_TO_US = ("lora_bias", "alpha_pattern", "layer_replication", "target_parameters")
+UNKNOWN_TO_US = ("lora_bias", "alpha_pattern", "layer_replication")
 
 
 class ProofRefused(ValueError):
@@ -79,6 +79,22 @@ def delta_W(
     return update.T if fan_in_fan_out else update
 
 
+def delta_experts(
+    A: Tensor, B: Tensor, W0: Tensor, r: int, alpha: float, transposed: bool = False, rslora: bool = False
+) -> Tensor:
+    """The updates (alpha/r) B_e A_e of fused experts in float64, in the shape of W0 [E, d, k], or [E, k, d] transposed.
+
+    A is [E r, k], r rows an expert; B is [d, r E], whose column r' E + e is the r'-th of expert e. Raises ValueError
+    when the shapes do not belong to one adapter of rank r.
+    """
+    E = len(W0)
+    d, k = W0.shape[:0:-1] if transposed else W0.shape[1:]
+    if A.shape != (E * r, k) or B.shape != (d, r * E):
+        raise ValueError(f"A {list(A.shape)} and B {list(B.shape)} are no adapter of rank {r} of {list(W0.shape)}")
+    parts = [(A[e * r : (e + 1) * r], B[:, e::E]) for e in range(E)]
+    return torch.stack([delta_W(A_e, B_e, r, alpha, transposed, rslora) for A_e, B_e in parts])
+
+
 def dora_W(V: Tensor, m: Tensor, fan_in_fan_out: bool = False) -> Tensor:
     """DoRA's W = m V / ||V|| in float64, for V = W0 + (alpha/r) B A of shape [d, k] and the lengths m of its d rows.
 
@@ -107,12 +123,15 @@ def merge(model: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
         return model.merge_and_unload(safe_merge=True).to(dtype)
 
 
-def merge_by_hand(W0: dict[str, Tensor], adapter: dict[str, Tensor], config: dict) -> dict[str, Tensor]:
+def merge_by_hand(
+    W0: dict[str, Tensor], adapter: dict[str, Tensor], config: dict, transposed: Collection[str] = ()
+) -> dict[str, Tensor]:
     """W = W0 + (alpha/r) B A (or DoRA's) in float64, for those saved tensors that the adapter changes.
 
     W0 is the base's state by name, adapter the content of adapter_model.safetensors, config adapter_config.json.
     A base saved without its task's prefix (`encoder.layer.0...` for `bert.encoder.layer.0...`) is understood.
-    Tensors that were trained whole (a head in modules_to_save) replace the base's. Returns {name: W}.
+    Tensors that were trained whole (a head in modules_to_save) replace the base's. Fused experts (target_parameters)
+    need W0 by the names of the loaded model; `transposed` names those that are [E, k, d]. Returns {name: W}.
     Raises ValueError for an adapter that is more than A and B, or whose layer the base does not have.
     """
     unknown = [key for key in UNKNOWN_TO_US if config.get(key)]
@@ -124,6 +143,11 @@ def merge_by_hand(W0: dict[str, Tensor], adapter: dict[str, Tensor], config: dic
         if name.endswith(".lora_A.weight"):
             layer = name.removesuffix(".lora_A.weight")
             A, B = tensor, adapter[key.replace(".lora_A.", ".lora_B.")]
+            if weights := _experts(layer, W0, config):
+                rank, alpha, rslora = config["r"], config["lora_alpha"], config.get("use_rslora", False)
+                update = delta_experts(A, B, W0[weights], rank, alpha, weights in transposed, rslora)
+                merged[weights] = W0[weights].double() + update
+                continue
             r, alpha = A.shape[0], config["lora_alpha"]
             update = delta_W(A, B, r, alpha, config.get("fan_in_fan_out", False), config.get("use_rslora", False))
             W = base_weight(W0, f"{layer}.weight").double() + update
@@ -136,6 +160,17 @@ def merge_by_hand(W0: dict[str, Tensor], adapter: dict[str, Tensor], config: dic
         elif not name.endswith((".lora_B.weight", ".lora_magnitude_vector")):
             raise ValueError(f"{name} is neither A nor B of a linear layer: W0 + (alpha/r)BA does not describe it")
     return merged
+
+
+def _experts(layer: str, W0: dict[str, Tensor], config: dict) -> str | None:
+    """The tensor of fused experts that A and B at `layer` belong to, if they do.
+
+    PEFT puts one layer around another for each: the innermost holds the first parameter of the module.
+    """
+    wanted = config.get("target_parameters") or []
+    module = layer.replace(".base_layer", "")
+    held = [name for name in W0 if name.rpartition(".")[0] == module and any(name.endswith(f".{x}") for x in wanted)]
+    return held[len(held) - 1 - layer.count(".base_layer")] if held else None
 
 
 def base_weight(W0: dict[str, Tensor], name: str) -> Tensor:

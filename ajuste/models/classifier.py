@@ -29,12 +29,22 @@ from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    PretrainedConfig,
     PreTrainedTokenizerBase,
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ajuste.learning.batching import pad, sorted_batches
-from ajuste.models.folder import ADAPTER_CONFIG, load_tokenizer, quiet, read_card, save_rest, sha256_of, tidy_adapter
+from ajuste.models.folder import (
+    ADAPTER_CONFIG,
+    check_head,
+    load_tokenizer,
+    quiet,
+    read_card,
+    save_rest,
+    sha256_of,
+    tidy_adapter,
+)
 
 AUTO_CLASSES = {
     "sequence": AutoModelForSequenceClassification,
@@ -88,13 +98,24 @@ def build(
     with quiet():
         if pooling == "mean":
             model = MeanPoolingClassifier(AutoModel.from_pretrained(base, dtype=dtype, **names), len(labels))
-        elif task == "span":
-            model = AutoModelForQuestionAnswering.from_pretrained(base, dtype=dtype)
         else:
-            model = AUTO_CLASSES[task].from_pretrained(base, dtype=dtype, **names)
-    if getattr(model.config, "pad_token_id", None) is None:
-        model.config.pad_token_id = model.config.eos_token_id  # GPT-2 has no padding token
+            named = {} if task == "span" else names
+            model = check_head(base, AUTO_CLASSES[task]).from_pretrained(base, dtype=dtype, **named)
+    model.config.pad_token_id = padding_id(model.config)
     return model
+
+
+def padding_id(config: PretrainedConfig) -> int:
+    """The token that fills rows up: the base's own, or its (first) end token where it has none, as GPT-2.
+
+    Raises ValueError for a base that has neither.
+    """
+    found = getattr(config, "pad_token_id", None)
+    found = getattr(config, "eos_token_id", None) if found is None else found
+    found = found[0] if isinstance(found, list) else found
+    if found is None:
+        raise ValueError("the base's config.json names no pad_token_id and no eos_token_id: add one of them")
+    return found
 
 
 def head_modules(model: nn.Module, base: Path) -> list[str]:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from logging import ERROR, getLogger
 from pathlib import Path
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ajuste.core.figures import rounded
@@ -53,6 +53,20 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def check_head(folder: Path, auto: type) -> type:
+    """`auto` itself, one of transformers' AutoModelFor..., if it knows the architecture of that folder.
+
+    Raises ValueError, naming it, if transformers has no model of that architecture with that head.
+    """
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    if type(config) not in auto._model_mapping:
+        raise ValueError(
+            f"transformers has no {auto.__name__.removeprefix('AutoModelFor')} model of architecture "
+            f"`{config.model_type}` ({folder}): choose another base"
+        )
+    return auto
+
+
 def sha256_of(path: Path) -> str:
     """Hex sha256 of a file's bytes."""
     with path.open("rb") as file:
@@ -64,7 +78,7 @@ def tidy_adapter(out: Path, base_id: str) -> None:
     path = out / ADAPTER_CONFIG
     config = json.loads(path.read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = base_id
-    for key in ("target_modules", "modules_to_save"):  # prefix and prompt tuning have none
+    for key in ("target_modules", "target_parameters", "modules_to_save"):  # prefix and prompt tuning have none
         if config.get(key):
             config[key] = sorted(set(config[key]))
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -31,7 +31,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from ajuste.learning.layers import bottleneck
-from ajuste.models import decoder, quantize
+from ajuste.models import decoder, experts, quantize
 from ajuste.models.folder import quiet
 
 LORA = ("lora", "rslora", "dora", "qlora", "qlora8")
@@ -81,13 +81,15 @@ def attach(model: nn.Module, settings: Settings) -> nn.Module:
         import peft  # takes seconds
 
     if method in LORA:
-        targets = target_layers(model, settings.targets)
+        fused = method in ("lora", "rslora") and not settings.lora_dropout
+        targets = experts.targets_of(model, settings.targets, fused)
         config = peft.LoraConfig(
             task_type="CAUSAL_LM",
             r=settings.r,
             lora_alpha=settings.alpha,
             lora_dropout=settings.lora_dropout,
-            target_modules=targets,
+            target_modules=targets.modules,
+            target_parameters=targets.parameters or None,
             use_rslora=method == "rslora",
             use_dora=method == "dora",
             fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),  # GPT-2 keeps W0 transposed
@@ -106,27 +108,6 @@ def attach(model: nn.Module, settings: Settings) -> nn.Module:
         with torch.no_grad():
             adapted.prompt_encoder["default"].embedding.weight.copy_(start)
     return adapted.train()
-
-
-def target_layers(model: nn.Module, names: tuple[str, ...]) -> list[str]:
-    """Sorted last names of the linear layers to adapt: `names`, or for "all-linear" every one but the output layer.
-
-    Raises ValueError, naming the layers that there are, for a name that no layer has.
-    """
-    output = model.get_output_embeddings()
-    linear = {
-        name.rsplit(".", 1)[-1]
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and module is not output
-    }
-    if tuple(names) == ("all-linear",):
-        return sorted(linear)
-    unknown = sorted(set(names) - linear)
-    if unknown:
-        raise ValueError(
-            f"no linear layer of the base is named {', '.join(unknown)}: it has {', '.join(sorted(linear))}"
-        )
-    return sorted(names)
 
 
 def count_parameters(model: nn.Module) -> dict:

@@ -31,12 +31,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
 
 from ajuste.learning.layers import float32_head, fused, shared_prefix
 from ajuste.learning.rl import rollout
 from ajuste.learning.rl.token_log_probs import log_probs_of_logits, token_log_probs
-from ajuste.models import decoder, methods, passes, probe
+from ajuste.models import decoder, experts, passes, probe
 from ajuste.models.folder import quiet, read_card
+from ajuste.models.layers import without_noise
 
 POLICY, VALUE, REWARD = "policy", "value", "reward"
 WEIGHTS = "adapter_model.safetensors"
@@ -74,9 +76,10 @@ class OneBase(nn.Module):
         self.answers: rollout.Answers | None = None  # the base as a rollout reads it, made by the first one
         if settings.float32_head:
             float32_head.attach(model)
-        targets = methods.target_layers(model, settings.targets)
-        config = {"task_type": "CAUSAL_LM", "r": settings.r, "lora_alpha": settings.alpha, "target_modules": targets}
-        config["fan_in_fan_out"] = any(isinstance(module, methods.Conv1D) for module in model.modules())
+        targets = experts.targets_of(model, settings.targets, fused=True)
+        config = {"task_type": "CAUSAL_LM", "r": settings.r, "lora_alpha": settings.alpha}
+        config |= {"target_modules": targets.modules, "target_parameters": targets.parameters or None}
+        config["fan_in_fan_out"] = any(isinstance(module, Conv1D) for module in model.modules())
         with quiet():
             self.model = peft.get_peft_model(model.eval(), peft.LoraConfig(**config), adapter_name=POLICY)
             if settings.value == "adapter" and settings.value_start == "zero":
@@ -87,7 +90,7 @@ class OneBase(nn.Module):
             self.register_buffer("reward_head", None, persistent=False)  # moves with the rest
             if reward is not None:
                 self._load_reward(reward)
-        self._no_dropout()
+        without_noise(self.model)
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name.startswith("value_head.") or f".{POLICY}." in name or f".{VALUE}." in name)
         self.form: passes.Form = "shared"
@@ -251,11 +254,3 @@ class OneBase(nn.Module):
         self.form = form
         fused.fuse(self.model)
         (shared_prefix.attach if form == "shared" else shared_prefix.detach)(self.model)
-
-    def _no_dropout(self) -> None:
-        for module in self.model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
-            for name in ("attention_dropout", "dropout_p"):
-                if isinstance(getattr(module, name, None), float):
-                    setattr(module, name, 0.0)

@@ -35,8 +35,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ajuste.learning.layers import ragged, shared_prefix
 from ajuste.learning.text import chat
-from ajuste.models import decoder, layers, probe
-from ajuste.models.folder import load_tokenizer, quiet, read_card
+from ajuste.models import decoder, experts, layers, probe
+from ajuste.models.folder import check_head, load_tokenizer, quiet, read_card
 
 ADAPTER, WHOLE = "adapter_model.safetensors", "model.safetensors"
 HEAD = "score"
@@ -65,6 +65,7 @@ def build(base: Path, settings: Settings, dtype: torch.dtype = torch.float32) ->
     tokenizer = load_tokenizer(base)
     model = _plain(base, dtype, padding_id(tokenizer))
     names = layers.linear_modules(model, settings.targets, outside=[HEAD])
+    parameters = experts.targets_of(model, settings.targets, fused=True).parameters if not settings.lora_dropout else []
     with quiet():
         import peft  # takes seconds
 
@@ -74,10 +75,11 @@ def build(base: Path, settings: Settings, dtype: torch.dtype = torch.float32) ->
             lora_alpha=settings.alpha,
             lora_dropout=settings.lora_dropout,
             target_modules=sorted({name.rsplit(".", 1)[-1] for name in names}),
+            target_parameters=parameters or None,
             modules_to_save=[HEAD],
             fan_in_fan_out=any(isinstance(module, layers.Conv1D) for module in model.modules()),
         )
-        adapted = peft.get_peft_model(layers.set_dropout(model, 0.0), config)
+        adapted = peft.get_peft_model(layers.without_noise(model), config)
     w = head(adapted).float().weight
     nn.init.normal_(w, std=(w.shape[1] + 1) ** -0.5)
     return attach(adapted).train()
@@ -149,11 +151,20 @@ def _inner(model: nn.Module) -> nn.Module:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _plain(folder: Path, dtype: torch.dtype, pad_id: int) -> nn.Module:
+def load_base(folder: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """The decoder at `folder` with a new head of one label. Raises ValueError for an architecture without such a form.
+    """
     with quiet():
-        model = AutoModelForSequenceClassification.from_pretrained(
+        model = check_head(folder, AutoModelForSequenceClassification).from_pretrained(
             folder, dtype=dtype, num_labels=1, local_files_only=True
         )
+    if not isinstance(getattr(model, HEAD, None), nn.Linear):
+        raise ValueError(f"{type(model).__name__} has no single linear head over the last token: choose another base")
+    return model
+
+
+def _plain(folder: Path, dtype: torch.dtype, pad_id: int) -> nn.Module:
+    model = load_base(folder, dtype)
     model.config.pad_token_id = pad_id
     return model
 

@@ -102,6 +102,8 @@ class Duplicates:
 
         the row that an exact duplicate repeats, a row whose label conflicts, the row that a near duplicate leaves to.
         """
+        if not self._parts:
+            return (np.full(0, -1),) * 3
         self._texts.flush()
         keys, labels, splits, ids, eligible, sizes = (np.concatenate(part) for part in zip(*self._parts, strict=True))
         self._parts.clear()

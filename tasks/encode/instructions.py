@@ -1,7 +1,8 @@
 """Conversations -> token ids and labels, with a report on what was cut (`python -m tasks.encode.instructions`).
 
-    input_ids, labels   ajuste/learning/text/masking.py: responses and their ends of turn are trained, prompts are not
-    prompt_tokens       tokens before the last response;  reference: that response's text
+    input_ids, labels   ajuste/learning/text/masking.py: responses and their ends of turn are trained, prompts are not,
+                        nor are responses of weight 0
+    prompt_tokens       tokens before the last trained response;  reference: that response's text
     length              tokens before any cut
 
 The rows of a split: without the sources of weight 0; of these the `rows` lowest row ids (null: all); and in the train
@@ -25,18 +26,19 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from pydantic import Field
 
 from ajuste.core.errors import DataError, UsageError
 from ajuste.core.params import Compute, Config
 from ajuste.core.stage import start
 from ajuste.rows.encoded.encoding import (
+    Counts,
     RowLimits,
     as_numbers,
     emptied,
     inputs_of,
     last_of_lowest,
-    percentiles,
     sources_in,
     write_encoding,
 )
@@ -48,6 +50,7 @@ ENCODED = pa.schema(
     + [("reference", pa.string()), ("category", pa.string()), ("source", pa.string())]
     + [("length", pa.int32()), ("location", pa.string())]
 )
+SUMS = ("tokens", "trained_tokens", "rows_prompt_cut", "rows_response_cut", "tokens_cut")  # of a split's report
 NAMES = ["row_id", "messages", "category", "source", "location"]
 
 
@@ -72,17 +75,6 @@ class Chosen:
             return 0
         whole, once_more_to = self.copies.get(source, (1, ""))
         return whole + (row_id <= once_more_to)
-
-
-@dataclass
-class Counts:
-    """What one split came to."""
-
-    lengths: Counter = field(default_factory=Counter)  # tokens before the cut -> rows
-    dropped: Counter = field(default_factory=Counter)
-    sources: Counter = field(default_factory=Counter)
-    sums: Counter = field(default_factory=Counter)
-    first: str | None = None  # the first dropped row and why
 
 
 def encode_instructions(config: InstructionsConfig, compute: Compute, validated: Path, base: Path, out: Path) -> dict:
@@ -144,34 +136,44 @@ def _choose(path: Path, config: InstructionsConfig, split: str) -> Chosen:
 def _encode_split(path: Path, out: Path, config: InstructionsConfig, split: str, tokenizer) -> dict:
     from ajuste.learning.text.masking import fit
 
-    chosen, counts = _choose(path, config, split), Counts()
+    chosen, counts, sources = _choose(path, config, split), Counts(), Counter()
     with ParquetRows(out, ENCODED) as sink:
-        for batch in _batches(path, config, split, NAMES):
+        for batch in _batches(path, config, split, NAMES + ["weights"] * ("weights" in pq.read_schema(path).names)):
             columns: dict[str, list] = {name: [] for name in ENCODED.names}
             for row in batch.to_pylist():
                 times = chosen.times(row["row_id"], row["source"])
                 if not times:
                     continue
+                messages = _weighed(row)
                 try:
-                    fitted, why = fit(tokenizer, row["messages"], config.max_tokens), "no response fits max_tokens"
+                    fitted, why = fit(tokenizer, messages, config.max_tokens), "no response fits max_tokens"
                 except ValueError as error:
                     fitted, why = None, str(error)
                 if fitted is None:
-                    counts.dropped["unfit" if why.startswith("no response") else "unwritable"] += 1
-                    counts.first = counts.first or f"{row['location']}: {why}"
+                    counts.drop("unfit" if why.startswith("no response") else "unwritable", row, why)
                     continue
-                reference = row["messages"][-1]["content"]
+                reference = next(turn["content"] for turn in reversed(messages) if turn["role"] != "user"
+                                 and turn.get("weight", 1))  # fmt: skip
                 made = (row["row_id"], fitted.input_ids, fitted.labels, fitted.prompt_tokens, reference)
                 made += (row["category"], row["source"], fitted.length, row["location"])
                 for name, value in zip(ENCODED.names, made, strict=True):
                     columns[name] += [value] * times
-                _count(counts, fitted, row["source"], times)
+                sources[row["source"]] += times
+                _count(counts, fitted, times)
             sink.write(columns)
     _tell(counts, split, config.max_tokens)
     if not sink.rows:
         why = f"; dropped: {counts.first}" if counts.first else ": add data, or leave out fewer sources"
         raise DataError(f"{path} has no rows to encode{why}")
-    return _report(counts)
+    return counts.report(SUMS, ("unfit", "unwritable"), sources=sources)
+
+
+def _weighed(row: dict) -> list[dict]:
+    """The messages of a row; those of weight 0 say so."""
+    if not row.get("weights"):
+        return row["messages"]
+    return [turn if weight else {**turn, "weight": 0} for turn, weight in zip(row["messages"], row["weights"],
+                                                                               strict=True)]  # fmt: skip
 
 
 def _tell(counts: Counts, split: str, max_tokens: int) -> None:
@@ -185,9 +187,8 @@ def _tell(counts: Counts, split: str, max_tokens: int) -> None:
         print(f"encode: {counts.dropped.total()} rows of {split} dropped; first: {counts.first}", file=sys.stderr)
 
 
-def _count(counts: Counts, fitted, source: str, times: int) -> None:
+def _count(counts: Counts, fitted, times: int) -> None:
     counts.lengths[fitted.length] += times
-    counts.sources[source] += times
     counts.sums.update({
         "tokens": times * len(fitted.input_ids),
         "trained_tokens": times * fitted.trained,
@@ -195,19 +196,6 @@ def _count(counts: Counts, fitted, source: str, times: int) -> None:
         "rows_response_cut": times * (fitted.response_cut > 0),
         "tokens_cut": times * (fitted.prompt_cut + fitted.response_cut),
     })  # fmt: skip
-
-
-def _report(counts: Counts) -> dict:
-    lengths = np.array(sorted(counts.lengths))
-    rows = np.array([counts.lengths[length] for length in lengths])
-    sums = ("tokens", "trained_tokens", "rows_prompt_cut", "rows_response_cut", "tokens_cut")
-    return {
-        "rows": int(rows.sum()),
-        "sources": dict(sorted(counts.sources.items())),
-        "percentiles": percentiles(lengths, rows),
-        **{name: counts.sums[name] for name in sums},
-        "rows_dropped": {why: counts.dropped[why] for why in ("unfit", "unwritable")},
-    }
 
 
 def main() -> None:

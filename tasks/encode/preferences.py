@@ -17,9 +17,7 @@ the reward stands at a response's end; so is a prompt of over `max_prompt_tokens
 
 import json
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -33,17 +31,18 @@ from ajuste.core.errors import DataError, UsageError
 from ajuste.core.params import Compute, Config
 from ajuste.core.stage import start
 from ajuste.rows.encoded.encoding import (
+    Counts,
     RowLimits,
     as_numbers,
     emptied,
     inputs_of,
     last_of_lowest,
-    percentiles,
     write_encoding,
 )
 from ajuste.rows.encoded.tokenizer import IDS, tokenizer_of
 from ajuste.rows.parquet import ParquetRows, read_batches
 
+DROPPED = ("too_long", "unwritable")
 CARRIED = ("agreement", "margin", "one_against_rest", "split_half")
 ENCODED = pa.schema(
     [("row_id", pa.string()), ("prompt_ids", IDS), ("responses", pa.list_(IDS)), ("ratings", pa.list_(pa.float64()))]
@@ -73,20 +72,6 @@ class PreferencesConfig(Config):
     rows: RowLimits = Field(description="Comparisons of each split, the lowest row ids; null: all.")
     prompts: RowLimits = Field(description="Prompts of each split, the lowest row ids; null: all.")
     batch_rows: int = Field(gt=0, description="Rows in memory at a time; changes no result.")
-
-
-@dataclass
-class Counts:
-    """What one file came to."""
-
-    lengths: Counter = field(default_factory=Counter)  # tokens of a prompt, with a response if it has one -> how many
-    dropped: Counter = field(default_factory=Counter)
-    sums: Counter = field(default_factory=Counter)
-    first: str | None = None  # the first dropped row and why
-
-    def drop(self, why: str, row: dict, words: str) -> None:
-        self.dropped[why] += 1
-        self.first = self.first or f"{row['location']}: {words}"
 
 
 def encode_preferences(config: PreferencesConfig, compute: Compute, validated: Path, base: Path, out: Path) -> dict:
@@ -136,7 +121,8 @@ def _encode_comparisons(path: Path, out: Path, config: PreferencesConfig, split:
         else:
             why = ": add data"
         raise DataError(f"{path} has no comparisons to encode{why}")
-    return _report(counts, sink.rows) | {"responses": counts.lengths.total(), "prompts_cut": counts.sums["cut"]}
+    found = counts.report(("tokens",), DROPPED, sink.rows)
+    return found | {"responses": counts.lengths.total(), "prompts_cut": counts.sums["cut"]}
 
 
 def _comparison(row: dict, max_tokens: int, tokenizer, counts: Counts) -> dict | None:
@@ -187,7 +173,7 @@ def _encode_prompts(path: Path, out: Path, config: PreferencesConfig, split: str
     if not sink.rows:
         why = f"; left out: {counts.first}" if counts.first else ": add data, or raise validate's `prompt_share`"
         raise DataError(f"{path} has no prompts to encode{why}")
-    return _report(counts, sink.rows)
+    return counts.report(("tokens",), DROPPED, sink.rows)
 
 
 def _prompt(row: dict, most: int, tokenizer, asked: Callable[[str], list[int]], counts: Counts) -> dict | None:
@@ -224,16 +210,6 @@ def _tell(counts: Counts, what: str) -> None:
         print(f"encode: {what}: {counts.sums['cut']:,} prompts lost their beginning", file=sys.stderr)
     if counts.dropped:
         print(f"encode: {what}: {counts.dropped.total():,} left out; first: {counts.first}", file=sys.stderr)
-
-
-def _report(counts: Counts, rows: int) -> dict:
-    lengths = np.array(sorted(counts.lengths))
-    return {
-        "rows": rows,
-        "percentiles": percentiles(lengths, np.array([counts.lengths[length] for length in lengths])),
-        "tokens": counts.sums["tokens"],
-        "rows_dropped": {why: counts.dropped[why] for why in ("too_long", "unwritable")},
-    }
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ hashes, so that is a random choice that does not move when rows are added. Order
     train|validation|test.parquet   row_id, input_ids, label, source, length, location
     labels.json                     class names in id order
     encoding.json                   per split: percentiles of length, rows truncated, tokens cut, unknown tokens; a
-                                    warning where the unknown ones are more than UNKNOWN_SHARE of all
+                                    warning where the unknown ones are more than `unknown_share` of all
 
 Batches stream through; memory does not grow with the rows, but for eight bytes each of their ids.
 Run it: `python -m tasks.encode.reviews`, or `dvc repro encode_reviews`.
@@ -19,9 +19,7 @@ import json
 import os
 import shutil
 import sys
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -33,13 +31,15 @@ from ajuste.core.errors import DataError, UsageError
 from ajuste.core.params import Compute, Config
 from ajuste.core.stage import start
 from ajuste.rows.encoded.encoding import (
+    Counts,
     RowLimits,
     as_numbers,
+    count_cut,
     emptied,
     inputs_of,
     last_of_lowest,
-    percentiles,
     sources_in,
+    unknown_warnings,
     write_encoding,
 )
 from ajuste.rows.parquet import ParquetRows, read_batches
@@ -48,7 +48,6 @@ ENCODED = pa.schema(
     [("row_id", pa.string()), ("input_ids", pa.list_(pa.int32())), ("label", pa.int32())]
     + [("source", pa.string()), ("length", pa.int32()), ("location", pa.string())]
 )
-UNKNOWN_SHARE = 0.02  # of all tokens; above it a warning. Data in the language of its base has hardly any
 CALL_ROWS = 256  # per call of the tokenizer, which holds a lot more than the ids of each text
 
 
@@ -58,15 +57,8 @@ class ReviewsConfig(Config):
     max_tokens: int = Field(ge=8, description="Longer rows are cut to this many tokens, special ones included.")
     sources: list[str] = Field(description="Sources that are taken; empty: all.")
     rows: RowLimits = Field(description="Rows of each split, the lowest row ids; null: all.")
+    unknown_share: float = Field(ge=0, le=1, description="Of tokens that the base does not know; above it a warning.")
     batch_rows: int = Field(gt=0, description="Rows in memory at a time; changes no result.")
-
-
-@dataclass
-class Encoded:
-    """What one split came to."""
-
-    lengths: Counter = field(default_factory=Counter)  # tokens before the cut -> rows
-    unknown_tokens: int = 0
 
 
 def encode_reviews(config: ReviewsConfig, compute: Compute, validated: Path, base: Path, out: Path) -> dict:
@@ -84,22 +76,13 @@ def encode_reviews(config: ReviewsConfig, compute: Compute, validated: Path, bas
     emptied(out)
     splits = {}
     for split, path in paths.items():
-        encoded = _encode_split(path, out / path.name, config, getattr(config.rows, split), tokenizer)
-        splits[split] = _report(encoded, config.max_tokens)
-    warn_of_unknown(splits, base)
+        counts = _encode_split(path, out / path.name, config, getattr(config.rows, split), tokenizer)
+        splits[split] = counts.report(("tokens", "rows_truncated", "tokens_cut", "unknown_tokens"))
+    warnings = unknown_warnings(splits, config.unknown_share)
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     shutil.copyfile(validated / "labels.json", out / "labels.json")
-    return write_encoding(out, validated, config.max_tokens, splits)
-
-
-def warn_of_unknown(splits: dict[str, dict], base: Path) -> None:
-    """Say on standard error that the base does not know what the texts are written in, where that is so."""
-    unknown, tokens = (sum(split[name] for split in splits.values()) for name in ("unknown_tokens", "tokens"))
-    if unknown > UNKNOWN_SHARE * tokens:
-        print(
-            f"warning: {unknown / tokens:.0%} of the tokens are unknown to {base}: what they say is lost. Name a base "
-            "that knows the language of these texts, base.encoder.source in params.yaml",
-            file=sys.stderr,
-        )
+    return write_encoding(out, validated, config.max_tokens, splits, warnings)
 
 
 class _Tokenizer:
@@ -125,7 +108,7 @@ class _Tokenizer:
         unknown = getattr(self._tokenizer.model, "unk_token", None)
         self.unknown = self._tokenizer.token_to_id(unknown) if unknown else None
 
-    def __call__(self, texts: list[str], encoded: Encoded) -> tuple[list[np.ndarray], list[int]]:
+    def __call__(self, texts: list[str], counts: Counts) -> tuple[list[np.ndarray], list[int]]:
         """Token ids, cut, and lengths before the cut."""
         ids, lengths = [], []
         for begin in range(0, len(texts), CALL_ROWS):
@@ -136,8 +119,9 @@ class _Tokenizer:
                 encoding.truncate(self.room)
                 ids.append(np.array(self._tokenizer.post_process(encoding).ids, np.int32))
                 if self.unknown is not None:
-                    encoded.unknown_tokens += int((ids[-1] == self.unknown).sum())
-        encoded.lengths.update(lengths)
+                    counts.sums["unknown_tokens"] += int((ids[-1] == self.unknown).sum())
+        counts.lengths.update(lengths)
+        count_cut(counts, lengths, self.room + self.special)
         return ids, lengths
 
 
@@ -151,20 +135,20 @@ def _check_sources(sources: list[str], known: set[str]) -> None:
             raise UsageError(f"params.yaml: encode has no source `{source}`: sources are {shown or 'none'}")
 
 
-def _encode_split(path: Path, out: Path, config: ReviewsConfig, rows: int | None, tokenizer: _Tokenizer) -> Encoded:
+def _encode_split(path: Path, out: Path, config: ReviewsConfig, rows: int | None, tokenizer: _Tokenizer) -> Counts:
     last = _last_id(path, config, rows)
-    encoded = Encoded()
+    counts = Counts()
     with ParquetRows(out, ENCODED) as sink:
         for batch in _batches(path, config, ["row_id", "text", "label", "source", "location"]):
             if last is not None:
                 batch = batch.filter(pc.less_equal(batch["row_id"], last))
-            ids, lengths = tokenizer(batch["text"].to_pylist(), encoded)
+            ids, lengths = tokenizer(batch["text"].to_pylist(), counts)
             columns = {name: batch[name] for name in ("row_id", "label", "source", "location")}
             sink.write({**columns, "input_ids": ids, "length": lengths})
     if not sink.rows:
         where = f" of the sources {', '.join(config.sources)}" if config.sources else ""
         raise DataError(f"{path} has no rows{where}: add data, take more sources, or raise validate's `sample`")
-    return encoded
+    return counts
 
 
 def _last_id(path: Path, config: ReviewsConfig, rows: int | None) -> str | None:
@@ -179,20 +163,6 @@ def _last_id(path: Path, config: ReviewsConfig, rows: int | None) -> str | None:
 def _batches(path: Path, config: ReviewsConfig, columns: list[str]) -> Iterator[pa.RecordBatch]:
     for batch in read_batches(path, config.batch_rows, columns):
         yield batch.filter(pc.is_in(batch["source"], pa.array(config.sources))) if config.sources else batch
-
-
-def _report(encoded: Encoded, max_tokens: int) -> dict:
-    lengths = np.array(sorted(encoded.lengths))
-    counts = np.array([encoded.lengths[length] for length in lengths])
-    over = lengths > max_tokens
-    return {
-        "rows": int(counts.sum()),
-        "percentiles": percentiles(lengths, counts),
-        "tokens": int((np.minimum(lengths, max_tokens) * counts).sum()),
-        "rows_truncated": int(counts[over].sum()),
-        "tokens_cut": int(((lengths - max_tokens) * counts)[over].sum()),
-        "unknown_tokens": encoded.unknown_tokens,
-    }
 
 
 def main() -> None:

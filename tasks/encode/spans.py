@@ -14,7 +14,6 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
@@ -24,7 +23,7 @@ from ajuste.core.errors import DataError, UsageError
 from ajuste.core.figures import write_json
 from ajuste.core.params import Config
 from ajuste.models.folder import load_tokenizer
-from ajuste.rows.encoded.encoding import emptied, inputs_of, percentiles, write_encoding
+from ajuste.rows.encoded.encoding import Counts, count_cut, emptied, inputs_of, write_encoding
 
 Encode = Callable[[PreTrainedTokenizerBase, list[dict], list[str], int], pa.Table]  # rows, labels, max_tokens
 
@@ -58,16 +57,9 @@ def encode_spans(config: SpansConfig, encode: Encode, validated: Path, base: Pat
         for name in ("location", "source", "row_id"):
             table = table.add_column(0, name, rows[name])
         pq.write_table(table, out / path.name)
-        splits[split] = _report(table["length"].to_numpy(), config.max_tokens)
+        counts, lengths = Counts(), table["length"].to_pylist()
+        counts.lengths.update(lengths)
+        count_cut(counts, lengths, config.max_tokens)
+        splits[split] = counts.report(("tokens", "rows_truncated"))
     write_json(out / "labels.json", labels, indent=2, ensure_ascii=False)
     return write_encoding(out, validated, config.max_tokens, splits)
-
-
-def _report(lengths: np.ndarray, max_tokens: int) -> dict:
-    values, counts = np.unique(lengths, return_counts=True)
-    return {
-        "rows": len(lengths),
-        "percentiles": percentiles(values, counts),
-        "tokens": int(np.minimum(lengths, max_tokens).sum()),
-        "rows_truncated": int((lengths > max_tokens).sum()),
-    }

@@ -34,7 +34,7 @@ from ajuste.learning import lora
 from ajuste.learning.seeds import seed_everything
 from ajuste.learning.text import chat
 from ajuste.learning.text.generate import generate
-from ajuste.models import decoder, quantize
+from ajuste.models import decoder, experts, quantize
 from ajuste.models.folder import load_tokenizer, sha256_of
 from tasks.merge.proof import proved, written
 
@@ -180,9 +180,12 @@ def _answers(model: nn.Module, tokenizer: object, prompts: list[list[int]], new_
 
 def _weights(adapter: Path, base: Path, quantised: nn.Module | None, whole: nn.Module) -> dict:
     """The formula by hand from the saved tensors, against the saved matrices; W0 is what `quantised` computes with."""
-    W0 = load_file(base / decoder.WEIGHTS) if quantised is None else quantize.dequantised_weights(quantised)
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    by_hand = lora.merge_by_hand(W0, load_file(adapter / ADAPTER), config)
+    if quantised is not None:
+        W0, transposed = quantize.dequantised_weights(quantised), ()
+    else:
+        W0, transposed = experts.base_weights(base / decoder.WEIGHTS, config, lambda: decoder.load_base(base)[0])
+    by_hand = lora.merge_by_hand(W0, load_file(adapter / ADAPTER), config, transposed)
     return {"max_weight_difference": lora.largest_difference(by_hand, whole.cpu().state_dict())}
 
 

@@ -28,7 +28,7 @@ from ajuste.core.stage import start
 from ajuste.learning import lora
 from ajuste.learning.losses.bradley_terry import pairs
 from ajuste.learning.seeds import seed_everything
-from ajuste.models import reward
+from ajuste.models import experts, reward
 from ajuste.models.folder import sha256_of
 from ajuste.rows.encoded.comparisons import Comparisons, read_comparisons
 from tasks.merge.proof import proved, said
@@ -79,11 +79,9 @@ def prove(
     left, right = (torch.stack([found[better], found[worse]], dim=1) for found in scores)
     found = lora.compare_logits(left, right)._replace(rows=len(rows))
     lora.refuse_unless_equal(found, config.max_logit_difference, config.min_equal_predictions)
-    by_hand = lora.merge_by_hand(
-        load_file(base / reward.WHOLE),
-        load_file(adapter / reward.ADAPTER),
-        json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8")),
-    )
+    settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    W0, transposed = experts.base_weights(base / reward.WHOLE, settings, lambda: reward.load_base(base))
+    by_hand = lora.merge_by_hand(W0, load_file(adapter / reward.ADAPTER), settings, transposed)
     return {
         "merged": True,
         "method": card["method"],

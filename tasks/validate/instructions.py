@@ -6,7 +6,8 @@
     2. compare  exact and near duplicates over all splits, on the whole row (ajuste/rows/duplicates.py)
     3. judge    rows are written to their split, failing rows to quarantine with their reasons
 
-    train|validation|test.parquet   row_id, messages [{role, content}], category, source, location
+    train|validation|test.parquet   row_id, messages [{role, content}], category, source, location; of a set that has
+                                    answers of weight 0 also weights: 0 or 1 of each message of a row that has one
     quarantine.parquet              row_id, location, reasons, detail, text (the row as JSON)
     validation.json                 every check with its rule and count of failing rows; counts of rows, PII, splits
 
@@ -44,8 +45,9 @@ KEPT = pa.schema(
     [("row_id", pa.string()), ("messages", MESSAGES)]
     + [(name, pa.string()) for name in ("category", "source", "location")]
 )
+WEIGHED = pa.schema([*KEPT, ("weights", pa.list_(pa.int8()))])
 STAGED = pa.schema(
-    [*KEPT, ("detail", pa.string()), ("raw", pa.string()), ("split", pa.int8()), ("reasons", pa.list_(pa.string()))]
+    [*WEIGHED, ("detail", pa.string()), ("raw", pa.string()), ("split", pa.int8()), ("reasons", pa.list_(pa.string()))]
 )
 
 
@@ -68,10 +70,12 @@ def validate_instructions(config: InstructionsConfig, compute: Compute, data: Pa
     ngrams = ngrams_of(data.parent, config.decontaminate, config.ngram)
     with validating(config, out) as work:
         _read_all(work, data, data_set, ngrams)
-        write_rows(work, KEPT, _tally, _text)
+        write_rows(work, WEIGHED if work.counts["weighed"] else KEPT, _tally, _text)
     report = report_of(work, _rules(config), CLEANED)
     report["pii"] = {kind: work.counts[f"pii:{kind}"] for kind in PII}
     report["splits"] = {split: _split(split, work.counts) for split in SPLITS}
+    if work.counts["weighed"]:
+        report["rows"]["with_answers_of_weight_0"] = work.counts["weighed"]
     return finish(work, report)
 
 
@@ -101,19 +105,21 @@ def _typed(set_name: str, file: InstructionFile, row: Row) -> dict:
     """A row with its names, cleaned; the row id is of what stands in the file."""
     source = row.source or file.name or Path(file.path).stem
     category = row.category or file.category or ""
-    identity = row.raw if row.problem else json.dumps([[turn["role"], turn["content"]] for turn in row.messages])
-    messages, cleaned = [], []
+    identity = row.raw if row.problem else json.dumps([list(turn.values()) for turn in row.messages])
+    messages, weights, cleaned = [], [], []
     for turn in row.messages:
         content, needed = clean(turn["content"])
         cleaned += needed
         if content or turn["role"] != "system":  # an empty system turn says nothing
             messages.append({"role": printable(turn["role"]), "content": content})
+            weights.append(turn.get("weight", 1))
     measured = measure(messages, row.instruction)
     measured["damage"] += sum(map(lone, (category, source, *(turn["role"] for turn in messages))))
     return {
         "row_id": row_id(set_name, identity, category, source),
         "measured": measured,
         "messages": [{"role": turn["role"], "content": printable(turn["content"])} for turn in messages],
+        "weights": weights if 0 in weights else None,
         "cleaned": sorted(set(cleaned)),
         "category": printable(category), "source": printable(source),
         "location": f"data/{set_name}/{file.path}:{row.line}",
@@ -134,6 +140,7 @@ def _judge_batch(work: Work, rows: list[dict], checks: list, ngrams: Ngrams, sin
         measured["problem"] = row["problem"]
         work.counts.update({f"pii:{kind}": n for kind, n in found.items()})
         work.counts.update(f"cleaned:{kind}" for kind in row["cleaned"])
+        work.counts["weighed"] += row["weights"] is not None
     columns = {
         name: pd.Series([row["measured"][name] for row in rows], dtype=object if name in TEXTS else "float64")
         for name in COLUMNS[1:]
@@ -145,7 +152,7 @@ def _judge_batch(work: Work, rows: list[dict], checks: list, ngrams: Ngrams, sin
     ids = np.array([int(row["row_id"], 16) for row in rows], np.uint64)
     work.duplicates.add(whole, [text_digest(text) for text in whole], np.zeros(len(rows)), splits, ids, good)
     sink.write({
-        **{name: [row[name] for row in rows] for name in (*KEPT.names, "raw")},
+        **{name: [row[name] for row in rows] for name in (*WEIGHED.names, "raw")},
         "detail": [_detail(row, found) for row, found in zip(rows, reasons, strict=True)],
         "split": splits.astype(np.int8), "reasons": reasons,
     })  # fmt: skip

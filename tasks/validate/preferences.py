@@ -214,6 +214,7 @@ def _relations(work: Work) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     duplicate_of, conflict_with, near_of = work.duplicates.judge()
     parts = [(batch["split"].to_numpy(), batch["raters"].is_valid().to_numpy(zero_copy_only=False))
              for batch in read_batches(work.staged, work.config.batch_rows, ["split", "raters"])]  # fmt: skip
+    parts.append((np.zeros(0, np.int8), np.zeros(0, bool)))  # `sample` may have left no row
     splits, rated = (np.concatenate(part) for part in zip(*parts, strict=True))
     inside = (near_of >= 0) & ~rated & (splits == splits[near_of])
     return duplicate_of, conflict_with, np.where(inside, -1, near_of)

@@ -34,7 +34,8 @@ SECTIONS = {
                               "batch_rows": 256},
     "validate.preferences": {"set": "mine", "sample": 1.0, "max_chars": 5000, "near_duplicate_jaccard": 0.8,
                              "prompt_share": 0.5, "shared_with": [], "max_quarantine_share": 0.5, "batch_rows": 256},
-    "encode.reviews": {"max_tokens": 32, "sources": ["mine"], "rows": LIMITS, "batch_rows": 256},
+    "encode.reviews": {"max_tokens": 32, "sources": ["mine"], "rows": LIMITS, "unknown_share": 1.0,
+                       "batch_rows": 256},
     "encode.instructions": {"max_tokens": 128, "weights": {"wiki": 1}, "rows": LIMITS, "batch_rows": 256},
     "encode.preferences": {"max_tokens": 128, "max_prompt_tokens": 96, "rows": LIMITS, "prompts": LIMITS,
                            "min_margin": {"train": 1.0, "validation": 0.5, "test": 0.5}, "batch_rows": 256},
@@ -55,7 +56,8 @@ CASES = {
         "shared_with": ["other"], "max_quarantine_share": 0.001,
     },
     "encode.reviews": {
-        "max_tokens": 8, "sources": ["second"], "rows.train": 5, "rows.validation": 1, "rows.test": 1,
+        "max_tokens": 8, "sources": ["second"], "unknown_share": 0.0, "rows.train": 5, "rows.validation": 1,
+        "rows.test": 1,
     },
     "encode.instructions": {
         "max_tokens": 48, "weights.wiki": 2, "rows.train": 5, "rows.validation": 1, "rows.test": 1,
@@ -101,7 +103,7 @@ def validated_sets(root: Path) -> None:
     """Rows as validation leaves them, for the stages that encode: folders reviews, instructions, preferences."""
     scattered = [f"{(n + 1) * 0x9E3779B97F4A7C15 % 2**64:016x}" for n in range(40)]
     (root / "reviews").mkdir(parents=True)
-    rows = [{"row_id": ids, "label": n % 2, "text": "a good film " * (n % 9 + 1), "source": ["mine", "second"][n % 2],
+    rows = [{"row_id": ids, "label": n % 2, "text": "a good film ☃ " * (n % 9 + 1), "source": ["mine", "second"][n % 2],
              "location": f"data/x/x.csv:{n + 2}"} for n, ids in enumerate(scattered)]  # fmt: skip
     for split in SPLITS:
         pq.write_table(pa.Table.from_pylist(rows, schema=reviews.KEPT), root / "reviews" / f"{split}.parquet")

@@ -211,6 +211,14 @@ def test_bootstrap_takes_a_cut_episode_as_going_on() -> None:
         assert torch.allclose(advantages(missing)[0], to_come[0] + score[0] - v[0, :3], atol=1e-6)
 
 
+def test_a_cut_response_loses_one_unless_said_otherwise() -> None:
+    """And scores of a reward model in float64 are taken as they are."""
+    scores, ended = torch.tensor([0.5, 0.5], dtype=torch.float64), torch.tensor([True, False])
+    rewards, steps = per_token_rewards(torch.zeros(2, 2), scores, torch.ones(2, 2).bool(), ended, 1)
+    assert rewards.tolist() == [[0, 0.5, 0], [0, -0.5, 0]] and rewards.dtype == torch.float32
+    assert not steps[:, 2].any()
+
+
 # --- whitening --------------------------------------------------------------------------------------------------------
 
 
@@ -266,6 +274,34 @@ def test_whitening_is_of_the_global_batch_however_it_is_cut(workers: int) -> Non
     assert torch.allclose(together, whiten(values, mask), atol=1e-6)
     alone = torch.cat([whiten(*piece) for piece in pieces])
     assert not torch.allclose(alone, whiten(values, mask), atol=1e-2)
+
+
+def test_both_whitenings_are_of_all_processes_and_as_unbiased_as_configured() -> None:
+    """A second process with the same rows doubles every sum: the unbiased variance is 2 SS / (2 n - 1), not SS/(n - 1).
+    """
+    some = batch([4, 2, 3], 4)
+    plain = episode_targets(**some, beta=0.1, options=Options(whiten_advantages=False))
+    options = Options(whiten_rewards=True, whiten_advantages=False, unbiased=True)
+    for reduce, double in ((None, 1), (lambda sums: 2 * sums, 2)):
+        found = episode_targets(**some, beta=0.1, options=options, reduce=reduce)
+        r = plain.rewards[plain.value_mask].double()
+        variance = double * (r - r.mean()).square().sum() / (double * len(r) - 1)
+        expected = (r - r.mean()) / variance.sqrt() + r.mean()
+        assert torch.allclose(found.rewards[plain.value_mask].double(), expected, atol=1e-6)
+        white = episode_targets(**some, beta=0.1, options=Options(unbiased=True), reduce=reduce)
+        a = plain.advantages[some["mask"]].double()
+        variance = double * (a - a.mean()).square().sum() / (double * len(a) - 1)
+        assert torch.allclose(white.advantages[some["mask"]].double(), (a - a.mean()) / variance.sqrt(), atol=1e-6)
+
+
+def test_whitening_of_one_value_and_of_two() -> None:
+    mask = torch.tensor([[True, False, False], [False, False, False]])
+    assert not whiten(torch.full((2, 3), 4.0), mask).any()
+    assert whiten(torch.full((2, 3), 4.0), mask, shift_mean=False)[0, 0] == 4.0
+    mask[1, 2] = True  # 1 and 3: mean 2, variance 1 (biased) or 2
+    values = torch.tensor([[1.0, 9.0, 9.0], [9.0, 9.0, 3.0]])
+    assert whiten(values, mask)[mask].tolist() == pytest.approx([-1.0, 1.0])
+    assert whiten(values, mask, unbiased=True)[mask].tolist() == pytest.approx([-(0.5**0.5), 0.5**0.5])
 
 
 def test_returns_are_made_of_advantages_before_whitening() -> None:

@@ -77,6 +77,19 @@ def test_large_differences_stay_finite() -> None:
     assert bradley_terry(torch.tensor([1.0], dtype=torch.bfloat16), torch.tensor([0.0])).dtype == torch.float32
 
 
+def test_rewards_of_any_precision_are_compared_in_float32_or_better() -> None:
+    """256.0 and 255.0 are bfloat16 numbers, 255.5 and their loss in bfloat16 are not near what they should be."""
+    chosen, rejected = torch.tensor([1.0, 256.0]).bfloat16(), torch.tensor([0.5, 255.0]).bfloat16()
+    expected = [math.log(1 + math.exp(-0.5)), math.log(1 + math.exp(-1.0))]
+    for one, other in ((chosen, rejected), (chosen, rejected.float()), (chosen.float(), rejected)):
+        found = bradley_terry(one, other)
+        assert found.dtype == torch.float32 and found.tolist() == pytest.approx(expected, rel=1e-6)
+    exact = bradley_terry(chosen.double(), rejected.double())
+    assert exact.dtype == torch.float64 and exact.tolist() == pytest.approx(expected, rel=1e-14)
+    mean = comparison_loss(torch.tensor([1.0, 0.5, 256.0, 255.0]).bfloat16(), torch.tensor([2, 2]))
+    assert mean.dtype == torch.float32 and mean.item() == pytest.approx(sum(expected) / 2, rel=1e-6)
+
+
 def test_a_ranking_is_one_element_the_mean_over_its_pairs() -> None:
     rewards = torch.tensor([0.3, -0.2, 1.0, 0.4, 0.9, -2.0])  # a pair and a ranking of four
     four = rewards[2:]
@@ -107,5 +120,5 @@ def test_pairs_are_all_of_a_comparison_and_none_across() -> None:
     found = torch.stack(pairs(torch.tensor([2, 3])), 1).tolist()  # better, worse, which comparison
     assert found == [[0, 1, 0], [2, 3, 1], [2, 4, 1], [3, 4, 1]]
     for sizes in ([], [2, 1]):
-        with pytest.raises(ValueError, match="at least two responses"):
+        with pytest.raises(ValueError, match="^a comparison needs at least two responses$"):
             pairs(torch.tensor(sizes, dtype=torch.int64))

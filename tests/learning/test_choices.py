@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ajuste.learning.text.choices import log_likelihoods
+from ajuste.learning.text.choices import _batches, log_likelihoods
 from tests.learning.test_generate import MODELS, llama
 
 QUESTIONS = [
@@ -50,5 +50,34 @@ def test_the_shares_of_all_tokens_sum_to_one() -> None:
 
 @pytest.mark.parametrize("question", [([], [[1]]), ([1], []), ([1], [[2], []])])
 def test_an_empty_part_is_refused(question: tuple) -> None:
-    with pytest.raises(ValueError, match="question 0"):
-        log_likelihoods(llama(), [question], pad_id=0)
+    with pytest.raises(ValueError, match="^question 1 has an empty prompt, no choices or an empty one$"):
+        log_likelihoods(llama(), [QUESTIONS[0], question], pad_id=0)
+
+
+def test_batches_hold_their_tokens_with_padding_and_begin_with_the_longest() -> None:
+    """Prompts of 5, 3 and 3 tokens, two choices of at most 2: nine, then as wide as the first (5 + 4), then 3 + 4."""
+    questions = [([1] * 3, [[1], [2, 2]]), ([1] * 5, [[1, 1], [2]]), ([1] * 3, [[1, 1], [2]])]
+    assert _batches(questions, 27) == [[1, 0, 2]]
+    assert _batches(questions, 26) == [[1, 0], [2]]
+    assert _batches(questions, 18) == [[1, 0], [2]]
+    assert _batches(questions, 17) == [[1], [0, 2]]
+    assert _batches(questions, 14) == [[1], [0, 2]]  # the second batch is as wide as its own first: 7 and 7
+    assert _batches(questions, 13) == [[1], [0], [2]] == _batches(questions, 1)
+
+
+def test_the_model_is_left_in_its_mode() -> None:
+    model = llama().train()
+    for module in model.modules():
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.5
+    wanted = log_likelihoods(model, QUESTIONS, pad_id=0)
+    assert model.training and wanted == log_likelihoods(model.eval(), QUESTIONS, pad_id=0)
+    assert not model.training
+    with pytest.raises(IndexError):
+        log_likelihoods(model.train(), [([999], [[1]])], pad_id=0)
+    assert model.training
+
+
+def test_what_the_padding_holds_does_not_matter() -> None:
+    found = [log_likelihoods(llama(), QUESTIONS, pad_id=pad) for pad in (0, 63)]
+    assert found[0] == found[1]

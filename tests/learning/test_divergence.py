@@ -56,6 +56,18 @@ def test_the_sampled_log_ratio_has_the_same_mean(models):
     assert abs(k1.mean() - exact.mean()) < 4 * error and exact.std() < k1.std()
 
 
+def test_a_prompt_of_one_token_beside_longer_ones(models):
+    """Its first response token is predicted from position 0; the answer is exact in float64."""
+    prompts, responses = [[5], [5, 6, 7, 8]], [[9, 3, 2], [4, 2]]
+    found = distribution_kl(*models, prompts, responses, 1.3, pad_id=0)
+    assert found.dtype == torch.float64
+    for prompt, response, value in zip(prompts, responses, found, strict=True):
+        logits = [m(input_ids=torch.tensor([[*prompt, *response]])).logits[0, len(prompt) - 1 : -1] for m in models]
+        p, q = (torch.log_softmax(z.double() / 1.3, -1) for z in logits)
+        assert value.item() == pytest.approx((p.exp() * (p - q)).sum().item(), rel=1e-4)
+
+
 def test_nothing_to_compare_is_said(models):
-    with pytest.raises(ValueError, match="no tokens"):
-        distribution_kl(*models, [[1]], [[]], 1.0, 0)
+    for prompt, response in (([1], []), ([], [1])):
+        with pytest.raises(ValueError, match="^a prompt or a response has no tokens: there is nothing to compare$"):
+            distribution_kl(*models, [prompt, [1]], [response, [1]], 1.0, 0)

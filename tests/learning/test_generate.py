@@ -8,6 +8,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from ajuste.learning.text.generate import generate, pad_left
+from tests.made.architectures import make
 
 PROMPTS = [[5, 6, 7, 8, 9, 3, 4], [9], [3, 3, 3], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], [60, 2]]
 LIMITS = [9, 12, 5, 8, 1]
@@ -43,6 +44,8 @@ MODELS = {
     "gpt2": gpt2,
     "lora": lambda: adapted(peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], init_lora_weights=False)),
     "prompt": lambda: adapted(peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5)),
+    "state space": lambda: make("jamba"),  # begins anew when several tokens follow a state
+    "chunks": lambda: make("llama4"),  # counts columns, padding included
     "prefix": lambda: adapted(peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5)),
 }
 
@@ -93,7 +96,45 @@ def test_the_model_is_left_in_its_mode_and_can_still_be_trained() -> None:
     model(input_ids=torch.tensor([PROMPTS[0]]), labels=torch.tensor([PROMPTS[0]])).loss.backward()
 
 
-@pytest.mark.parametrize("prompts,limit", [([[1], []], 4), ([[1]], 0), ([[1], [2]], [3])])
-def test_what_cannot_be_answered_is_refused(prompts: list[list[int]], limit: int | list[int]) -> None:
-    with pytest.raises(ValueError):
+LIMIT = "max_new_tokens must be at least 1, one number for all rows or one a row"
+
+
+@pytest.mark.parametrize(("prompts", "limit", "said"), [
+    ([[1], []], 4, "prompt 1 has no tokens: there is nothing to answer"), ([[1]], 0, LIMIT), ([[1], [2]], [3], LIMIT),
+    ([[1], [2]], [3, 0], LIMIT),
+])  # fmt: skip
+def test_what_cannot_be_answered_is_refused(prompts: list[list[int]], limit: int | list[int], said: str) -> None:
+    with pytest.raises(ValueError, match=f"^{said}$"):
         generate(llama(), prompts, limit, [], pad_id=0)
+
+
+def test_a_failure_leaves_the_mode_too_and_evaluation_is_without_dropout() -> None:
+    model = llama()
+    for module in model.modules():
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.5
+    expected = generate(model.eval(), PROMPTS, 6, [], pad_id=0)
+    assert generate(model.train(), PROMPTS, 6, [], pad_id=0) == expected and model.training
+    with pytest.raises(IndexError):
+        generate(model, [[999]], 2, [], pad_id=0)
+    assert model.training
+    generate(model.eval(), [[1]], 1, [], pad_id=0)
+    assert not model.training
+
+
+def test_padding_stands_on_the_left() -> None:
+    ids, mask = pad_left([[5, 6, 7], [8]], 9)
+    assert ids.tolist() == [[5, 6, 7], [9, 9, 8]] and mask.tolist() == [[1, 1, 1], [0, 0, 1]]
+    assert ids.dtype == mask.dtype == torch.int64
+
+
+def test_rows_that_have_ended_are_computed_no_more() -> None:
+    model, widths = llama(), []
+    rows = [alone(model, prompt, 6, []) for prompt in PROMPTS]
+    model.register_forward_hook(lambda _, args, kwargs, out: widths.append(len(kwargs["input_ids"])), with_kwargs=True)
+    answers = generate(model, PROMPTS, [6, 1, 3, 3, 2], [], pad_id=0)
+    assert answers == [row[:limit] for row, limit in zip(rows, [6, 1, 3, 3, 2], strict=True)]
+    assert widths == [5, 4, 3, 1, 1, 1]
+    widths.clear()
+    generate(model, PROMPTS, 1, [], pad_id=0, batch_rows=2)
+    assert widths == [2, 2, 1]

@@ -64,3 +64,46 @@ def test_class_weights_move_the_bias_towards_the_rare_class() -> None:
     )
     shares = [(features @ h.weight.T + h.bias).argmax(1).double().mean().item() for h in (plain, weighted)]
     assert shares[1] > shares[0]
+
+
+def test_the_history_is_the_loss_the_gradient_and_what_was_measured() -> None:
+    """Class weights and l2 = 0.3: loss and norm of the last step from the weights it ended with, by hand in float64."""
+    features, labels = make(3)
+    weights = torch.tensor([0.5, 1.0, 2.0])
+    seen = []
+
+    def evaluate(logits: torch.Tensor) -> dict[str, float]:
+        seen.append(logits)
+        return {"loss": -float(len(seen)), "accuracy": 0.25}
+
+    head = fit_head(features, labels, features[:7], 3, 0.3, 4, 4, evaluate, weights)
+    assert [row["step"] for row in head.history] == [1, 2, 3, 4] and head.best_step == 4
+    assert all(row["lr"] == 1.0 and row["eval_accuracy"] == 0.25 for row in head.history)
+    assert [row["eval_loss"] for row in head.history] == [-1.0, -2.0, -3.0, -4.0]
+    assert set(head.history[0]) == {"step", "loss", "lr", "grad_norm", "eval_loss", "eval_accuracy"}
+    assert not seen[0].requires_grad and not head.weight.requires_grad
+    assert torch.allclose(features[:7] @ head.weight.T + head.bias, seen[-1], atol=1e-4)
+    mean, deviation = features.double().mean(0), features.double().std(0)
+    z, W = (features.double() - mean) / deviation, head.weight.double() * deviation
+    p = torch.softmax(z @ W.T + head.bias.double() + W @ (mean / deviation), 1)
+    each = -weights.double()[labels] * p[torch.arange(300), labels].log()
+    assert head.history[-1]["loss"] == pytest.approx((each.mean() + 0.15 * W.square().sum()).item(), rel=1e-5)
+    d = weights.double()[labels][:, None] * (p - torch.eye(3)[labels]) / 300
+    gradient = torch.cat([(d.T @ z + 0.3 * W).flatten(), d.sum(0)])
+    assert head.history[-1]["grad_norm"] == pytest.approx(gradient.norm().item(), rel=1e-3, abs=1e-6)
+
+
+def test_a_vanished_gradient_ends_it_and_an_equal_loss_is_not_better() -> None:
+    features, labels = make(2)
+    head = fit_head(features, labels, features, 2, 1.0, 3, 9, lambda logits: {"loss": 1.0})
+    assert head.best_step == 1 and len(head.history) == 3
+    even = torch.arange(300) % 2  # features without a word to say: the start is the optimum
+    head = fit_head(torch.full((300, 5), 3.0), even, features, 2, 1.0, 9, 9, lambda logits: {"loss": 1.0})
+    assert len(head.history) == 1 and head.history[0]["grad_norm"] == 0.0
+
+
+def test_a_feature_that_never_changes_says_nothing_and_breaks_nothing() -> None:
+    features, labels = make(2)
+    features[:, 2] = 3.0
+    head = fit_head(features, labels, features, 2, 0.1, 20, 20, lambda logits: {"loss": 1.0})
+    assert not head.weight[:, 2].any() and torch.isfinite(head.weight).all()

@@ -65,6 +65,14 @@ def test_the_reference_itself_is_at_distance_zero_and_padding_adds_nothing() -> 
         assert torch.equal(response_kl(noisy, lp * 0.5, mask, k), response_kl(lp, lp * 0.5, mask, k))
 
 
+def test_the_estimator_is_k1_unless_said_otherwise() -> None:
+    lp, ref, _ = every_response()
+    mask = torch.ones_like(lp, dtype=torch.bool)
+    assert torch.equal(token_kl(lp, ref, mask), lp - ref)
+    assert torch.allclose(response_kl(lp, ref, mask), (lp - ref).sum(1))
+    assert torch.allclose(response_kl(lp, ref, mask, "k2"), ((lp - ref) ** 2 / 2).sum(1))
+
+
 # --- beta -------------------------------------------------------------------------------------------------------------
 
 
@@ -116,6 +124,50 @@ def test_hold_lowers_a_price_that_keeps_the_policy_far_from_its_target() -> None
     assert climbing.value == 0.1
 
 
+def test_hold_never_goes_further_down_than_a_thousandth_of_its_start() -> None:
+    beta = Beta(0.1, "hold", target=4.0)
+    beta.update(4.0, 8)
+    for _ in range(500):
+        beta.update(0.0, 8)
+    assert beta.value == pytest.approx(0.1 / 1000)
+
+
+def test_hold_counts_a_negative_estimate_as_one_target_below() -> None:
+    """k1 of few samples can be below 0: the error is -1 and no less, in the integral and in the step before."""
+    beta = Beta(0.1, "hold", target=4.0)
+    beta.update(4.0, 8)  # near at once: P (0 - -1)
+    beta.update(-8.0, 8)
+    assert beta.value == pytest.approx(0.1 * math.exp(3 - 3 - 0.15))
+    beta.update(4.0, 8)
+    assert beta.value == pytest.approx(0.1 * math.exp(3 - 3 - 0.15 + 3))
+    far = Beta(0.1, "hold", target=4.0)
+    far.update(-1.0, 8)  # not near: 0 stands for the root of a negative KL, and no pace brings it up
+    assert far.value == pytest.approx(0.1 * math.exp(-0.15))
+
+
+def test_hold_is_near_from_three_quarters_on_and_waits_while_the_pace_is_enough() -> None:
+    at = Beta(0.1, "hold", target=4.0)
+    at.update(3.0, 8)
+    assert at.value == pytest.approx(0.1 * math.exp(3 * (-0.25 + 1) - 0.15 * 0.25))
+    # sqrt(KL) 0.6875, then 0.75: in 20 updates 0.75 + 20 / 16 = 2, exactly the target's root; a little slower is late
+    enough, late = Beta(0.1, "hold", target=4.0), Beta(0.1, "hold", target=4.0)
+    enough.update(0.6875**2, 8)
+    enough.update(0.75**2, 8)
+    assert enough.value == 0.1
+    late.update(0.6885**2, 8)
+    late.update(0.75**2, 8)
+    assert late.value == pytest.approx(0.1 * math.exp(0.15 * (0.75**2 / 4 - 1)))
+
+
+def test_small_targets_and_horizons_are_allowed() -> None:
+    beta = Beta(0.1, "ziegler", target=0.5, horizon=1)
+    beta.update(0.45, 1)
+    assert beta.value == pytest.approx(0.1 * 0.9)
+    assert Beta(0.0).value == 0.0
+    with pytest.raises(ValueError, match="^an adaptive beta needs a start, a target and a horizon above 0$"):
+        Beta(0.0, "hold")
+
+
 @pytest.mark.parametrize("kind", ["ziegler", "hold"])
 def test_a_checkpoint_of_beta_goes_on_exactly(kind: str) -> None:
     kls = [0.5, 3.0, 5.0, 9.0, 7.0, 6.5, 4.0, 6.0]
@@ -125,6 +177,7 @@ def test_a_checkpoint_of_beta_goes_on_exactly(kind: str) -> None:
     first, second = Beta(0.15, kind), Beta(0.15, kind)
     for kl in kls[:4]:
         first.update(kl, 64)
+    assert set(first.state()) == {"value", "start", "last", "near"}
     second.load(json.loads(json.dumps(first.state())))
     for kl in kls[4:]:
         second.update(kl, 64)

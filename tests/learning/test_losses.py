@@ -13,6 +13,13 @@ def test_without_weights_it_is_torchs_mean() -> None:
     assert torch.allclose(weighted_cross_entropy(logits, labels), F.cross_entropy(logits, labels, ignore_index=IGNORED))
 
 
+def test_one_label_is_its_own_mean_and_none_costs_nothing() -> None:
+    logits = torch.tensor([[1.0, 0.0, 2.0], [3.0, 0.0, 0.0]])
+    alone = weighted_cross_entropy(logits, torch.tensor([1, IGNORED]))
+    assert alone.item() == pytest.approx(-torch.log_softmax(logits[0], 0)[1].item(), rel=1e-6)
+    assert weighted_cross_entropy(logits, torch.tensor([IGNORED, IGNORED])).item() == 0.0
+
+
 def test_uniform_logits_cost_ln_of_the_classes() -> None:
     loss = weighted_cross_entropy(torch.zeros(4, 5), torch.tensor([0, 1, 2, 3]))
     assert loss.item() == pytest.approx(torch.tensor(5.0).log().item())
@@ -64,3 +71,10 @@ def test_span_loss_is_the_mean_of_both_ends() -> None:
     start, end, positions = torch.randn(3, 9), torch.randn(3, 9), torch.tensor([[0, 1], [4, 8], [2, 2]])
     expected = (F.cross_entropy(start, positions[:, 0]) + F.cross_entropy(end, positions[:, 1])) / 2
     assert torch.allclose(span_cross_entropy(start, end, positions), expected)
+
+
+def test_spans_are_divided_by_the_items_of_the_whole_step() -> None:
+    start, end, positions = torch.randn(3, 9), torch.randn(3, 9), torch.tensor([[0, 1], [4, 8], [2, 2]])
+    first, last = positions.T
+    both = F.cross_entropy(start, first, reduction="sum") + F.cross_entropy(end, last, reduction="sum")
+    assert torch.allclose(span_cross_entropy(start, end, positions, 10), both / 10)

@@ -40,6 +40,18 @@ def test_gpt3_by_method():
     assert qlora.total == pytest.approx(90.3e9 + 0.30e9, rel=1e-3)
 
 
+def test_bytes_by_method_written_out():
+    """P = 1000, a = 10: weights, gradients and optimiser of each."""
+    bits = 4 + 8 / 64 + 32 / (64 * 256)
+    assert nf4_bits() == bits and nf4_bits(False) == 4.5
+    rows = [(n.method, n.trainable, n.weights, n.gradients, n.optimizer) for n in needs(1000, 10)]
+    assert rows == [
+        ("full, mixed", 1000, 2000, 2000, 12_000), ("full, 16 bits", 1000, 2000, 2000, 4000),
+        ("LoRA", 10, 2020, 20, 120), ("QLoRA (NF4)", 10, bits / 8 * 1000 + 20, 20, 120),
+    ]  # fmt: skip
+    assert [n.total for n in needs(1000, 10)] == [16_000, 8000, 2160, bits / 8 * 1000 + 160]
+
+
 def test_the_command_answers_the_exercise():
     from ajuste.cli.main import app
 

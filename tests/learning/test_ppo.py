@@ -38,7 +38,10 @@ def test_the_clipped_surrogate_by_hand(ratio: float, advantage: float, loss: flo
     assert log_probs.grad.item() == pytest.approx(-advantage * ratio if slope else 0.0, abs=1e-6)
 
 
-@pytest.mark.parametrize(("ratio", "advantage", "loss"), [(5.0, -1.0, 3.0), (2.0, -1.0, 2.0), (5.0, 1.0, -1.2)])
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss"),
+    [(5.0, -1.0, 3.0), (2.0, -1.0, 2.0), (5.0, 1.0, -1.2), (5.0, -0.5, 1.5), (5.0, 0.5, -0.6)],
+)
 def test_dual_clip_bounds_the_loss_of_a_bad_token(ratio: float, advantage: float, loss: float) -> None:
     got = policy_loss(token(math.log(ratio)), token(0.0), token(advantage), ONE, 0.2, 1, dual_clip=3.0)
     assert got.item() == pytest.approx(loss, abs=1e-6)
@@ -70,6 +73,13 @@ def test_the_clipped_value_loss_of_three_tokens_by_hand() -> None:
     assert torch.allclose(values.grad, torch.tensor([[1.0, -0.5, 0.0]]) / 3, atol=1e-6)  # 0 where the clip is larger
     plain = value_loss(values.detach(), old, returns, torch.ones(1, 3).bool(), None, 3)
     assert plain.item() == pytest.approx(0.5 * (1 + 0.25 + 1) / 3, abs=1e-6)
+
+
+@pytest.mark.parametrize(("value", "returned", "loss"), [(1.0, 2.0, 1.69), (0.0, -1.0, 1.69), (0.6, 2.0, 1.96)])
+def test_the_clip_of_a_value_decides_on_either_side(value: float, returned: float, loss: float) -> None:
+    """Before 0.5 and the clip 0.2: 1.0 counts as 0.7, 0.0 as 0.3, 0.6 as itself."""
+    got = value_loss(token(value), token(0.5), token(returned), ONE, 0.2, 1)
+    assert got.item() == pytest.approx(loss / 2, abs=1e-6)
 
 
 # --- the whole minibatch ----------------------------------------------------------------------------------------------
@@ -168,6 +178,26 @@ def test_metrics_of_micro_batches_add_up() -> None:
     decided = ((advantages > 0) & (ratio > 1.2)) | ((advantages < 0) & (ratio < 0.8))
     assert 0 < whole["clip_fraction"] == pytest.approx(decided.float().mean().item(), abs=1e-6)
     assert whole["entropy"] == pytest.approx(entropy[batch["mask"]].mean().item(), rel=1e-5)
+
+
+def test_metrics_of_values_by_hand() -> None:
+    """The three tokens of the value loss above: the clip decides the last, whose square it makes larger."""
+    values, old = torch.tensor([[1.0, 0.5, -1.0, 7.0]]), torch.tensor([[0.5, 0.4, 0.0, 0.0]])
+    returns, mask = torch.tensor([[0.0, 1.0, -2.0, 0.0]]), torch.tensor([[True, True, True, False]])
+    found = value_metrics(values, old, returns, mask, 0.2, 3)
+    assert found == {"value_mean": pytest.approx(0.5 / 3), "value_clip_fraction": pytest.approx(1 / 3)}
+    assert value_metrics(values, old, returns, mask, None, 3)["value_clip_fraction"] == 0.0
+
+
+def test_metrics_of_the_policy_by_hand() -> None:
+    """Ratios 2, 1 and 1/2, of which the clip at 1.2 and 0.8 decides the good first and not the bad second."""
+    lp, old = torch.tensor([[math.log(2), -1.0, -math.log(2), 5.0]]), torch.tensor([[0.0, -1.0, 0.0, 0.0]])
+    mask, entropy = torch.tensor([[True, True, True, False]]), torch.tensor([[1.0, 2.0, 3.0, 99.0]])
+    found = policy_metrics(lp, old, entropy, torch.tensor([[1.0, -1.0, 2.0, 1.0]]), mask, 0.2, 3)
+    assert found == pytest.approx({
+        "approx_kl": math.log(2) ** 2 / 3, "clip_fraction": 1 / 3, "entropy": 2.0, "ratio_mean": 3.5 / 3,
+        "ratio_max": 2.0,
+    })  # fmt: skip
 
 
 def test_padding_columns_change_no_loss_and_no_metric() -> None:

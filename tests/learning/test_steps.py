@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -20,13 +21,21 @@ def test_every_row_is_used_once_an_epoch_in_an_order_of_its_own() -> None:
     assert len({tuple(order) for order in orders.values()}) == 6
     assert torch.cat(minibatches(10, 4, 7, 1, 1)).tolist() == orders[1, 1]  # known from its numbers alone
     assert torch.cat(minibatches(10, 4, 8, 1, 1)).tolist() != orders[1, 1]
-    with pytest.raises(ValueError, match="3 rows cannot make 4 minibatches"):
+    with pytest.raises(ValueError, match="^3 rows cannot make 4 minibatches$"):
         minibatches(3, 4, 0, 0, 0)
+
+
+def test_one_minibatch_and_as_many_as_rows() -> None:
+    assert [len(piece) for piece in minibatches(3, 1, 0, 0, 0)] == [3]
+    assert [len(piece) for piece in minibatches(3, 3, 0, 0, 0)] == [1, 1, 1]
+    assert torch.cat(minibatches(9, 2, 4, 5, 6)).tolist() == np.random.default_rng([4, 5, 6]).permutation(9).tolist()
+    with pytest.raises(ValueError, match="^3 rows cannot make 0 minibatches$"):
+        minibatches(3, 0, 0, 0, 0)
 
 
 def test_the_learning_rate_falls_in_a_line_to_zero() -> None:
     assert [linear_to_zero(update, 5) for update in range(6)] == pytest.approx([1, 0.8, 0.6, 0.4, 0.2, 0.0])
-    assert linear_to_zero(9, 5) == 0.0
+    assert linear_to_zero(9, 5) == 0.0 and schedule("cosine", 9, 5) == 0.0
 
 
 def test_and_along_a_cosine_as_transformers_has_it() -> None:
@@ -65,6 +74,48 @@ def test_tensorflows_adam_has_its_epsilon_outside_the_correction() -> None:
         parameter.grad = torch.tensor([g], dtype=torch.float64)
         torchs.step()
     assert moved(gradients, "torch") == pytest.approx(parameter.item(), rel=1e-12)
+
+
+def test_unsaid_settings_are_torchs_own_without_decay() -> None:
+    parameter, theirs = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    mine, other = Adam([parameter], 0.01), torch.optim.Adam([theirs], 0.01)
+    for g in (1e-8, -3e-8):
+        parameter.grad, theirs.grad = torch.full((2,), g), torch.full((2,), g)
+        mine.step()
+        other.step()
+    assert torch.equal(parameter, theirs) and mine.defaults["eps"] == 1e-8 and mine.defaults["betas"] == (0.9, 0.999)
+
+
+@pytest.mark.parametrize("mode", ["torch", "tf"])
+def test_betas_are_taken_and_a_closure_is_asked(mode: str) -> None:
+    parameter = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    optimiser = Adam([parameter], 0.01, betas=(0.5, 0.7), eps=1e-3, eps_mode=mode)
+    gradients = [0.2, -0.1, 0.4]
+
+    def closure() -> float:
+        parameter.grad = torch.tensor([gradients[closure.calls]], dtype=torch.float64)
+        closure.calls += 1
+        return 1.5
+
+    closure.calls = 0
+    assert [optimiser.step(closure) for _ in gradients] == [1.5] * 3
+    if mode == "tf":
+        assert parameter.item() == pytest.approx(tensorflow_adam(gradients, 0.01, 1e-3, 0.5, 0.7), rel=1e-9)
+    else:
+        m = v = x = 0.0
+        for t, g in enumerate(gradients, start=1):
+            m, v = 0.5 * m + 0.5 * g, 0.7 * v + 0.3 * g * g
+            x -= 0.01 * m / (1 - 0.5**t) / (math.sqrt(v / (1 - 0.7**t)) + 1e-3)
+        assert parameter.item() == pytest.approx(x, rel=1e-9)
+
+
+def test_a_parameter_without_a_gradient_stays_and_does_not_count_as_a_step() -> None:
+    one, still = nn.Parameter(torch.zeros(1, dtype=torch.float64)), nn.Parameter(torch.ones(1))
+    optimiser = Adam([still, one], 0.01, eps=1e-5, eps_mode="tf")
+    for g in (3e-5, -1e-5):
+        one.grad = torch.tensor([g], dtype=torch.float64)
+        optimiser.step()
+    assert still.item() == 1.0 and one.item() == pytest.approx(tensorflow_adam([3e-5, -1e-5], 0.01, 1e-5), rel=1e-9)
 
 
 def test_the_first_step_by_its_closed_form_is_larger_with_torchs_epsilon() -> None:

@@ -22,6 +22,7 @@ def config(**changes) -> ReviewsConfig:
         "max_tokens": 16,
         "sources": [],
         "rows": {"train": None, "validation": None, "test": None},
+        "unknown_share": 1.0,
         "batch_rows": 7,
     }
     return ReviewsConfig(**{**values, **changes})

@@ -57,7 +57,8 @@ def _forward(layer: nn.Module, x: Tensor, *args, **kwargs) -> Tensor:
         return type(layer).forward(layer, x)
     (name,) = names
     A, B = layer.lora_A[name].weight, layer.lora_B[name].weight
-    return _LoraLinear.apply(x, W, layer.base_layer.bias, A, B, layer.scaling[name])
+    y = _LoraLinear.apply(x, W, layer.base_layer.bias, A, B, layer.scaling[name])
+    return y.view(*x.shape[:-1], -1)  # a view made inside could not be changed in place, as OLMo does
 
 
 class _LoraLinear(torch.autograd.Function):
@@ -71,13 +72,13 @@ class _LoraLinear(torch.autograd.Function):
         y = F.linear(rows, W, bias).addmm_(u, b.t())
         ctx.save_for_backward(x, W, A, B, u)
         ctx.scale = scale
-        return y.view(*x.shape[:-1], -1)
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, upstream: Tensor) -> tuple[Tensor | None, ...]:
         x, W, A, B, u = ctx.saved_tensors
-        g, rows = upstream.reshape(-1, upstream.shape[-1]), x.reshape(-1, x.shape[-1])
+        g, rows = upstream, x.reshape(-1, x.shape[-1])
         v = g @ (B * ctx.scale).to(g.dtype)
         dx = None
         if ctx.needs_input_grad[0]:

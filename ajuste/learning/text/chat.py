@@ -1,6 +1,7 @@
 """Conversations as token ids: which belong to a prompt, and which are a response that is learnt.
 
     messages = [{"role": "system" | "user" | "assistant", "content": text}, ...]    or one {"role": "text", ...}
+    an assistant's turn with "weight": 0 is read and not learnt
     ids      = prompt_1, response_1 + end of turn, prompt_2, response_2 + end of turn, ...
 
 The tokenizer's own chat template writes the text. A tokenizer without one writes the lecture's tagged form,
@@ -34,7 +35,8 @@ NO_CLOCK = "{% macro strftime_now(form) %}26 Jul 2024{% endmacro %}"
 def segments(tokenizer: "Tokenizer", messages: list[Message]) -> list[Segment]:
     """The conversation in order, as (token ids, whether they are trained); the end of turn is in the response.
 
-    Every assistant turn is trained. A message of role `text` is trained whole, without a template and without an end.
+    Every assistant turn is trained but those of weight 0. A message of role `text` is trained whole, without a template
+    and without an end.
     Raises ValueError: roles out of order, a control token inside a content, or a template that cannot write this
     conversation or writes its beginning in another way once it goes on.
     """
@@ -133,7 +135,7 @@ def _turns(tokenizer: "Tokenizer", messages: list[Message]) -> list[Segment]:
                              "conversation goes on: which tokens are a response cannot be told")  # fmt: skip
         response, ended, _ = whole[len(prompt) :].partition(end_text) if end_text else (whole[len(prompt) :], "", "")
         found.append((encode(tokenizer, prompt[len(written) :]), False))
-        found.append((encode(tokenizer, response) + ([] if end is None else [end]), True))
+        found.append((encode(tokenizer, response) + ([] if end is None else [end]), message.get("weight", 1) != 0))
         written = prompt + response + ended
     return found
 
@@ -147,7 +149,8 @@ def _tagged(tokenizer: "Tokenizer", messages: list[Message]) -> list[Segment]:
         start = _start(tokenizer) if number == 0 else []
         end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         found.append((start + encode(tokenizer, prompt), False))
-        found.append((encode(tokenizer, RESPONSE.format(turns[number + 1]["content"])) + end, True))
+        answer = turns[number + 1]
+        found.append((encode(tokenizer, RESPONSE.format(answer["content"])) + end, answer.get("weight", 1) != 0))
     return found
 
 
@@ -167,6 +170,7 @@ def _render(tokenizer: "Tokenizer", messages: list[Message], opening: bool) -> s
 
     template = tokenizer.get_chat_template()
     template = NO_CLOCK + template if CLOCK in template else template
+    messages = [{key: value for key, value in message.items() if key != "weight"} for message in messages]
     try:
         return tokenizer.apply_chat_template(
             messages, chat_template=template, tokenize=False, add_generation_prompt=opening

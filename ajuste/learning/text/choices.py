@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ajuste.learning.text.generate import begin, pad_left
+from ajuste.learning.text.generate import begin, counts_padding, pad_left
 
 Question = tuple[Sequence[int], Sequence[Sequence[int]]]  # the prompt's ids and the ids of each choice
 
@@ -37,7 +37,7 @@ def log_likelihoods(
     training = model.training
     model.eval()
     try:
-        for batch in _batches(questions, tokens_per_batch):
+        for batch in _batches(questions, tokens_per_batch, counts_padding(model)):
             for i, scores in zip(batch, _score(model, [questions[i] for i in batch], pad_id), strict=True):
                 found[i] = scores
     finally:
@@ -45,15 +45,18 @@ def log_likelihoods(
     return found
 
 
-def _batches(questions: Sequence[Question], tokens: int) -> list[list[int]]:
-    """Numbers of the questions, those with long prompts first, cut by the tokens that a batch holds with padding."""
+def _batches(questions: Sequence[Question], tokens: int, equal: bool) -> list[list[int]]:
+    """Numbers of the questions, those with long prompts first, cut by the tokens that a batch holds with padding.
+
+    equal: and where the length of the prompts changes.
+    """
     batches: list[list[int]] = []
     held = tokens
     for i in sorted(range(len(questions)), key=lambda i: (-len(questions[i][0]), i)):
         prompt, choices = questions[i]
         wide = len(questions[batches[-1][0]][0]) if batches else len(prompt)
         held += wide + len(choices) * max(map(len, choices))
-        if held > tokens:
+        if held > tokens or (equal and wide != len(prompt)):
             batches.append([])
             held = len(prompt) + len(choices) * max(map(len, choices))
         batches[-1].append(i)
@@ -90,10 +93,18 @@ def _rest(model: nn.Module, cache: object, mask: Tensor, choices: list[list[int]
     ids = pad([row[:-1] for row in rows], batch_first=True, padding_value=pad_id)
     targets = pad([row[1:] for row in rows], batch_first=True, padding_value=-1)
     mask = torch.cat([mask, (targets >= 0).to(mask.dtype)], dim=1)
-    logits = model(
-        input_ids=ids, attention_mask=mask, position_ids=_positions(mask)[:, -ids.shape[1] :], past_key_values=cache,
-        use_cache=True,
-    ).logits  # fmt: skip
+    # a state-space layer may begin anew when it is given several tokens behind a state (Jamba): one at a time then
+    states = any(hasattr(layer, "conv_states") for layer in cache.layers)
+    parts, end, every = [], mask.shape[1] - ids.shape[1], _positions(mask)
+    for part in ids.split(1 if states else max(1, ids.shape[1]), dim=1):
+        here, end = end, end + part.shape[1]
+        parts.append(
+            model(
+                input_ids=part, attention_mask=mask[:, :end], position_ids=every[:, here:end], past_key_values=cache,
+                use_cache=True,
+            ).logits
+        )  # fmt: skip
+    logits = torch.cat(parts, dim=1) if states else parts[0]
     losses = [  # a row at a time: float32 logits of a whole batch are gigabytes
         nn.functional.cross_entropy(row.float(), wanted, ignore_index=-1, reduction="sum")
         for row, wanted in zip(logits, targets, strict=True)

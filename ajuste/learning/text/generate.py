@@ -41,12 +41,18 @@ def generate(
         if not len(prompt):
             raise ValueError(f"prompt {i} has no tokens: there is nothing to answer")
     answers: list[list[int]] = [[] for _ in prompts]
-    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
+    lengths = [len(prompt) for prompt in prompts]
+    order = sorted(range(len(prompts)), key=lambda i: (-lengths[i], i))
+    equal = counts_padding(model)
+    batches: list[list[int]] = []
+    for i in order:
+        if not batches or len(batches[-1]) == batch_rows or (equal and lengths[batches[-1][0]] != lengths[i]):
+            batches.append([])
+        batches[-1].append(i)
     training = model.training
     model.eval()
     try:
-        for start in range(0, len(order), batch_rows):
-            rows = order[start : start + batch_rows]
+        for rows in batches:
             _answer(model, rows, prompts, limits, frozenset(stop_ids), pad_id, answers)
     finally:
         model.train(training)
@@ -87,6 +93,13 @@ def _answer(
             mask, tokens, rows = mask[kept], tokens[kept], [rows[place] for place in going]
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
         inputs = {"input_ids": tokens.unsqueeze(1)}
+
+
+def counts_padding(model: nn.Module) -> bool:
+    """Do the layers count columns, padding included? So do those that see chunks (Llama 4): rows of one length then."""
+    config = getattr(model, "config", None)
+    kinds = getattr(config.get_text_config(), "layer_types", None) if hasattr(config, "get_text_config") else None
+    return any("chunk" in kind for kind in kinds or ())
 
 
 def begin(model: nn.Module, ids: Tensor, mask: Tensor) -> tuple[nn.Module, dict[str, Tensor], Tensor, DynamicCache]:

@@ -1,12 +1,14 @@
 """Labels of a conversation, and what is cut of one that is too long.
 
     labels[t] = input_ids[t] if the token is trained (a response and its end of turn), else -100       not shifted
+    a response of weight 0 is not trained, nor is its end of turn
     L = - sum over trained t of log p(input_ids[t] | input_ids[:t])
 
 Prompts and padding are not trained. labels[0] is always -100: nothing stands before the first token, so no loss has a
 term for it, and the number of labels that are not -100 is the number of terms.
 
-A row of more than `max_tokens` is cut at its text, so that the chat template still writes every turn that is left:
+A row of more than `max_tokens` is cut at its text, so that the chat template still writes every turn that is left;
+what follows its last trained response goes first:
 
     1. whole exchanges, a question and its answer, the oldest first; the system message and the last exchange stay
     2. the beginning of the last question, then the beginning of the system message, as much as needed, while the
@@ -37,7 +39,7 @@ class Row:
 
     input_ids: list[int]
     labels: list[int]
-    prompt_tokens: int  # before the last response: what a generation of it starts from
+    prompt_tokens: int  # before the last trained response: what a generation of it starts from
     length: int  # before any cut
     prompt_cut: int  # tokens before the last response that were cut
     response_cut: int  # tokens of the last response that were cut
@@ -60,13 +62,20 @@ def fit(tokenizer: "Tokenizer", messages: list[Message], max_tokens: int) -> Row
     Raises ValueError if the conversation cannot be written (ajuste/learning/text/chat.py).
     """
     found = segments(tokenizer, messages)
+    length = _size(found)
+    if length > max_tokens:
+        while found and not found[-1][1]:
+            found, messages = found[:-2], messages[:-2]
+    if not any(trained for _, trained in found):
+        return None
     before, response = _size(found[:-1]), len(found[-1][0])
     if before + response > max_tokens and messages[0]["role"] != "text":
         found = _shorten(tokenizer, messages, found, max_tokens)
     prompt = _size(found[:-1])
     last = found[-1][0][: max(0, max_tokens - prompt)]
-    ids, labels = labels_of([*found[:-1], (last, True)])
-    row = Row(ids, labels, prompt, before + response, before - prompt, response - len(last))
+    ids, labels = labels_of([*found[:-1], (last, found[-1][1])])
+    answered = max(i for i, (_, trained) in enumerate(found) if trained)
+    row = Row(ids, labels, _size(found[:answered]), length, before - prompt, length - before - len(last))
     return row if row.trained else None
 
 

@@ -1,8 +1,10 @@
-"""What encoding any kind of set shares: its inputs, the choice of rows, encoding.json."""
+"""What encoding any kind of set shares: its inputs, the choice of rows, what a split came to, encoding.json."""
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,39 @@ class RowLimits(Config):
     train: int | None = Field(ge=1)
     validation: int | None = Field(ge=1)
     test: int | None = Field(ge=1)
+
+
+@dataclass
+class Counts:
+    """What one file came to."""
+
+    lengths: Counter = field(default_factory=Counter)  # tokens before any cut -> rows
+    sums: Counter = field(default_factory=Counter)  # what else is counted, by its name in the report
+    dropped: Counter = field(default_factory=Counter)  # why -> rows
+    first: str | None = None  # the first dropped row and why
+
+    def drop(self, why: str, row: dict, words: str) -> None:
+        self.dropped[why] += 1
+        self.first = self.first or f"{row['location']}: {words}"
+
+    def report(self, sums: tuple[str, ...], dropped: tuple[str, ...] = (), rows: int | None = None,
+               sources: Counter | None = None) -> dict:  # fmt: skip
+        """A split's part of encoding.json. rows: where they are not those whose lengths were counted."""
+        lengths = np.array(sorted(self.lengths))
+        counts = np.array([self.lengths[length] for length in lengths])
+        return {
+            "rows": int(counts.sum()) if rows is None else rows,
+            **({} if sources is None else {"sources": dict(sorted(sources.items()))}),
+            "percentiles": percentiles(lengths, counts),
+            **{name: self.sums[name] for name in sums},
+            **({"rows_dropped": {why: self.dropped[why] for why in dropped}} if dropped else {}),
+        }
+
+
+def count_cut(counts: Counts, lengths: list[int], max_tokens: int) -> None:
+    """Count what rows of these lengths come to that lose what is over `max_tokens`."""
+    over = [length - max_tokens for length in lengths if length > max_tokens]
+    counts.sums.update(tokens=sum(lengths) - sum(over), rows_truncated=len(over), tokens_cut=sum(over))
 
 
 def inputs_of(validated: Path) -> dict[str, Path]:
@@ -51,10 +86,21 @@ def emptied(out: Path) -> Path:
     return out
 
 
-def write_encoding(out: Path, validated: Path, max_tokens: int, splits: dict[str, dict]) -> dict:
-    """Write encoding.json, with the set's name beside what each split came to, and return its content."""
+def unknown_warnings(splits: dict[str, dict], most: float) -> list[str]:
+    """What is said of texts that the base does not know the words of: nothing while the share is at most `most`."""
+    unknown, tokens = (sum(split[name] for split in splits.values()) for name in ("unknown_tokens", "tokens"))
+    if unknown <= most * tokens:
+        return []
+    return [f"{unknown / tokens:.0%} of the tokens are unknown to the base ({unknown:,} of {tokens:,}): what they say "
+            "is lost. Name a base that knows these texts' language: base.encoder.source in params.yaml"]  # fmt: skip
+
+
+def write_encoding(out: Path, validated: Path, max_tokens: int, splits: dict[str, dict],
+                   warnings: list[str] | None = None) -> dict:  # fmt: skip
+    """Write encoding.json, with the set's name beside what each split came to and warnings if there are any, and
+    return its content."""
     name = json.loads((validated / "validation.json").read_text(encoding="utf-8"))["set"]
-    report = {"set": name, "max_tokens": max_tokens, "splits": splits}
+    report = {"set": name, "max_tokens": max_tokens, "splits": splits} | ({"warnings": warnings} if warnings else {})
     write_json(out / "encoding.json", report, indent=2, ensure_ascii=False)
     return report
 

@@ -21,7 +21,7 @@ KEYS = {"role": ("role", "content"), "from": ("from", "value")}  # of a turn: wh
 SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 
-Message = dict[str, str]  # role, content
+Message = dict[str, str]  # role, content; of an answer that is not learnt also weight 0
 
 
 def text_of(values: dict, key: str) -> str:
@@ -50,10 +50,11 @@ def listed(value: object) -> object:
     return value
 
 
-def messages_of(turns: object, what: str, speaker: str = "role") -> list[Message]:
+def messages_of(turns: object, what: str, speaker: str = "role", weighed: bool = False) -> list[Message]:
     """A list of turns as messages. what: its name in complaints. speaker: the key of who speaks, `role` or `from`.
 
-    Roles that nobody knows stay as they are: they are for the checks. No content counts as empty.
+    Roles that nobody knows stay as they are: they are for the checks. No content counts as empty. An answer of weight 0
+    keeps it if answers are weighed, else it is Unfit; the weight of a turn that is no answer is moot.
     """
     if isinstance(turns, str):
         raise Unfit(f"the {what} are text, not a list of messages, nor the JSON of one")
@@ -70,8 +71,12 @@ def messages_of(turns: object, what: str, speaker: str = "role") -> list[Message
             kind = type(turn[wrong]).__name__
             raise Unfit(f"the `{wrong}` of message {number} of the {what} is of type {kind}, not text")
         role = role_of(role, speaker)
-        meant.check_turn(turn, number, what, answer=role == "assistant")
+        meant.check_turn(turn, number, what)
         messages.append({"role": role, "content": content})
+        if role == "assistant" and not meant.is_learnt(turn, number, what):
+            if not weighed:
+                raise Unfit(f"message {number} of the {what} has weight 0, which its layout does not use")
+            messages[-1]["weight"] = 0
     return messages
 
 

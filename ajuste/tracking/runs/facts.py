@@ -169,6 +169,7 @@ def describe(stage: str, entry: dict, measured: dict, numbers: dict[str, float],
     if measured:
         lines.append(f"- {measured['seconds']:.1f} s, {measured['peak_memory_mb']:.0f} MB at most, "
                      f"{measured['device']}, {measured['threads']} threads")
+        lines += [f"- {note}" for note in measured.get("notes", [])]
     lines += ["", "| | path | DVC hash |", "|---|---|---|"]
     for kind, word in (("deps", "reads"), ("outs", "writes")):
         lines += [f"| {word} | `{item['path']}` | `{item.get('md5', '')[:12]}` |" for item in entry.get(kind, [])]

@@ -1,0 +1,269 @@
+"""How many planted faults do the tests find? mutmut on the mathematics (ajuste/learning) and on the loops.
+
+    pip install -c constraints.txt -e '.[mutation]'
+    make mutation                                    # every file of the table below; writes docs/measured/mutation.md
+    python -m benchmarks.mutation kl advantages      # these alone, by the name of the file; the page keeps the others
+
+mutmut (3.x) changes one operator, number, argument, string or assignment at a time, and runs the tests that reach the
+function: a fault that no test notices has survived.
+
+    score = killed / (killed + survived)     killed: a test failed, or ran far beyond its time
+                                             survived: all passed, or no test reaches the function
+
+Each file is measured by the tests that stand in its row of `FILES`, in a working folder under .mutation/, where mutmut
+puts all mutants of a function behind one switch. A survivor that cannot be killed has its reason in
+benchmarks/mutation.toml; one without a reason, or a score below `WANTED`, makes the command end with 1.
+"""
+
+import ast
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+WORK = ROOT / ".mutation"
+PAGE = ROOT / "docs/measured/mutation.md"
+FOUND = ROOT / "docs/measured/mutation.json"
+REASONS = ROOT / "benchmarks/mutation.toml"
+WANTED = 0.95
+MUTATED = ("ajuste", "tasks")
+READ = ("tests", "flows", "params.yaml", "policy.yaml", "presets", "dvc.yaml")
+
+L, T = "ajuste/learning", "tests/learning"
+TABLE = ["tests/keys/test_ppo_by_hand.py", "tests/tasks/test_rl_table.py"]
+# each file, and the tests that measure it
+FILES = {
+    f"{L}/losses/bradley_terry.py": [f"{T}/test_bradley_terry.py"],
+    f"{L}/losses/cross_entropy.py": [f"{T}/test_losses.py"],
+    f"{L}/rl/advantages.py": [f"{T}/test_advantages.py"],
+    f"{L}/rl/divergence.py": [f"{T}/test_divergence.py"],
+    f"{L}/rl/kl.py": [f"{T}/test_kl.py"],
+    f"{L}/rl/ppo.py": [f"{T}/test_ppo.py", f"{T}/test_sampler_gap.py"],
+    f"{L}/rl/rollout.py": [f"{T}/test_rollout.py"],
+    f"{L}/rl/sampler_gap.py": [f"{T}/test_sampler_gap.py"],
+    f"{L}/rl/steps.py": [f"{T}/test_steps.py"],
+    f"{L}/rl/token_log_probs.py": [f"{T}/test_token_log_probs.py"],
+    f"{L}/statistics/agreement.py": [f"{T}/test_agreement.py"],
+    f"{L}/statistics/mcnemar.py": [f"{T}/test_mcnemar.py"],
+    f"{L}/statistics/metrics.py": [f"{T}/test_statistics.py"],
+    f"{L}/statistics/paired.py": [f"{T}/test_comparison.py"],
+    f"{L}/statistics/two_sample.py": [f"{T}/test_two_sample.py"],
+    f"{L}/batching.py": [f"{T}/test_batching.py"],
+    f"{L}/head.py": [f"{T}/test_head.py"],
+    f"{L}/lora.py": [
+        "tests/invariants/test_lora.py::test_delta_W_against_a_loop",
+        "tests/invariants/test_lora.py::test_the_lectures_exercise",
+        *(
+            f"tests/invariants/test_merge.py::{name}"
+            for name in (
+                "test_merged_logits_are_the_adapters[bert-lora]",
+                "test_a_sum_is_done_in_float64_and_rounded_once",
+                "test_a_merge_in_bfloat16_is_rounded_once_and_its_difference_is_reported",
+                "test_merging_a_broken_adapter_is_refused",
+                "test_a_nan_is_refused_and_so_is_another_prediction",
+                "test_by_hand_names_scale_and_what_was_trained_whole",
+                "test_differences_and_comparisons_by_hand",
+                "test_what_is_not_plain_lora_is_refused",
+                "test_shapes_of_one_adapter",
+            )
+        ),
+    ],
+    f"{L}/memory_plan.py": [f"{T}/test_memory.py"],
+    f"{L}/seeds.py": [f"{T}/test_seeds.py"],
+    f"{L}/layers/attention.py": [f"{T}/test_attention.py"],
+    f"{L}/layers/bottleneck.py": [f"{T}/test_bottleneck.py"],
+    f"{L}/layers/fused.py": [f"{T}/test_fused.py"],
+    f"{L}/layers/packed.py": [f"{T}/test_rollout.py"],
+    f"{L}/layers/ragged.py": [f"{T}/test_ragged.py", "tests/invariants/test_ragged.py"],
+    f"{L}/layers/shared_prefix.py": ["tests/invariants/test_shared_prefix.py"],
+    f"{L}/text/chat.py": [f"{T}/test_chat.py"],
+    f"{L}/text/choices.py": [f"{T}/test_choices.py"],
+    f"{L}/text/generate.py": [f"{T}/test_generate.py"],
+    f"{L}/text/masking.py": [f"{T}/test_masking.py"],
+    "tasks/supervised/loop.py": ["tests/keys/test_first_step.py"],
+    **{f"tasks/rl/{name}.py": TABLE for name in ("alarms", "clock", "config", "episodes", "learn", "loop", "ppo",
+                                                 "recorder", "score", "state", "world")},
+}  # fmt: skip
+
+CONFIG = """
+[tool.mutmut]
+source_paths = {mutated}
+also_copy = {read}
+only_mutate = {files}
+pytest_add_cli_args = ["-m", "not slow", "-p", "no:cacheprovider", "--assert=plain"]
+pytest_add_cli_args_test_selection = {tests}
+timeout_multiplier = 2.0
+timeout_constant = 30.0
+use_git_change_detection = false
+"""
+# decorators that are plain functions of a function, so that `name = decorator(name)` says the same
+PLAIN = ("torch.no_grad", "once_differentiable", "torch.amp.custom_fwd", "torch.amp.custom_bwd", "property",
+         "contextmanager")  # fmt: skip
+KILLED = {"killed", "timeout", "segfault", "suspicious"}
+SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+
+
+def measure(room: str, files: list[str]) -> dict[str, dict]:
+    """{file: {mutants, killed, survivors: [{function, was, becomes, state}]}} of files that share a folder, by the
+    tests of them all. Raises RuntimeError with mutmut's last lines when it did not come to its end."""
+    folder = WORK / room.replace("/", ".")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name in MUTATED:
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in READ:
+        (folder / name).symlink_to(ROOT / name)
+    for file in files:
+        (folder / file).write_text(undecorated((ROOT / file).read_text(encoding="utf-8")), encoding="utf-8")
+    tests = list(dict.fromkeys(test for file in files for test in FILES[file]))
+    lists = {"mutated": MUTATED, "read": READ, "files": files, "tests": tests}
+    config = CONFIG.format(**{name: json.dumps(list(values)) for name, values in lists.items()})
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (folder / "pyproject.toml").write_text(project + config, encoding="utf-8")
+    # one thread, no other plug-ins, and no path to the unchanged code
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    command = [Path(sys.executable).with_name("mutmut"), "run", "--max-children", os.environ.get("CHILDREN", "1")]
+    run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    if run.returncode:
+        said = [line for line in (run.stdout + run.stderr).splitlines() if line.strip() and line[0] not in SPINNER]
+        raise RuntimeError(f"{room}: mutmut ended with {run.returncode}:\n" + "\n".join(said[-30:]))
+    return {file: read(folder, file) for file in files}
+
+
+def read(folder: Path, file: str) -> dict:
+    """What mutmut found in a file of the working folder."""
+    from mutmut.mutation.data import SourceFileMutationData
+    from mutmut.mutation.diff_apply import get_diff_for_mutant
+    from mutmut.stats import status_by_exit_code
+
+    survivors = []
+    with contextlib.chdir(folder):
+        data = SourceFileMutationData(path=file)
+        data.load()
+        states = {name: status_by_exit_code[code] for name, code in data.exit_code_by_key.items()}
+        for name, state in states.items():
+            if state not in KILLED:
+                lines = changed(get_diff_for_mutant(name, path=file))
+                survivors.append({**lines, "function": function(name), "state": state})
+    return {"mutants": len(states), "killed": len(states) - len(survivors), "survivors": survivors}
+
+
+def changed(diff: str) -> dict[str, str]:
+    """The lines that a mutant changes, before and after, joined by blanks."""
+    lines = diff.splitlines()[2:]
+    was, becomes = (" ".join(line[1:].strip() for line in lines if line.startswith(sign)) for sign in "-+")
+    return {"was": was, "becomes": becomes}
+
+
+def function(name: str) -> str:
+    """ajuste.x.xǁClassǁmethod__mutmut_3 -> Class.method"""
+    return re.sub("^(x_|xǁ)", "", name.rsplit(".", 1)[-1].rsplit("__mutmut_", 1)[0]).replace("ǁ", ".")
+
+
+def undecorated(source: str) -> str:
+    """The source with `@decorator` above a function as `name = decorator(name)` below it: mutmut passes by functions
+    with decorators, but for a single @staticmethod."""
+    lines = source.splitlines()
+    functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+    for node in sorted(functions, key=lambda node: -node.lineno):
+        decorators = [ast.unparse(decorator) for decorator in node.decorator_list]
+        plain = [text for text in decorators if text.split("(")[0] in PLAIN]
+        if not plain or len(plain) + ("staticmethod" in decorators) < len(decorators):
+            continue
+        indent, said = " " * node.col_offset, node.name
+        for text in reversed(decorators):
+            said = f"{text}({said})"
+        lines.insert(node.end_lineno, f"{indent}{node.name} = {said}")
+        first = node.decorator_list[0].lineno - 1
+        lines[first : node.lineno - 1] = [f"{indent}@staticmethod"] if "staticmethod" in decorators else []
+    return "\n".join(lines) + "\n"
+
+
+def reason(file: str, survivor: dict, reasons: list[dict]) -> str | None:
+    """Why a survivor cannot be killed: the first entry of mutation.toml whose patterns its lines hold."""
+    for entry in reasons:
+        if re.search(entry.get("file", ""), file) and re.search(entry.get("function", ""), survivor["function"]):
+            if re.search(entry.get("was", ""), survivor["was"]) and re.search(entry["becomes"], survivor["becomes"]):
+                return entry["reason"]
+    return None
+
+
+INTRO = """# Mutation testing
+
+**{killed} of {mutants} planted faults found: {score:.1%}.** `make mutation` measures it (mutmut {version}, by
+[benchmarks/mutation.py](../../benchmarks/mutation.py)); `make mutation FILES="kl loop"` measures some files and keeps
+the others' rows.
+
+mutmut changes one thing at a time in a function of `ajuste/learning/` or of the training loops (an operator, a number,
+a string, an argument, an assignment, a branch) and runs the tests that reach it. Found: a test fails, or runs far
+beyond its time. Survived: all pass, or no test reaches the function. Every survivor counts, also one that no test could
+find.
+
+Not changed: constants and defaults at the top of a module or in the body of a class, annotations, docstrings, and
+`len` and `isinstance`. Functions with decorators are measured without: their working copy says `f = decorator(f)`. Not
+measured: {missing}.
+Each key of a configuration has a test of its own beside these: a value that is no default against its closed form, in
+[tests/keys](../../tests/keys/test_first_step.py).
+
+| file | planted | found | survived | score |
+|---|---:|---:|---:|---:|
+"""
+
+
+def page(found: dict[str, dict], reasons: list[dict]) -> str:
+    """docs/measured/mutation.md."""
+    mutants, killed = (sum(one[name] for one in found.values()) for name in ("mutants", "killed"))
+    there = [path for folder in ("ajuste/learning", "tasks/rl") for path in sorted((ROOT / folder).rglob("*.py"))]
+    missing = [file for file in (path.relative_to(ROOT).as_posix() for path in there if path.stat().st_size) if
+               file not in found]  # fmt: skip
+    text = INTRO.format(
+        killed=killed, mutants=mutants, score=killed / mutants, version=version("mutmut"),
+        missing=", ".join(f"`{file}`" for file in missing) or "nothing",
+    )  # fmt: skip
+    for file, one in sorted(found.items()):
+        left, score = one["mutants"] - one["killed"], one["killed"] / max(1, one["mutants"])
+        text += f"| {file} | {one['mutants']} | {one['killed']} | {left} | {score:.1%} |\n"
+    text += "\n## Survivors and why\n"
+    for file, one in sorted(found.items()):
+        by_reason: dict[str, list[str]] = {}
+        for s in one["survivors"]:
+            said = f"`{s['function']}`: `{s['was']}` becomes `{s['becomes']}`".replace("|", "\\|")
+            by_reason.setdefault(reason(file, s, reasons) or "no reason yet", []).append(said)
+        if by_reason:
+            text += f"\n**{file}**\n\n"
+        for why, those in by_reason.items():
+            text += f"- {why}\n" + "".join(f"  - {said}\n" for said in those)
+    return text
+
+
+def main(names: list[str]) -> int:
+    found = json.loads(FOUND.read_text(encoding="utf-8")) if FOUND.exists() and names else {}
+    reasons = tomllib.loads(REASONS.read_text(encoding="utf-8"))["survivor"]
+    rooms: dict[str, list[str]] = {}
+    for file in FILES:
+        if not names or Path(file).stem in names:
+            rooms.setdefault(str(Path(file).parent), []).append(file)
+    for room, files in rooms.items():
+        found |= measure(room, files)
+        FOUND.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        PAGE.write_text(page(found, reasons), encoding="utf-8")
+        for file in files:
+            print(f"{file}: {found[file]['killed']} of {found[file]['mutants']}", flush=True)
+            for s in found[file]["survivors"]:
+                if reason(file, s, reasons) is None:
+                    print(f"    {s['function']}\n      - {s['was']}\n      + {s['becomes']}", flush=True)
+    bare = sum(reason(file, s, reasons) is None for file, one in found.items() for s in one["survivors"])
+    score = sum(one["killed"] for one in found.values()) / sum(one["mutants"] for one in found.values())
+    print(f"score {score:.1%}, {bare} survivors without a reason")
+    return int(score < WANTED or bare > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
