@@ -2,7 +2,7 @@
 
     pip install -c constraints.txt -e '.[mutation]'
     make mutation                                    # every file of the table below; writes docs/measured/mutation.md
-    python -m benchmarks.mutation kl advantages      # these alone, by the name of the file; the page keeps the others
+    make mutation FILES="kl tasks/rl/loop"           # these alone, by the end of their path; the page keeps the others
 
 mutmut (3.x) changes one operator, number, argument, string or assignment at a time, and runs the tests that reach the
 function: a fault that no test notices has survived.
@@ -248,7 +248,7 @@ def main(names: list[str]) -> int:
     reasons = tomllib.loads(REASONS.read_text(encoding="utf-8"))["survivor"]
     rooms: dict[str, list[str]] = {}
     for file in FILES:
-        if not names or Path(file).stem in names:
+        if not names or any(f"/{file}".endswith(f"/{name}.py") for name in names):
             rooms.setdefault(str(Path(file).parent), []).append(file)
     for room, files in rooms.items():
         found |= measure(room, files)
