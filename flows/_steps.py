@@ -224,14 +224,16 @@ def _note(state: dict) -> str:
 
 
 def _alarms(name: str) -> list[str]:
-    """What stopped a training before its end and took it back, in words: alarms.json in the outs of the stage."""
+    """What went wrong in a training, and where it was taken back, in words: alarms.json in the outs of the stage."""
     found = []
     for out in lock.stages().get(name, {}).get("outs", []):
         try:
             alarms = json.loads((Path(out["path"]) / "alarms.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        found += [f"{alarm['said']}; rolled back to update {alarm['rolled_back_to']}" for alarm in alarms]
+        for alarm in alarms:
+            back = f"; rolled back to update {alarm['rolled_back_to']}" if "rolled_back_to" in alarm else ""
+            found.append(alarm["said"] + back)
     return found
 
 

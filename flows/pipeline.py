@@ -10,7 +10,8 @@ Prefect drives the order and the retries, MLflow remembers what came out.
                                                     | the base of what follows
     preferences  -> validate -> encode -> reward model -> merge
                                       \\-> PPO -> merge -> evaluate, forgetting, still an assistant?
-    reviews      -> gold, which judges PPO and trains nothing
+                                      \\-> reference -> DPO -> merge -> evaluate, forgetting, still an assistant?
+    reviews      -> gold, which judges PPO and DPO and trains nothing
                                                                      everything -> summary -> register -> gate
 
 Run it with `ajuste run`, a part of it with `ajuste run ratings-reward` (flows/_plan.py says what a target needs), or as
@@ -63,7 +64,13 @@ def adapt(targets: list[str] | None = None, from_stage: str | None = None, until
     gain = stage("evaluate_ppo", plan, wait_for=[aligned, judge, gold, before])
     kept = stage("assistant_ppo", plan, wait_for=[aligned, answers])
 
-    summary = stage("summary", plan, wait_for=[scores, answers, after, gain, kept])
+    reference = stage("reference", plan, wait_for=[comparisons, assistant])
+    direct = stage("dpo", plan, wait_for=[reference, gold])
+    preferred = stage("merge_dpo", plan, wait_for=[direct])
+    won = stage("evaluate_dpo", plan, wait_for=[preferred, judge, gold, before])
+    stayed = stage("assistant_dpo", plan, wait_for=[preferred, answers])
+
+    summary = stage("summary", plan, wait_for=[scores, answers, after, gain, kept, won, stayed])
 
     versions = register(plan, wait_for=[summary])
     return finish(plan, versions, gate(plan))

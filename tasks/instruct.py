@@ -165,7 +165,7 @@ def _held_out(model: nn.Module, rows: list, precision: Compute) -> dict[str, flo
 
 
 def main() -> None:
-    with start("instruct", InstructConfig) as stage:
+    with start("instruct", InstructConfig, together=True) as stage:
         allocator.keep_memory()
         done = instruct(
             stage.config,

@@ -218,7 +218,7 @@ def _sampled(
 
 
 def main() -> None:
-    with start("reward", RewardConfig) as stage:
+    with start("reward", RewardConfig, together=True) as stage:
         allocator.keep_memory()
         done = train_reward_model(
             stage.config,
@@ -239,7 +239,8 @@ def said(test: dict) -> str:
     """The evaluation in one line."""
     shares = [("all", test)] + [(f"margin >= {row['margin']}", row) for row in test["by_margin"]]
     parts = [f"{name} {row['accuracy']['value']:.1%} of {row['pairs']}" for name, row in shares if row["accuracy"]]
-    return f"pairs of the test split in the right order: {', '.join(parts)}; ECE {test['calibration']['ece']:.3f}"
+    error = test["calibration"]["error"]
+    return f"pairs of the test split in the right order: {', '.join(parts)}; calibration error {error['value']:.3f}"
 
 
 if __name__ == "__main__":

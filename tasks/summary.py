@@ -9,6 +9,7 @@ a code review and a gate can see it:
     metrics/instruct.json   the fine-tuned decoder beside its base: held-out loss, answers' scores, rules, reviews
     metrics/reward.json     the reward model on pairs that it never saw, by margin beside what people agree on
     metrics/ppo.json        the assistant after PPO beside the one before it: proxy, gold, KL, variety; radar, alarms
+    metrics/dpo.json        the same after DPO, and how its implicit reward orders pairs that it never saw
     metrics/forgetting.json what the base and the fine-tuned decoders score on control sets, and F = before - after
     metrics/merge.json      the proofs of W = W0 + (alpha/r) B A
     metrics/curves.csv      one row a step, one column a curve
@@ -36,6 +37,10 @@ from ajuste.core.stage import start
 
 CURVES = {"loss": "train_loss", "eval_loss": "validation_loss", "eval_accuracy": "validation_accuracy"}
 PPO_CURVES = {name: name for name in ("score", "rlhf_reward", "kl", "beta", "entropy", "length")}  # a step an update
+DPO_FIGURES = ("chosen", "rejected", "reward_chosen", "reward_rejected", "margin", "displacement")
+DPO_CURVES = {**CURVES, **{name: name for name in DPO_FIGURES},
+              **{f"eval_{name}": f"validation_{name}" for name in DPO_FIGURES}}
+OWN_CURVES = {"ppo": PPO_CURVES, "dpo": DPO_CURVES}
 
 
 class SummaryConfig(Config):
@@ -55,13 +60,15 @@ class Decoder:
 
 @dataclass(frozen=True)
 class Rlhf:
-    """The folders of RLHF. reward, policy: the adapter and what it was merged into."""
+    """The folders of RLHF. reward, policy, direct: the adapter and what it was merged into, by PPO and by DPO."""
 
     validated: Path
     encoded: Path
     reward: tuple[Path, Path]
     policy: tuple[Path, Path]
     evaluated: Path
+    direct: tuple[Path, Path]
+    direct_evaluated: Path
 
 
 def summarise(
@@ -75,7 +82,7 @@ def summarise(
     rlhf: Rlhf,
     out: Path,
 ) -> dict:
-    """Write the nine files of metrics/ into `out` and return the table of strategies.
+    """Write the ten files of metrics/ into `out` and return the table of strategies.
 
     models: strategy -> folder of the classifier that is served. adapters: strategy -> folder of its adapter, for the
     strategies that have one. evaluated: folder with <strategy>.json and predictions.parquet.
@@ -91,25 +98,23 @@ def summarise(
     data = {"validation": _read(validated / "validation.json"), "encoding": _read(encoded / "encoding.json")}
 
     assistant = _read(decoder.model / "ajuste.json")
-    instruct = {
-        **_read(decoder.evaluated / "instruct.json"),
+    instruct = _read(decoder.evaluated / "instruct.json") | {
         **{key: assistant[key] for key in ("method", "parameters", "validation")},
-        "artefact_bytes": _size(decoder.model),
-        "data": _read(decoder.encoded / "encoding.json"),
-    }
+        "artefact_bytes": _size(decoder.model), "data": _read(decoder.encoded / "encoding.json"),
+    }  # fmt: skip
     data["instructions"] = _read(decoder.validated / "validation.json")
     proof["instruct"] = _read(decoder.model / "proof.json")
     before, after = (_read(folder / "scores.json") for folder in decoder.forgetting)
-    last = _read(rlhf.evaluated / "scores.json")
+    ppo, dpo = (_read(folder / "scores.json") for folder in (rlhf.evaluated, rlhf.direct_evaluated))
     forgetting = {
-        "base": before["sets"], "instruct": after["sets"], "ppo": last["sets"], "F": after["F"], "F_ppo": last["F"]
+        "base": before["sets"], "instruct": after["sets"], "ppo": ppo["sets"], "dpo": dpo["sets"], "F": after["F"],
+        "F_ppo": ppo["F"], "F_dpo": dpo["F"],
     }  # fmt: skip
-    data["preferences"] = {
-        **_read(rlhf.validated / "validation.json"),
-        "quality": _read(rlhf.validated / "quality.json"),
-        "encoding": _read(rlhf.encoded / "encoding.json"),
-    }
-    proof |= {"reward": _read(rlhf.reward[1] / "proof.json"), "ppo": _read(rlhf.policy[1] / "proof.json")}
+    data["preferences"] = _read(rlhf.validated / "validation.json") | {
+        "quality": _read(rlhf.validated / "quality.json"), "encoding": _read(rlhf.encoded / "encoding.json")
+    }  # fmt: skip
+    rest = {"reward": rlhf.reward, "ppo": rlhf.policy, "dpo": rlhf.direct}
+    proof |= {name: _read(merged / "proof.json") for name, (_, merged) in rest.items()}
 
     out.mkdir(parents=True, exist_ok=True)
     _write(out / "data.json", data)
@@ -117,9 +122,10 @@ def summarise(
     _write(out / "instruct.json", instruct)
     _write(out / "reward.json", _reward(rlhf))
     _write(out / "ppo.json", _ppo(rlhf))
+    _write(out / "dpo.json", _dpo(rlhf))
     _write(out / "forgetting.json", forgetting)
     _write(out / "merge.json", proof)
-    histories = {**trained, "instruct": decoder.model, "reward": rlhf.reward[0], "ppo": rlhf.policy[0]}
+    histories = {**trained, "instruct": decoder.model, **{name: adapter for name, (adapter, _) in rest.items()}}
     _write_curves(out / "curves.csv", {name: folder / "history.jsonl" for name, folder in histories.items()})
     _write_confusion(out / "confusion.csv", evaluated / "predictions.parquet", labels)
     return table
@@ -129,7 +135,8 @@ def _strategy(strategy: str, model: Path, adapter: Path | None, evaluated: Path)
     """One row of the lecture's table. A strategy's parameters were counted where it was trained."""
     result = _read(evaluated / f"{strategy}.json")
     card = _read((adapter or model) / "ajuste.json")
-    row = {key: result[key] for key in ("accuracy", "macro_f1", "mcc", "auc", "ece", "rows") if key in result}
+    figures = ("accuracy", "macro_f1", "mcc", "auc", "ece", "ece_plain", "brier", "nll", "rows")
+    row = {key: result[key] for key in figures if key in result}
     row["validation"] = card["validation"]
     row["parameters"] = card["parameters"]
     row["pooling"] = card["pooling"]
@@ -166,6 +173,21 @@ def _ppo(rlhf: Rlhf) -> dict:
     }
 
 
+def _dpo(rlhf: Rlhf) -> dict:
+    """DPO: test prompts, test pairs by its implicit reward, validation, and how it went."""
+    adapter, merged = rlhf.direct
+    card = _read(adapter / "ajuste.json")
+    return {
+        **_read(rlhf.direct_evaluated / "dpo.json"),
+        **{key: card[key] for key in ("parameters", "validation", "loss", "beta")},
+        "pairs": _read(adapter / "evaluation.json")["test"],
+        "alarms": _read(adapter / "alarms.json"),
+        "steps": max(line["step"] for line in _lines(adapter / "history.jsonl")),
+        "adapter_bytes": _size(adapter),
+        "artefact_bytes": _size(merged),
+    }
+
+
 def _best(cards: dict[str, dict]) -> str:
     """The strategy with the highest macro-F1 on validation; equals go to the one with fewer trainable parameters.
 
@@ -193,7 +215,7 @@ def _write_curves(path: Path, histories: dict[str, Path]) -> None:
     columns = []
     for strategy, history in histories.items():
         lines = _lines(history)
-        for key, name in (PPO_CURVES if strategy == "ppo" else CURVES).items():
+        for key, name in OWN_CURVES.get(strategy, CURVES).items():
             column = f"{strategy}_{name}"
             points = [(line["step"], line[key]) for line in lines if key in line]
             if points:
@@ -271,6 +293,8 @@ def main() -> None:
                 reward=(Path("artifacts/adapters/reward"), merged / "reward"),
                 policy=(Path("artifacts/adapters/ppo"), merged / "ppo"),
                 evaluated=Path("artifacts/evaluated/ppo"),
+                direct=(Path("artifacts/adapters/dpo"), merged / "dpo"),
+                direct_evaluated=Path("artifacts/evaluated/dpo"),
             ),
             out=Path("metrics"),
         )

@@ -11,7 +11,8 @@ from ajuste.core.stages import split_name
 from ajuste.tracking.project import deps
 
 # the scores before and after come from one section
-ALSO = {"evaluate_ppo": {"forgetting"}, "assistant_ppo": {"evaluate.instruct"}}
+ALSO = {name: {also} for method in ("ppo", "dpo")
+        for name, also in ((f"evaluate_{method}", "forgetting"), (f"assistant_{method}", "evaluate.instruct"))}
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 PARAMS = parse_yaml((ROOT / "params.yaml").read_text())
 

@@ -26,7 +26,7 @@ STALE = {
     "ajuste/rows/checks/instructions.py": {"validate_instructions"},
     "ajuste/models/classifier.py": {"features_reviews", "classify_frozen", "classify_full", "classify_lora",
                                     "merge_classify", "evaluate_classify", "evaluate_instruct", "gold", "ppo",
-                                    "evaluate_ppo"},
+                                    "evaluate_ppo", "dpo", "evaluate_dpo"},
     "ajuste/judging/words.py": set(),
     "ajuste/judging/spans.py": set(),
     "ajuste/rows/sets/words.py": set(),

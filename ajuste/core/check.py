@@ -107,7 +107,7 @@ def keys_of(name: str, entry: dict) -> set[str] | None:
     """
     files = [Path(dep) for dep in entry.get("deps", []) if dep.endswith(".py") and Path(dep).is_file()]
     classes = {found.name: found for file in files for found in _classes(file)}
-    started = [call for file in files for call in re.findall(rf'start\("{name}", (\w+)\)', _text(file))]
+    started = [call for file in files for call in re.findall(rf'start\("{name}", (\w+)[,)]', _text(file))]
     keys, todo = set(), started[:1] or [""]
     while todo:
         if (known := classes.get(todo.pop())) is None:

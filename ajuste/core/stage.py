@@ -87,13 +87,16 @@ def asking(main: Callable[[], None]) -> type[Config]:
 
 
 @contextmanager
-def start(name: str, config_type: type[Config]) -> Iterator[Stage]:
+def start(name: str, config_type: type[Config], together: bool = False) -> Iterator[Stage]:
     """Run the body as stage `name`, `verb` or `verb_variant`, with its section of params.yaml as `config_type`.
 
+    together: several processes share its training out; of any other stage the first one alone runs the body.
     Ends the process: exit code 0, 3 (data), 2 (usage), 1.
     """
     if _ASKED:
         raise _Told(config_type)
+    if not together:
+        world.only_first()
     verb, variant = split_name(name)
     imports = _imports()
     began = time.monotonic() - imports

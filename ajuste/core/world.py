@@ -10,6 +10,7 @@ both have waited for each other, and leave when the training is over:
     same(thing)       the first one's, in all of them
     any_of(flag)      whether it is true in one of them
     first_goes_on()   the others have nothing left to do: `start` (stage.py) ends them well
+    only_first()      the others have nothing to do at all: what a stage that shares nothing out begins with
 
 Imports torch where it is used: a process that is alone needs none.
 """
@@ -74,6 +75,14 @@ def any_of(flag: bool) -> bool:
     found = torch.tensor([int(flag)], device=device)
     torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
     return bool(found.item())
+
+
+def only_first() -> None:
+    """End every process but the first, which is alone from here on."""
+    if not first():
+        raise SystemExit(0)
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        os.environ.pop(name, None)
 
 
 def first_goes_on() -> None:

@@ -5,7 +5,8 @@
                    very same pairs: one rater against the others, and half of the raters against the other half
     by_length      the same in four groups of as many pairs, from short responses to long ones
     by_longer      the same where the better response is the longer one, the shorter one, or neither
-    calibration    p(win) = sigmoid(difference) against how often it was right: ECE and its bins
+    calibration    p(win) = sigmoid(difference) against how often it was right: `error` with its interval, Brier score,
+                   NLL (ajuste/learning/statistics/calibration.py), the bins, and `ece`, the plain error of these bins
     length_correlation   of reward and tokens over all responses; with people's ratings beside it where there are any
 
 A ranking of K responses counts once, with the mean over its pairs; so `interval` (Wilson, 95 %) counts comparisons.
@@ -20,12 +21,14 @@ import pyarrow as pa
 import torch
 
 from ajuste.learning.losses.bradley_terry import pairs
-from ajuste.learning.statistics.metrics import BINS, expected_calibration_error, wilson_interval
+from ajuste.learning.statistics import calibration
+from ajuste.learning.statistics.metrics import estimate, resamples, wilson_interval
 from ajuste.rows.encoded.comparisons import HUMANS, Comparisons
 from ajuste.rows.parquet import ParquetRows
 
 MARGINS = (0.5, 1.0, 1.5, 2.5)
 GROUPS = 4
+RESAMPLES = 1000
 
 
 def evaluate(rewards: np.ndarray, comparisons: Comparisons, gain: float) -> dict:
@@ -131,23 +134,33 @@ def _by_length(lengths: np.ndarray, share) -> list[dict]:
 
 
 def _calibration(difference: np.ndarray, owner: np.ndarray) -> dict:
-    """ECE and bins of p(win). A pair says the same from either side, so confidence is at least a half."""
+    """Of p(win). A pair says the same from either side, so confidence is at least a half; the pairs of a ranking count
+    together as one row, as if they all said the same. Brier score and NLL: bootstrap over comparisons."""
     p = torch.sigmoid(torch.from_numpy(difference.astype(np.float64))).numpy()
     weights = 1.0 / np.bincount(owner)[owner]
-    error = expected_calibration_error(np.stack([p, 1 - p], axis=1), np.zeros(len(p), dtype=int), weights[None])
-    confidence, right = np.maximum(p, 1 - p), (p > 0.5) + 0.5 * (p == 0.5)
-    place = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
-    bins = [
+    confidence, right = np.maximum(p, 1 - p), _right(difference)
+    bins, place = calibration.bins_of(confidence, right, weights), calibration.place_of(confidence)
+    chances, first = np.stack([p, 1 - p], axis=1), np.zeros(len(p), dtype=int)
+    counts = resamples(owner.max() + 1, RESAMPLES, seed=0)
+    rows = [
         {
-            "low": i / BINS,
-            "high": (i + 1) / BINS,
+            "low": i / calibration.BINS,
+            "high": (i + 1) / calibration.BINS,
             "pairs": int((place == i).sum()),
-            "confidence": float(np.average(confidence[place == i], weights=weights[place == i])),
-            "accuracy": float(np.average(right[place == i], weights=weights[place == i])),
+            "confidence": float(bins.confidence[k]),
+            "accuracy": float(bins.right[k]),
         }
-        for i in np.unique(place).tolist()
+        for k, i in enumerate(np.unique(place).tolist())
     ]
-    return {"ece": float(error[0]), "bins": bins}
+    return {
+        "error": calibration.calibration_error(bins),
+        **{
+            name: estimate(np.bincount(owner, weights * score(chances, first)), np.ones(len(counts[0])), counts)
+            for name, score in (("brier", calibration.brier), ("nll", calibration.nll))
+        },
+        "ece": calibration.plain_error(bins),
+        "bins": rows,
+    }
 
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> float | None:

@@ -38,10 +38,10 @@ def passed(model: nn.Module, form: Form, rows: Sequence[Sequence[int]], row: Ten
     inputs = {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
     row, position = row.to(device), position.to(device)
     if form == "padded":
-        return Passed(base.base_model(**inputs, use_cache=False).last_hidden_state[row, position], None)
+        return Passed(ragged.trunk(base)(**inputs, use_cache=False).last_hidden_state[row, position], None)
     columns, place = position.unique(return_inverse=True)
     seen: list[Tensor] = []
-    hook = base.base_model.register_forward_hook(lambda module, args, output: seen.append(output.last_hidden_state))
+    hook = ragged.trunk(base).register_forward_hook(lambda module, args, output: seen.append(output.last_hidden_state))
     try:
         logits = base(**inputs, use_cache=False, logits_to_keep=columns - inputs["input_ids"].shape[1]).logits
     finally:

@@ -10,6 +10,7 @@ for each use:
     answers      sampling and its log-probabilities: reward, ppo, evaluate_ppo
     policy       log-probabilities of policy and reference, values, scores: OneBase asks when it is made; `one.way`
     rewards      of a reward model, which asks when it is built or loaded; `reward.way(model)`
+    likelihoods  of whole responses, log pi(y | x): ajuste/models/responses.py asks when it builds or loads a model
 
     way = supervised(model)     # Way("exact", ""), and `model` takes ragged batches; if "plain" it is as it was
 
@@ -45,10 +46,10 @@ class Way(NamedTuple):
     reason: str = ""
 
 
-def told(model: nn.Module, chosen: two_ways.Chosen, use: str, plain: str) -> Way:
+def _told(model: nn.Module, chosen: two_ways.Chosen, use: str, plain: str) -> Way:
     """The way that was chosen, said in one line if it is not the first.
 
-    use and plain: the words for what the model does and how. Raises ValueError, which says why, if there is none.
+    use: what the model is for; plain: what is done then. Raises ValueError, which says why, if there is no way.
     """
     kind = _kind(model)
     if chosen.name is None:
@@ -56,7 +57,7 @@ def told(model: nn.Module, chosen: two_ways.Chosen, use: str, plain: str) -> Way
         raise ValueError(f"{kind} cannot be used for {use}, no way of it is right ({reasons}): take another base")
     if not chosen.reasons:
         return Way("exact")
-    say(f"{kind}: {use} {plain} (else: {chosen.reason})")
+    say(f"{kind}: {plain}, which is slower, because {chosen.reason}")
     return Way("plain", chosen.reason)
 
 
@@ -85,10 +86,9 @@ def supervised(model: nn.Module, training: bool = False) -> Way:
     with quiet():
         with torch.set_grad_enabled(training):
             chosen = two_ways.choose(model, lambda small: _truth(small, rows), ways)
-        way = told(model, chosen, "rows of text", "padded, which is slower")
+        way = _told(model, chosen, "rows of text", "rows of text are padded")
         _fused(model, training and chosen.name != "plain, not fused")
-        if way.name == "exact" and len(ways) > 1:
-            ragged.attach(model)
+        (ragged.attach if way.name == "exact" and len(ways) > 1 else ragged.detach)(model)
     return way
 
 
@@ -120,7 +120,7 @@ def answers(model: nn.Module, adapter: str | None = None) -> rollout.Answers:
         return found
 
     chosen = two_ways.choose(model, truth, {name: way(form) for name, form in forms.items()})
-    told(model, chosen, "sampling", "through transformers' own forward, which is slower")
+    _told(model, chosen, "sampling", "rows are sampled through transformers' own forward")
     return rollout.Answers(model, adapter, forms[chosen.name])
 
 
@@ -134,7 +134,7 @@ def policy(one: "OneBase") -> Way:
     ways = {name: partial(_responses, rows=rows, form=form) for name, form in forms.items()}
     with quiet():
         chosen = two_ways.choose(one, partial(_responses_alone, rows=rows), ways)
-        way = told(one.model, chosen, "log-probabilities of responses", "through padded rows, which is slower")
+        way = _told(one.model, chosen, "log-probabilities of responses", "responses are read on padded rows")
         one.take(forms[chosen.name])
     return way
 
@@ -145,11 +145,26 @@ def rewards(model: nn.Module, score: Callable, alone: Callable) -> Way:
     score(model, rows) -> [N] as it is trained, alone(model, row) -> its reward from transformers' own forward, both
     with gradients. Raises ValueError if padded rows are wrong too.
     """
+    return _behind_a_prefix(model, score, alone, "rewards")
+
+
+def likelihoods(model: nn.Module, score: Callable) -> Way:
+    """The same for log pi(y | x). score(model, rows) -> [N] of rows with a prompt of two_ways.SHARED tokens."""
+    begin = two_ways.SHARED
+
+    def alone(small: nn.Module, row: list[int]) -> Tensor:
+        return log_p(_logits(small, row)[begin - 1 : -1], torch.tensor(row[begin:])).sum()
+
+    return _behind_a_prefix(model, score, alone, "log-probabilities of responses")
+
+
+def _behind_a_prefix(model: nn.Module, score: Callable, alone: Callable, what: str) -> Way:
+    """Let a model take rows behind a shared prefix if `score` of them says what `alone` says."""
     rows = two_ways.rows(model)
 
     def seen(small: nn.Module, found: Tensor) -> two_ways.Seen:
         weights = torch.arange(1, len(found) + 1, device=found.device)
-        return {"rewards": found.detach()} | two_ways.gradients((weights * found).sum(), small)
+        return {what: found.detach()} | two_ways.gradients((weights * found).sum(), small)
 
     def way(form: Callable[[nn.Module], nn.Module]) -> two_ways.Way:
         return lambda small: seen(small, score(_fused(form(small), True), rows))
@@ -157,9 +172,8 @@ def rewards(model: nn.Module, score: Callable, alone: Callable) -> Way:
     ways = {"exact": way(shared_prefix.attach), "plain": way(shared_prefix.detach)}
     with quiet():
         chosen = two_ways.choose(model, lambda m: seen(m, torch.stack([alone(m, row) for row in rows])), ways)
-        way = told(model, chosen, "rewards", "of padded rows, which is slower")
-        if way.name == "exact":
-            shared_prefix.attach(model)
+        way = _told(model, chosen, what, "rows to score are padded")
+        (shared_prefix.attach if way.name == "exact" else shared_prefix.detach)(model)
     return way
 
 
@@ -237,7 +251,7 @@ def _of_policy(
 
 def _trunk(model: nn.Module, ids: Tensor) -> Tensor:
     """The last hidden states [T, d] of one row [1, T], as transformers gives them."""
-    return model.get_base_model().base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
+    return ragged.trunk(model.get_base_model())(input_ids=ids, use_cache=False).last_hidden_state[0]
 
 
 def log_p(logits: Tensor, targets: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from ajuste.core.errors import UsageError
 from ajuste.core.params import Compute, read_yaml, section, typed
 from ajuste.models import decoder
 from studies.points import errors_told, write
-from tasks.evaluate.ppo import Folders, Ledger, evaluate_ppo
+from tasks.evaluate.policy import Folders, Ledger, evaluate_policy
 from tasks.evaluate.ppo import PpoConfig as EvaluateConfig
 from tasks.forgetting.scores import ForgettingConfig
 from tasks.ppo import PpoConfig, ppo
@@ -45,9 +45,9 @@ def main(seed: int) -> None:
         folders = Folders(
             merged / "instruct", whole, merged / "reward", merged / "gold", ARTIFACTS / "encoded/preferences"
         )
-        report = evaluate_ppo(
+        report = evaluate_policy(
             typed(EvaluateConfig, section(params, "evaluate", "ppo"), "evaluate.ppo"),
-            judge, folders, ledger, Path(scratch) / "evaluated",
+            judge, folders, ledger, Path(scratch) / "evaluated", "ppo",
         )  # fmt: skip
     write(OUT / f"{seed}.json", {
         "seed": seed, "updates": len(done["history"]), "kept": done["validation"]["update"],

@@ -36,7 +36,7 @@ def full(
 
 
 def main() -> None:
-    with start("classify_full", FullConfig) as stage:
+    with start("classify_full", FullConfig, together=True) as stage:
         artifacts = Path("artifacts")
         with stage.phase("train"):
             done = full(

@@ -73,7 +73,7 @@ def add_lora(model: nn.Module, task: Task, config: LoraConfig, base: Path) -> nn
 
 
 def main() -> None:
-    with start("classify_lora", LoraConfig) as stage:
+    with start("classify_lora", LoraConfig, together=True) as stage:
         artifacts = Path("artifacts")
         with stage.phase("train"):
             done = lora(

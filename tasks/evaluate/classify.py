@@ -1,7 +1,10 @@
 """Stage `evaluate_classify`: the held-out test rows, the same for every strategy, each number with its uncertainty.
 
-    accuracy, macro-F1, MCC, AUC (several classes: one against the rest, mean), expected calibration error, confusion
-    matrix, slices by source, length and label
+    accuracy, macro-F1, MCC, AUC (several classes: one against the rest, mean), Brier score, NLL, confusion matrix,
+    slices by source, length and label
+    ece          calibration error, root mean square over bins, without bias and with an interval of its own
+                 (ajuste/learning/statistics/calibration.py)
+    ece_plain    the expected calibration error as it is mostly published: without an interval, too large of few rows
 
 Values are scikit-learn's. Intervals are 95 % percentile bootstrap intervals over rows, from one fixed set of resamples
 for all strategies (ajuste/learning/statistics/metrics.py, the same formulas on many resamples at once); slices have
@@ -29,7 +32,7 @@ from ajuste.core.figures import rounded, write_json
 from ajuste.core.params import Compute, Config
 from ajuste.core.stage import start
 from ajuste.learning.seeds import seed_everything
-from ajuste.learning.statistics import metrics
+from ajuste.learning.statistics import calibration, metrics
 from ajuste.models.classifier import load, logits_of
 from ajuste.rows.encoded.labelled import Rows, autocast, read_labels, read_rows
 
@@ -67,16 +70,20 @@ def measure_sequence(model: nn.Module, rows: Rows, labels: list[str], batch_rows
         "macro_f1": sk.f1_score(true, predicted, labels=every, average="macro", zero_division=0),
         "mcc": sk.matthews_corrcoef(true, predicted),
         "auc": _auc(true, probabilities),
-        "ece": metrics.expected_calibration_error(probabilities, true)[0],
+        "brier": calibration.brier(probabilities, true).mean(),
+        "nll": calibration.nll(probabilities, true).mean(),
     }
     columns = {
         "label": pa.array(true, pa.int32()),
         "prediction": pa.array(predicted, pa.int32()),
         "probabilities": pa.array(rounded(probabilities.tolist()), pa.list_(pa.float32())),
     }
-    confusion = sk.confusion_matrix(true, predicted, labels=every).tolist()
-    resampled = metrics.all_metrics(probabilities, true, counts)
-    return Measured(values, resampled, columns, predicted == true, {"confusion": confusion})
+    bins = calibration.bins_of(probabilities.max(axis=1), predicted == true)
+    extra = {
+        "confusion": sk.confusion_matrix(true, predicted, labels=every).tolist(),
+        "ece": calibration.calibration_error(bins), "ece_plain": calibration.plain_error(bins),
+    }  # fmt: skip
+    return Measured(values, metrics.all_metrics(probabilities, true, counts), columns, predicted == true, extra)
 
 
 def evaluate_classify(

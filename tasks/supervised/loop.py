@@ -4,7 +4,8 @@ What is ours around it:
     order        length-sorted batches whose order is a function of (seed, epoch): ajuste/learning/batching.py
     loss         the stage's own, divided by the items of the whole optimiser step, so accumulation is exact
     history      one row a step and one an evaluation in <checkpoints>/history.jsonl, without a clock; always derived
-                 from Trainer's own log, which is part of each checkpoint, so a resumed run ends with the same file
+                 from Trainer's own log, which is part of each checkpoint, so a resumed run ends with the same file.
+                 A loss may bring figures of its own: they stand in the step's row
     checkpoints  after each evaluation, sealed (ajuste/core/checkpoints.py); the best and the last are kept. Of the
                  weights they hold those that train: the others are the base's
     stopping     after `patience` evaluations without a better one; the best weights are restored
@@ -40,9 +41,12 @@ from ajuste.learning.losses.cross_entropy import IGNORED
 from ajuste.models.folder import quiet
 from tasks.supervised.shares import Shares, loader, rows_of_a_batch
 
-Loss = Callable[[nn.Module, dict[str, Tensor], Tensor | int | None], Tensor]  # (model, batch, items) -> scalar
+Figures = dict[str, Tensor]  # of a batch, by name: scalars that add up to those of the step
+# (model, batch, items) -> scalar, alone or with figures
+Loss = Callable[[nn.Module, dict[str, Tensor], Tensor | int | None], Tensor | tuple[Tensor, Figures]]
 WEIGHTS = "trained.safetensors"
 OTHER_RANK = 1_000_003  # between the seeds of two processes' dropout
+FIGURES = "figures"  # their place in Trainer's log
 NAMES = {"loss": "loss", "learning_rate": "lr", "grad_norm": "grad_norm"}  # Trainer's name -> ours
 
 
@@ -83,7 +87,8 @@ def train(
     """Train `model` in place and return its history; it ends with the weights of the best evaluation.
 
     lengths: tokens of each row. collate(list of rows) -> batch with `labels`, of which those that are not -100 are the
-    items. compute_loss(model, batch, items) -> sum over the batch / items, the items of the whole optimiser step.
+    items. compute_loss(model, batch, items) -> sum over the batch / items, the items of the whole optimiser step, or
+    that with figures for the history.
     evaluate(model) -> {"loss": ..., metric: ..., ...}; a higher `metric` is better (a lower one if it is the loss), the
     lower loss decides between equals.
     Raises UsageError when the loss is no number any more or the rows of a step cannot be divided over the processes,
@@ -102,7 +107,7 @@ def train(
         )
         trainer.remove_callback(PrinterCallback)
         trainer.sampler = LengthGroupedSampler(lengths, config.batch_rows, compute.seed)
-        trainer.measure = evaluate
+        trainer.measure, trainer.figures = evaluate, {}
         trainer.shares = (config.batch_rows, config.accumulation)
         if world.first():
             _resumable(checkpoints, metric)  # removes what is spoilt before the others look
@@ -133,11 +138,12 @@ def stale_evaluations(history: list[dict], metric: str) -> int:
 
 class _Trainer(Trainer):
     """Trainer with our loss, batch order, division of a step and evaluation (the last three are set right after it is
-    made), and with checkpoints of the trained weights alone."""
+    made), and with checkpoints of the trained weights alone. figures: those of the running step so far."""
 
     sampler: LengthGroupedSampler
     shares: tuple[int, int]  # rows of a step, and the pieces of a process's part
     measure: Callable[[nn.Module], dict[str, float]]
+    figures: Figures
 
     def _get_train_sampler(self, train_dataset=None) -> LengthGroupedSampler:
         return self.sampler
@@ -149,12 +155,23 @@ class _Trainer(Trainer):
         return loader(self.train_dataset, shares, self.data_collator)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None) -> Tensor:
+        # rows that only keep the other processes company do not count
+        counts = self.accelerator.num_processes == 1 or bool((inputs["labels"] != IGNORED).any())
         loss = self.compute_loss_func(model, inputs, num_items_in_batch)
+        if isinstance(loss, tuple):
+            loss, found = loss
+            found = {name: value.detach() * counts for name, value in found.items()}
+            self.figures = {name: value + self.figures.get(name, 0.0) for name, value in found.items()}
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # the items are those of all processes, whose mean DDP takes
-        if self.accelerator.num_processes > 1 and bool((inputs["labels"] == IGNORED).all()):
-            loss = loss * 0.0  # rows that only keep the other processes company
-        return loss
+        return loss * counts
+
+    def log(self, logs: dict, *rest) -> None:
+        if "loss" in logs and self.figures:
+            values = self.accelerator.reduce(torch.stack(list(self.figures.values())), "sum").tolist()
+            logs = {**logs, FIGURES: dict(zip(self.figures, values, strict=True))}
+            self.figures = {}
+        super().log(logs, *rest)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if self.args.should_save:
@@ -271,9 +288,10 @@ def _rows_of(log: list[dict]) -> list[dict]:
     rows = []
     for entry in log:
         if "loss" in entry:
-            rows.append({"step": entry["step"], **{ours: entry[name] for name, ours in NAMES.items()}})
+            figures = dict(sorted(entry.get(FIGURES, {}).items()))  # a checkpoint sorts them too
+            rows.append({"step": entry["step"], **{ours: entry[name] for name, ours in NAMES.items()}, **figures})
         elif "eval_loss" in entry:
-            names = sorted(name for name in entry if name.startswith("eval_"))  # a checkpoint sorts them too
+            names = sorted(name for name in entry if name.startswith("eval_"))
             rows.append({"step": entry["step"], **{name: entry[name] for name in names}})
     return rows
 

@@ -39,7 +39,8 @@ def test_a_name_needs_what_trains_merges_and_judges_it(project: Path) -> None:
     assert found["ratings-reward"] == {"reward", "merge_reward"}
     assert found["assistant:sft"] == {"instruct", "merge_instruct", "evaluate_instruct", "forgetting_instruct"}
     assert {"ppo", "merge_ppo", "evaluate_ppo"} <= found["assistant:ppo"]
-    assert found["assistant"] == found["assistant:sft"] | found["assistant:ppo"]
+    assert {"dpo", "merge_dpo", "evaluate_dpo", "assistant_dpo"} == found["assistant:dpo"]
+    assert found["assistant"] == found["assistant:sft"] | found["assistant:ppo"] | found["assistant:dpo"]
     assert all(own <= set(stage_names()) for own in found.values())
 
 

@@ -8,7 +8,7 @@ import torch
 
 from ajuste.learning import batching
 from ajuste.learning.losses.cross_entropy import weighted_cross_entropy
-from ajuste.learning.statistics.metrics import expected_calibration_error
+from ajuste.learning.statistics.calibration import bins_of, calibration_error, plain_error
 from ajuste.models import classifier
 from tests.invariants.shapes import ENCODERS, FAMILIES, VOCABULARY, base_model
 from tests.made.tiny_classifiers import tiny_adapter, tiny_base
@@ -94,9 +94,8 @@ def test_calibration_error_of_calibrated_answers_is_near_zero_and_of_boasting_on
     generator = np.random.default_rng(0)
     n = 200_000
     confidence = generator.uniform(0.5, 1.0, n)
-    probabilities = np.stack([confidence, 1 - confidence], axis=1)
-    calibrated = (generator.uniform(size=n) > confidence).astype(int)       # class 0 as often as it is promised
-    assert expected_calibration_error(probabilities, calibrated).item() < 0.005
-    boasting = np.tile([0.9, 0.1], (1000, 1))
-    right_in_70 = (np.arange(1000) % 10 >= 7).astype(int)
-    assert expected_calibration_error(boasting, right_in_70).item() == pytest.approx(0.2)
+    calibrated = bins_of(confidence, generator.uniform(size=n) < confidence)  # right as often as it is promised
+    assert plain_error(calibrated) < 0.005 and calibration_error(calibrated)["high"] < 0.008
+    boasting = bins_of(np.full(1000, 0.9), np.arange(1000) % 10 < 7)
+    assert plain_error(boasting) == pytest.approx(0.2)
+    assert calibration_error(boasting)["value"] == pytest.approx(0.2, abs=0.002)

@@ -75,7 +75,7 @@ def _without_echoes(value: Any) -> Any:
 
 
 class Compared:
-    """A stage with its usual section; what it makes of one section is kept, since many cases share it."""
+    """A stage with its usual section; what it makes of one section is kept, since cases share it."""
 
     def __init__(self, stage: Callable[[dict, Path], Any], usual: dict) -> None:
         self.stage, self.usual = stage, usual
@@ -87,12 +87,16 @@ class Compared:
         before = copy.deepcopy(self.usual)
         for other, value in to.under.items():
             before = changed(before, other, value)
-        name = json.dumps(before, sort_keys=True)
+        same = self._made(before)
+        assert "error" not in same, same["error"]
+        other = self._made(changed(before, key, to.value))
+        assert same != other, f"`{key}` changes nothing: {to.value!r} makes what {before} makes"
+
+    def _made(self, section: dict) -> Made:
+        name = json.dumps(section, sort_keys=True)
         if name not in self.known:
-            self.known[name] = made_by(self.stage, before)
-            assert "error" not in self.known[name], self.known[name]["error"]
-        same = self.known[name] == made_by(self.stage, changed(before, key, to.value))
-        assert not same, f"`{key}` changes nothing: {to.value!r} makes what {before} makes"
+            self.known[name] = made_by(self.stage, section)
+        return self.known[name]
 
 
 def cases(*tables: dict[str, dict[str, Any]]) -> list[tuple[str, str, Any]]:

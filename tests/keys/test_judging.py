@@ -14,10 +14,10 @@ from torch import nn
 from ajuste.core.params import Compute
 from ajuste.judging.assistant import MeasureConfig
 from ajuste.learning import lora
-from tasks.assistant import ppo as kept
+from tasks.assistant import kept
 from tasks.evaluate.classify import ClassifyConfig, evaluate_classify
 from tasks.evaluate.instruct import InstructConfig, Reviews, evaluate_instruct
-from tasks.evaluate.ppo import Folders, Ledger, PpoConfig, evaluate_ppo
+from tasks.evaluate.policy import Folders, Ledger, PolicyConfig, evaluate_policy
 from tasks.forgetting.scores import ForgettingConfig, forgetting
 from tasks.merge import classify as merge_classify
 from tasks.merge import decoder as merge_decoder
@@ -46,6 +46,8 @@ CHANGED_DECODER = {
     "max_logit_difference": 1e-12, "min_equal_tokens": To(1.0, under={**ROUGH, "min_equal_tokens": 0.01}),
     "rows": 2, "prompts": 1, "new_tokens": 3,
 }  # fmt: skip
+CHANGED_POLICY = {"dtype": "bfloat16", "bootstrap": 300, "prompts": 3, "max_new_tokens": 2, "temperature": 0.2}
+SAME = {"merge.dpo": "merge.ppo", "evaluate.dpo": "evaluate.ppo"}  # sections of one function, in other folders
 CASES = {
     "merge.classify": {
         "dtype": To("bfloat16", under={"max_logit_difference": 1000.0, "min_equal_predictions": 0.01}),
@@ -53,6 +55,7 @@ CASES = {
     },
     "merge.instruct": CHANGED_DECODER,
     "merge.ppo": CHANGED_DECODER,
+    "merge.dpo": CHANGED_DECODER,
     "merge.reward": {
         "dtype": To("bfloat16", under={"max_logit_difference": 1000.0, "min_equal_predictions": 0.01}),
         "max_logit_difference": 1e-12, "min_equal_predictions": To(1.0, under={**ROUGH, "min_equal_predictions": 0.01}),
@@ -62,14 +65,16 @@ CASES = {
     "evaluate.instruct": {
         "dtype": "bfloat16", "bootstrap": 300, "rows": 3, "max_new_tokens": 2, "references": 2, "reviews": 1,
     },
-    "evaluate.ppo": {"dtype": "bfloat16", "bootstrap": 300, "prompts": 3, "max_new_tokens": 2, "temperature": 0.2},
+    "evaluate.ppo": CHANGED_POLICY,
+    "evaluate.dpo": CHANGED_POLICY,
     "assistant": {"rows": 3, "references": 2},
     "forgetting": {"dtype": "bfloat16", "bootstrap": 300, "text_rows": 1, "choice_rows": 1, "max_tokens": 16},
 }  # fmt: skip
 SILENT = {
     f"{name}": "how much passes through a model at once, to save memory"
     for name in ("merge.classify.batch_rows", "evaluate.classify.batch_rows", "evaluate.instruct.batch_rows",
-                 "evaluate.instruct.batch_tokens", "evaluate.ppo.batch_rows", "forgetting.batch_tokens")
+                 "evaluate.instruct.batch_tokens", "evaluate.ppo.batch_rows", "evaluate.dpo.batch_rows",
+                 "forgetting.batch_tokens")
 }  # fmt: skip
 
 
@@ -97,7 +102,8 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Compared]:
     functions = classifiers(root) | assistants(root)
     for name in ("merge.classify", "merge.reward"):
         functions[name] = partial(roughly, functions[name])
-    return {name: Compared(functions[name], SECTIONS[name]) for name in functions}
+    made = {name: Compared(functions[name], SECTIONS[name]) for name in functions}
+    return made | {name: made[other] for name, other in SAME.items()}
 
 
 def classifiers(root: Path) -> dict[str, Callable]:
@@ -174,11 +180,13 @@ def assistants(root: Path) -> dict[str, Callable]:
         "evaluate.instruct": lambda section, out: evaluate_instruct(
             InstructConfig(**section), COMPUTE, sft, base, root / "encoded", root / "prompts", reviews, out
         ),
-        "assistant": lambda section, out: kept.assistant_ppo(
-            kept.PpoConfig(**section), measure, COMPUTE, ppo, root / "measured", root / "encoded",
+        "assistant": lambda section, out: kept.measure_kept(
+            kept.KeptConfig(**section), measure, COMPUTE, "ppo", ppo, root / "measured", root / "encoded",
             root / "prompts", out,
         ),
-        "evaluate.ppo": lambda section, out: evaluate_ppo(PpoConfig(**section), COMPUTE, folders, ledger, out),
+        "evaluate.ppo": lambda section, out: evaluate_policy(
+            PolicyConfig(**section), COMPUTE, folders, ledger, out, "ppo"
+        ),
         "forgetting": lambda section, out: forget(ForgettingConfig(**section), out),
     }
 

@@ -1,11 +1,15 @@
 """Keys of policy.yaml: the verdict of the gate or of drift, or what is done about it, changes with each of them."""
 
 import json
+import re
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ajuste.core.imports import ROOT
@@ -16,6 +20,7 @@ from ajuste.rows.request_log import read_windows
 from ajuste.tracking.verdicts import drift as verdicts
 from ajuste.tracking.verdicts import gate as judging
 from ajuste.tracking.verdicts.baseline import Baseline
+from ajuste.tracking.verdicts.evidence import _clusters
 from flows import _gate
 from tests.judging.test_drift import VOCABULARY, made
 from tests.judging.test_gate import kept, pair
@@ -30,11 +35,14 @@ METRICS = ("accuracy", "pair_accuracy", "loss", "gold")
 SIZES = ("min_length", "min_vocabulary", "min_classes", "min_embeddings")
 CASES = {
     "gate": {
+        "minimum_rows": 300, "error_budget": 1e-12, "looks": To(10**6, under={"error_budget": 1e-10}),
         "mode": "dry-run", "forgetting_margin": 0.01, "latency_ms": 1.0, "memory_mb": 1.0, "approval": True,
         **dict.fromkeys(("loss_margin", "rules_margin", "rouge_margin"), 0.01),
         "approval_hours": To(1.0, under={"approval": True}),
         **{f"{metric}.{key}": 0.5 for metric in METRICS for key in ("over_base", "over_champion")},
         **{f"{metric}.limit": -0.9 if metric == "loss" else 0.9 for metric in METRICS},
+        **{f"{metric}.wanted": 0.5 for metric in METRICS},
+        **{f"{metric}.cluster": "source" if metric in ("accuracy", "loss") else None for metric in METRICS},
     },
     "drift": {
         "window": 50, "reference_rows": 100, "alpha": To(0.9, under=dict.fromkeys(SIZES, 0.0)), "correction": "bh",
@@ -48,14 +56,18 @@ SILENT: dict[str, str] = {}
 def gate(section: dict, out: Path) -> dict:
     """The rules on a challenger of each family, and what the flow says and asks of one that passes."""
     config = GateConfig(**section)
-    found = {}
+    found, numbers = {}, {}
     lost = tuple(kept(0.03, figure) for figure in ("loss", "rules", "rouge"))
     for metric in METRICS:
         better = pair(0.2)
         if metric == "loss":  # a lower one is better
             better = type(better)(better.other, better.others, better.own)
-        evidence = Evidence(metric, better, better, {"c4": 0.05}, None, {"empty_text": True}, 5.0, 500.0, kept=lost)
+        alike, unknown = sources(getattr(config, metric).cluster, metric, better.own)
+        evidence = Evidence(metric, better, better, {"c4": 0.05}, None, {"empty_text": True}, 5.0, 500.0, kept=lost,
+                            clusters=alike, clusters_problem=unknown)
         found[metric] = [(rule.name, rule.passed) for rule in rules(config, evidence)]
+        beside = rules(config, evidence, look=2)[1]
+        numbers[metric] = (beside.value, re.findall(r"needs ([\d,]+) rows", beside.sentence))
     verdict = judging.Verdict("m", "2", None, rules(config, evidence), "today")
     asked = []
     with pytest.MonkeyPatch.context() as patch:
@@ -66,7 +78,16 @@ def gate(section: dict, out: Path) -> dict:
         patch.setattr(_gate, "create_markdown_artifact", lambda **more: None)
         patch.setattr(_gate, "pause_flow_run", lambda timeout, **more: asked.append(timeout) or _gate.Approval())
         done = _gate._decide(verdict, config) if all(passed for _, passed in found["gold"]) else "refused"
-    return {"rules": found, "done": done.split(";")[0], "asked": asked}
+    return {"rules": found, "numbers": numbers, "done": done.split(";")[0], "asked": asked}
+
+
+def sources(column: str | None, metric: str, own: dict) -> tuple[dict | None, str]:
+    """Which rows a column of the test rows makes one draw: two and two are alike in each column."""
+    with tempfile.TemporaryDirectory() as folder:
+        halves = [f"{i // 2}" for i in range(len(own))]
+        columns = {"responses": [[half, f"{half} "] for half in halves], "prompt_ids": halves, "source": halves}
+        pq.write_table(pa.table({"row_id": [str(row) for row in own], **columns}), Path(folder) / "test.parquet")
+        return _clusters(column, SimpleNamespace(encoded=Path(folder), rows="{split}.parquet", metric=metric), own)
 
 
 def windows_of(section: dict, out: Path) -> dict:

@@ -79,7 +79,8 @@ def _run(changes: str) -> First:
     real, losses = steps.Adam.step, Ppo.losses
 
     def step(self, closure=None):
-        weights, gradient = flat(one, lambda p: p), flat(one, lambda p: torch.zeros_like(p) if p.grad is None else p.grad)
+        weights = flat(one, lambda p: p)
+        gradient = flat(one, lambda p: torch.zeros_like(p) if p.grad is None else p.grad)
         real(self, closure)
         taken.append(Step(gradient, flat(one, lambda p: p) - weights))
 

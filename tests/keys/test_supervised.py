@@ -10,14 +10,16 @@ from ajuste.core.params import Compute
 from tasks.classify.frozen import FrozenConfig, frozen
 from tasks.classify.full import FullConfig, full
 from tasks.classify.lora import LoraConfig, lora
+from tasks.dpo import DpoConfig, Folders, dpo
 from tasks.features.reviews import ReviewsConfig, features
 from tasks.gold import GoldConfig, gold
 from tasks.instruct import InstructConfig, instruct
+from tasks.reference import ReferenceConfig, reference
 from tasks.reward import RewardConfig, train_reward_model
 from tests.keys.cases import Compared, To, cases, first_rows, small_decoder
 from tests.made import tiny_classifiers, tiny_rows, tuned
-from tests.made.tiny_rlhf import whole
-from tests.tasks import test_gold, test_reward
+from tests.made.tiny_rlhf import prompts, whole
+from tests.tasks import test_dpo, test_gold, test_reward
 
 COMPUTE = {"dtype": "float32", "device": "cpu", "threads": 1, "seed": 0}
 LOOP = {"warmup": 0.2, "epochs": 1, "batch_rows": 16, "accumulation": 1, "weight_decay": 0.1, "max_grad_norm": 1.0,
@@ -32,6 +34,8 @@ SECTIONS = {
     "classify.lora": {**SHARED, **LOOP, **LORA, "pooling": "cls", "lr": 1e-2, "dropout": 0.0},
     "instruct": {**tuned.CONFIG.model_dump(), **LOOP},
     "reward": {**test_reward.CONFIG.model_dump(), **LOOP},
+    "reference": {"dtype": "float32"},
+    "dpo": {**test_dpo.CONFIG.model_dump(), **LOOP},
     "gold": test_gold.CONFIG.model_dump(),
 }
 OFTEN = {"epochs": 4, "lr": 0.3}  # so many passes at such a rate that validation gets worse on the way
@@ -61,6 +65,13 @@ CASES = {
         **CHANGED_LOOP, **CHANGED_LORA, "targets": ["q_proj"], "lr": 1e-4, "dtype": "bfloat16", "margin": 1.0,
         "soft_labels": True, "samples": 4, "new_tokens": 2, "temperature": 0.2, "patience": To(1, under=OFTEN),
     },
+    "reference": {"dtype": "bfloat16"},
+    "dpo": {
+        **CHANGED_LOOP, **CHANGED_LORA, "targets": ["q_proj"], "lr": 1e-4, "loss": "hinge", "beta": 1.0,
+        "label_smoothing": To(0.4, under={"loss": "cdpo", "label_smoothing": 0.1}),
+        "gamma": To(1.0, under={"loss": "simpo"}), "alarm_displacement": 1e-6, "samples": 3, "new_tokens": 2,
+        "temperature": 0.2, "patience": To(1, under=OFTEN),
+    },
     "gold": {
         "source": "rotten_tomatoes", "rows": 40, "validation_rows": 8, "test_rows": 3, "ratings_rows": 5,
         "sentences": 1, "max_tokens": 8, "l2": 10.0, "steps": 2, "patience": 1, "ngram": 12,
@@ -73,7 +84,7 @@ SILENT = {
     "compute.portable": "which kernels a process computes with; tests/core/test_arithmetic.py starts one and compares",
     "features.reviews.batch_rows": "rows at once; the sums may differ in a last digit",
     **{f"{name}.accumulation": "pieces of a step, to save memory"
-       for name in ("classify.full", "classify.lora", "instruct", "reward")},
+       for name in ("classify.full", "classify.lora", "instruct", "reward", "dpo")},
 }  # fmt: skip
 
 
@@ -89,6 +100,9 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Compared]:
     sft = whole(base, root / "sft", 3)
     pairs = first_rows(test_reward.comparisons(sft, root / "pairs"), 32)
     validated = test_gold.write_sets(root / "validated")
+    prompts(sft, root / "pairs", ("validation",))
+    word = Folders(pairs, sft, root / "reference", tiny_classifiers.tiny_full(encoder, root / "gold"))
+    reference(ReferenceConfig(**SECTIONS["reference"]), compute, pairs, sft, word.reference)
 
     def trained(config: type, train: Callable, *inputs: Path) -> Callable:
         def run(section: dict, out: Path, compute: Compute = compute) -> None:
@@ -108,6 +122,8 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Compared]:
         "classify.lora": trained(LoraConfig, lora, texts, encoder),
         "instruct": trained(InstructConfig, instruct, answers, base),
         "reward": trained(RewardConfig, train_reward_model, pairs, sft),
+        "reference": lambda section, out: reference(ReferenceConfig(**section), compute, pairs, sft, out),
+        "dpo": trained(DpoConfig, dpo, word),
         "gold": lambda section, out: gold(GoldConfig(**section), compute, *validated, encoder, out),
     }
     made = {name: Compared(functions[name], SECTIONS[name]) for name in functions}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ajuste.learning.rl.token_log_probs import Head, token_log_probs
+from ajuste.learning.rl.token_log_probs import Head, log_probs_of_logits, token_log_probs
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 2.0])
@@ -39,3 +39,25 @@ def test_certainty_is_finite_and_a_temperature_of_zero_refused():
     assert log_p.tolist() == [0.0, -2e4] and entropy.tolist() == [0.0, 0.0]
     with pytest.raises(ValueError, match="^the temperature of log-probabilities must be above 0, not 0.0$"):
         token_log_probs(h, Head(W), torch.tensor([0, 0]), 0.0)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("scale, cap", [(1.0, None), (0.25, None), (1.0, 1.5), (3.0, 1.5)])
+def test_bias_scale_and_soft_cap_of_the_head(bias: bool, scale: float, cap: float | None):
+    torch.manual_seed(0)
+    h, W = torch.randn(130, 12, dtype=torch.float64, requires_grad=True), torch.randn(31, 12, dtype=torch.float64)
+    b = torch.randn(31, dtype=torch.float64) if bias else None
+    targets, g = torch.randint(0, 31, (130,)), torch.randn(130)
+    logits = torch.nn.functional.linear(h, W, b) * scale
+    logits = logits if cap is None else torch.tanh(logits / cap) * cap
+    expected, expected_entropy = log_probs_of_logits(logits, targets, 0.7)
+    z = (logits / 0.7).log_softmax(1)
+    assert torch.allclose(expected, z.gather(1, targets[:, None])[:, 0])
+    assert torch.allclose(expected_entropy, -(z.exp() * z).sum(1))
+    (expected_gradient,) = torch.autograd.grad((expected * g).sum(), h)
+    log_p, entropy = token_log_probs(h, Head(W, b, scale, cap), targets, 0.7)
+    (gradient,) = torch.autograd.grad((log_p * g).sum(), h)
+    assert torch.allclose(log_p, expected) and torch.allclose(entropy, expected_entropy)
+    assert torch.allclose(gradient, expected_gradient)
+    with pytest.raises(ValueError, match="above 0"):
+        log_probs_of_logits(logits, targets, 0.0)

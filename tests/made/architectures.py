@@ -154,7 +154,7 @@ def config_of(name: str, changed: dict | None = None) -> PretrainedConfig:
 def make(name: str, seed: int = 0, changed: dict | None = None) -> nn.Module:
     """A decoder as a causal language model, an encoder bare; in evaluation mode, the same weights on every call.
 
-    changed: options that leave all shapes as they are.
+    changed: options in the place of the shape's own; what they do not touch is drawn as before.
     """
     torch.manual_seed(seed)
     with quiet():
@@ -167,10 +167,10 @@ def make(name: str, seed: int = 0, changed: dict | None = None) -> nn.Module:
     return model
 
 
-def write(name: str, folder: Path) -> Path:
+def write(name: str, folder: Path, changed: dict | None = None) -> Path:
     """The model of `make` as a base folder: weights, tokenizer with a chat template, base.json."""
     with quiet():
-        make(name).save_pretrained(folder)
+        make(name, changed=changed).save_pretrained(folder)
     tokenizer = _tokenizer(config_of(name))
     tokenizer.save_pretrained(folder)
     identity = {"source": f"path:{name}", "id": name, "sha256": sha256_of(folder / "model.safetensors"),

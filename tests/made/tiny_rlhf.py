@@ -68,6 +68,35 @@ def policy(base: Path, folder: Path, seed: int = 30, **validation: float) -> Pat
     return folder
 
 
+def direct(base: Path, folder: Path, seed: int = 50, **validation: float) -> Path:
+    """A LoRA adapter on `base`, as stage `dpo` writes it, with its curves and without an alarm."""
+    tiny_decoders.tiny_adapter(base, folder, "lora", seed)
+    found = {"gold": 0.7, "gold_gain": 0.05, "gold_gain_low": 0.01, "gold_gain_high": 0.09, "kl": 1.5, "loss": 0.5,
+             "accuracy": 0.9, "margin": 1.2, "displacement": 0.3, "chosen": -3.0, "rejected": -3.5}
+    card = json.loads((folder / "ajuste.json").read_text()) | {
+        "method": "dpo", "strategy": "dpo", "loss": "sigmoid", "beta": 0.1, "validation": found | validation,
+    }  # fmt: skip
+    (folder / "ajuste.json").write_text(json.dumps(card))
+    direct_curves(folder)
+    return folder
+
+
+def direct_curves(folder: Path, said: str = "") -> None:
+    """history.jsonl and alarms.json of six steps of DPO, invented; with one alarm that says `said`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for step in range(1, 7):
+        curve = {"chosen": -3 - step / 20, "rejected": -3 - step / 10, "reward_chosen": -step / 20, "accuracy": 0.7,
+                 "reward_rejected": -step / 10, "margin": step / 20, "displacement": step / 20}
+        rows.append({"step": step, "loss": 0.7 - step / 20, "lr": 1e-4, "grad_norm": 1.0, **curve})
+        if step % 3 == 0:
+            rows.append({"step": step, "eval_loss": 0.7 - step / 25, **{f"eval_{key}": x for key, x in curve.items()}})
+    (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    alarm = {"step": 6, "alarm": "alarm_displacement", "figure": "displacement", "value": 0.3, "limit": 0.2,
+             "kept": True, "said": said}
+    (folder / "alarms.json").write_text(json.dumps([alarm] if said else []))
+
+
 def curves(folder: Path, hostile: str = "") -> None:
     """history.jsonl, radar.json, samples.jsonl and alarms.json of six updates, invented."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -331,7 +331,7 @@ def _episode_log_probs(model: nn.Module, prompts, responses: Tensor, mask: Tenso
     for prompt, row, keep in zip(prompts, responses, mask, strict=True):
         answer = row[keep].tolist()
         logits = _logits(model, [*prompt, *answer])[len(prompt) - 1 :]
-        states = _hidden(model.get_base_model().base_model, [*prompt, *answer])[len(prompt) - 1 :]
+        states = _hidden(ragged.trunk(model.get_base_model()), [*prompt, *answer])[len(prompt) - 1 :]
         log_p = (logits[:-1] / TEMPERATURE).log_softmax(-1).gather(1, torch.tensor(answer)[:, None])[:, 0]
         found.append(F.pad(log_p, (0, len(row) - len(answer))))
         kept.append(F.pad(states, (0, 0, 0, len(row) - len(answer))))

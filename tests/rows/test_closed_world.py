@@ -1,14 +1,18 @@
 """What changes the meaning of a row is used, refused or in quarantine; every other dropped column is named once."""
 
+import json
+
 import pytest
 
 from ajuste.core.errors import DataError
 from tests.made.added import add, asked, jsonl, project, sentence, texts
+from tests.made.stand_in import stand_in
 
 
 @pytest.fixture(autouse=True)
 def _project(tmp_path, monkeypatch):
     project(tmp_path, monkeypatch)
+    stand_in(monkeypatch)
 
 
 CALL = [{"id": "c0", "type": "function", "function": {"name": "lookup", "arguments": "{}"}}]
@@ -35,8 +39,7 @@ def test_a_column_that_changes_the_meaning_and_is_not_used_is_quarantine(column,
 
 
 @pytest.mark.parametrize("key, value", [
-    ("tool_calls", CALL), ("function_call", {"name": "f"}), ("reasoning_content", "hm"), ("weight", 0),
-    ("train", False)])  # fmt: skip
+    ("tool_calls", CALL), ("function_call", {"name": "f"}), ("reasoning_content", "hm")])  # fmt: skip
 @pytest.mark.parametrize("form", [("role", "content"), ("from", "value")])
 def test_a_key_of_an_answer_that_changes_the_meaning_is_quarantine(key, value, form):
     column = "messages" if form[0] == "role" else "conversations"
@@ -66,7 +69,19 @@ def test_the_history_of_alpaca_is_used():
     assert len(turns["4"]) == 2
 
 
-@pytest.mark.parametrize("values", [(True, False), (1, 0), (1.0, 0.0), ("true", "False")])
+def test_prompts_and_completions_may_be_lists_of_turns_or_texts_that_look_like_lists():
+    rows = [{"prompt": [{"role": "system", "content": "Be kind."}, *chat[:1]], "completion": chat[1:]}
+            for chat in chats(40)]  # fmt: skip
+    rows[5]["prompt"] = json.dumps(rows[5]["prompt"])
+    rows[6] = {"prompt": "[3, 1, 2]", "completion": "[1, 2, 3]"}
+    found = add(jsonl("mine.jsonl", rows))
+    assert len(found.kept) == 40
+    said = {row["location"].rsplit(":", 1)[1]: [turn["role"] for turn in row["messages"]] for row in found.kept}
+    assert said["1"] == said["6"] == ["system", "user", "assistant"] and said["7"] == ["user", "assistant"]
+
+
+@pytest.mark.parametrize("values", [(True, False), (1, 0), (1.0, 0.0), ("true", "False"), ("desirable", "undesirable"),
+                                    ("good", "bad"), (1, -1)])  # fmt: skip
 def test_unpaired_preferences_are_refused_by_name(values):
     rows = [{"prompt": row["instruction"], "completion": row["output"], "label": values[i % 2]}
             for i, row in enumerate(asked(40))]  # fmt: skip

@@ -1,4 +1,4 @@
-"""tasks/assistant/ppo.py on tiny models: the figures of the model after, paired with what was measured before."""
+"""tasks/assistant/kept.py on tiny models: the figures of the model after, paired with what was measured before."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ import pytest
 
 from ajuste.core.errors import DataError, UsageError
 from ajuste.judging.assistant import MeasureConfig
-from tasks.assistant.ppo import PpoConfig, assistant_ppo, measure_config
+from tasks.assistant.kept import KeptConfig, measure_config, measure_kept
 from tests.made.tiny_decoders import ANSWERED, tiny_full
 from tests.tasks.test_evaluate_instruct import COMPUTE, CONFIG, files, run  # noqa: F401
 
@@ -26,8 +26,10 @@ def before(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # no
 
 
 def measured(files: Path, before: Path, out: Path, model: str = "after", **changes) -> dict:  # noqa: F811
-    config = PpoConfig(**{"rows": None, "references": None, **changes})
-    return assistant_ppo(config, MEASURE, COMPUTE, files / model, before, files / "encoded", files / "prompts", out)
+    config = KeptConfig(**{"rows": None, "references": None, **changes})
+    return measure_kept(
+        config, MEASURE, COMPUTE, "ppo", files / model, before, files / "encoded", files / "prompts", out
+    )
 
 
 def test_the_model_after_is_measured_as_its_own_evaluation_would(files: Path, before: Path, tmp_path: Path) -> None:  # noqa: F811

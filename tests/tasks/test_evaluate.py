@@ -49,8 +49,12 @@ def test_the_numbers_are_scikit_learns_on_the_written_predictions(made) -> None:
         assert report["mcc"]["value"] == rounded(float(sk.matthews_corrcoef(mine.label, mine.prediction)))
         assert report["auc"]["value"] == pytest.approx(sk.roc_auc_score(mine.label, probabilities[:, 1]), rel=1e-5)
         assert report["confusion"] == sk.confusion_matrix(mine.label, mine.prediction, labels=[0, 1]).tolist()
-        for name in ("accuracy", "macro_f1", "mcc", "auc", "ece"):
-            assert report[name]["low"] <= report[name]["value"] <= report[name]["high"] or name == "ece"
+        brier = sk.brier_score_loss(mine.label, probabilities[:, 1])
+        assert report["brier"]["value"] == pytest.approx(brier, rel=1e-5)
+        assert report["nll"]["value"] == pytest.approx(sk.log_loss(mine.label, probabilities), rel=1e-5)
+        for name in ("accuracy", "macro_f1", "mcc", "auc", "ece", "brier", "nll"):
+            assert report[name]["low"] <= report[name]["value"] <= report[name]["high"]
+        assert 0 < report["ece_plain"] < 1
 
 
 def test_predictions_are_those_of_the_model(made) -> None:

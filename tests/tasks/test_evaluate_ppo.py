@@ -1,4 +1,4 @@
-"""Stage `evaluate_ppo`: each figure against its definition, paired, the same noise for both models, clear refusals."""
+"""tasks/evaluate/policy.py: each figure against its definition, paired, the same noise for both, clear refusals."""
 
 import json
 from dataclasses import replace
@@ -15,7 +15,8 @@ from ajuste.core.params import Compute
 from ajuste.learning.rl.rollout import Answers, sample
 from ajuste.learning.text import chat
 from ajuste.models import classifier, decoder, reward
-from tasks.evaluate.ppo import Folders, Ledger, PpoConfig, evaluate_ppo, read_prompts
+from tasks.evaluate.policy import Folders, Ledger, evaluate_policy, read_prompts
+from tasks.evaluate.ppo import PpoConfig
 from tasks.forgetting.scores import ForgettingConfig, forgetting
 from tests.made import tiny_classifiers, tiny_decoders, tiny_rlhf
 from tests.tasks.test_forgetting import BOOLQ, PIQA, TEXTS, write_control
@@ -45,7 +46,7 @@ def made(tmp_path_factory):
     forgetting(CONTROL, COMPUTE, base, base, control, root / "before")
     folders = Folders(sft, ppo, judge, gold, encoded)
     ledger = Ledger(CONTROL, base, control, root / "before")
-    report = evaluate_ppo(CONFIG, COMPUTE, folders, ledger, root / "out")
+    report = evaluate_policy(CONFIG, COMPUTE, folders, ledger, root / "out", "ppo")
     return folders, ledger, root / "out", report
 
 
@@ -82,7 +83,7 @@ def test_the_scores_are_the_judges_own_words(made):
     texts = [line["ppo"] for line in lines]
     expected = classifier.predict(judge, judge_tokenizer, card, texts)[:, 1]
     assert [line["gold_ppo"] for line in lines] == pytest.approx(expected.tolist(), abs=1e-6)
-    model, tokenizer, _ = decoder.load(folders.ppo)
+    model, tokenizer, _ = decoder.load(folders.after)
     scorer = reward.load(folders.reward)[0]
     stop = chat.end_of_turn(tokenizer)
     generator = torch.Generator().manual_seed(COMPUTE.seed)
@@ -99,7 +100,7 @@ def test_the_scores_are_the_judges_own_words(made):
 
 def test_a_model_beside_itself_differs_in_nothing(made, tmp_path):
     folders, ledger, _, _ = made
-    report = evaluate_ppo(CONFIG, COMPUTE, replace(folders, ppo=folders.sft), ledger, tmp_path)
+    report = evaluate_policy(CONFIG, COMPUTE, replace(folders, after=folders.before), ledger, tmp_path, "ppo")
     nothing = {"value": 0.0, "low": 0.0, "high": 0.0}
     assert report["proxy"]["difference"] == nothing == report["gold"]["difference"]
     assert report["kl"] == nothing and report["equal"] == 1.0 and report["distinct2"]["ratio"] == 1.0
@@ -107,7 +108,7 @@ def test_a_model_beside_itself_differs_in_nothing(made, tmp_path):
 
 def test_forgetting_is_that_of_its_own_stage(made, tmp_path):
     folders, ledger, out, report = made
-    expected = forgetting(CONTROL, COMPUTE, folders.ppo, ledger.base, ledger.control, tmp_path, ledger.before)
+    expected = forgetting(CONTROL, COMPUTE, folders.after, ledger.base, ledger.control, tmp_path, ledger.before)
     assert report["F"] == expected["F"]
     assert (out / "scores.json").read_bytes() == (tmp_path / "scores.json").read_bytes()
     assert pq.read_table(out / "rows.parquet").equals(pq.read_table(tmp_path / "rows.parquet"))
@@ -115,30 +116,31 @@ def test_forgetting_is_that_of_its_own_stage(made, tmp_path):
 
 def test_two_runs_write_the_same_bytes(made, tmp_path):
     folders, ledger, out, _ = made
-    evaluate_ppo(CONFIG, COMPUTE, folders, ledger, tmp_path)
+    evaluate_policy(CONFIG, COMPUTE, folders, ledger, tmp_path, "ppo")
     assert {f.name: f.read_bytes() for f in out.iterdir()} == {f.name: f.read_bytes() for f in tmp_path.iterdir()}
 
 
 def test_responses_of_one_token_are_no_reason_to_stop(made, tmp_path):
     folders, ledger, _, _ = made
-    report = evaluate_ppo(CONFIG.model_copy(update={"max_new_tokens": 1}), COMPUTE, folders, ledger, tmp_path)
+    report = evaluate_policy(CONFIG.model_copy(update={"max_new_tokens": 1}), COMPUTE, folders, ledger, tmp_path, "ppo")
     assert report["distinct2"] == {"sft": None, "ppo": None, "ratio": None}
     assert "NaN" not in (tmp_path / "ppo.json").read_text()
 
 
 def test_what_is_missing_is_named(made, tmp_path):
     folders, ledger, _, _ = made
-    for name, message in (("ppo", "no model folder"), ("reward", "no model folder"), ("gold", "no model folder"),
+    for name, message in (("after", "no model folder"), ("reward", "no model folder"), ("gold", "no model folder"),
                           ("encoded", "prompts_test.parquet is missing: run stage `encode_preferences`")):
         with pytest.raises(UsageError, match=message):
-            evaluate_ppo(CONFIG, COMPUTE, replace(folders, **{name: tmp_path / "no"}), ledger, tmp_path / "out")
+            missing = replace(folders, **{name: tmp_path / "no"})
+            evaluate_policy(CONFIG, COMPUTE, missing, ledger, tmp_path / "out", "ppo")
     with pytest.raises(UsageError, match="holds no reward model"):
-        evaluate_ppo(CONFIG, COMPUTE, replace(folders, reward=folders.sft), ledger, tmp_path / "out")
+        evaluate_policy(CONFIG, COMPUTE, replace(folders, reward=folders.before), ledger, tmp_path / "out", "ppo")
     other = tiny_classifiers.tiny_full(tiny_classifiers.tiny_base(tmp_path / "e"), tmp_path / "gold")
     card = json.loads((other / "ajuste.json").read_text())
     (other / "ajuste.json").write_text(json.dumps(card | {"labels": ["bad", "good"]}))
     with pytest.raises(UsageError, match=r"has labels bad, good: a gold score is P\(positive\)"):
-        evaluate_ppo(CONFIG, COMPUTE, replace(folders, gold=other), ledger, tmp_path / "out")
+        evaluate_policy(CONFIG, COMPUTE, replace(folders, gold=other), ledger, tmp_path / "out", "ppo")
 
 
 def test_no_prompt_left_is_said(tmp_path):
@@ -146,4 +148,4 @@ def test_no_prompt_left_is_said(tmp_path):
                       "prefill": pa.array([], pa.string()), "prefill_tokens": pa.array([], pa.int32())})
     pq.write_table(empty, tmp_path / "prompts_test.parquet")
     with pytest.raises(DataError, match="no test row of the preferences is left"):
-        read_prompts(tmp_path, None)
+        read_prompts(tmp_path, "test", None)

@@ -277,7 +277,9 @@ def test_calibration_of_a_calibrated_model_and_of_a_boaster() -> None:
     rewards = np.array([d, 0.0] * 3 + [0.0, d])
     found = Comparisons([pair(i, None) for i in range(4)])
     honest = pair_accuracy.evaluate(5 * rewards, found, gain=5.0)["calibration"]
-    assert honest["ece"] == pytest.approx(0.0, abs=1e-6)
+    assert honest["ece"] == pytest.approx(0.0, abs=1e-6) and honest["error"]["low"] == 0.0
+    assert honest["nll"]["value"] == pytest.approx(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))
+    assert honest["brier"]["value"] == pytest.approx(0.75 * 0.25**2 + 0.25 * 0.75**2)
     assert [(row["pairs"], row["confidence"], row["accuracy"]) for row in honest["bins"]] == [
         (4, pytest.approx(0.75), pytest.approx(0.75))
     ]

@@ -109,7 +109,7 @@ def make_rlhf(root: Path) -> Rlhf:
     write(root / "validated/validation.json", {"set": "ratings", "rows": {"read": 50}})
     write(root / "validated/quality.json", {"humans": [{"margin": 1.5, "one_against_rest": 0.9}]})
     write(root / "encoded/encoding.json", {"set": "ratings", "max_tokens": 96})
-    for name in ("reward", "ppo"):
+    for name in ("reward", "ppo", "dpo"):
         for folder, weights in (("adapters", "adapter_model"), ("merged", "model")):
             model(root / folder / name, name)
             (root / folder / name / "model.safetensors").rename(root / folder / name / f"{weights}.safetensors")
@@ -117,15 +117,22 @@ def make_rlhf(root: Path) -> Rlhf:
     card = json.loads((root / "adapters/reward/ajuste.json").read_text())
     card |= {"set": "ratings", "method": "lora", "normalisation": {"gain": 2}}
     write(root / "adapters/reward/ajuste.json", card)
+    card = json.loads((root / "adapters/dpo/ajuste.json").read_text())
+    write(root / "adapters/dpo/ajuste.json", card | {"loss": "sigmoid", "beta": 0.1})
     rlhf.evaluate_reward(root / "adapters/reward")
     tiny_rlhf.curves(root / "adapters/ppo")
-    rlhf.evaluate_ppo(root / "evaluated")
+    rlhf.evaluate_policy(root / "evaluated")
+    tiny_rlhf.direct_curves(root / "adapters/dpo")
+    rlhf.evaluate_reward(root / "adapters/dpo")
+    rlhf.evaluate_policy(root / "evaluated_dpo", method="dpo")
     return Rlhf(
         validated=root / "validated",
         encoded=root / "encoded",
         reward=(root / "adapters/reward", root / "merged/reward"),
         policy=(root / "adapters/ppo", root / "merged/ppo"),
         evaluated=root / "evaluated",
+        direct=(root / "adapters/dpo", root / "merged/dpo"),
+        direct_evaluated=root / "evaluated_dpo",
     )
 
 
@@ -180,8 +187,8 @@ def test_two_runs_write_the_same_bytes(made):
     summary(made)
     assert first == {path.name: path.read_bytes() for path in made["out"].iterdir()}
     assert set(first) == {
-        "data.json", "classify.json", "instruct.json", "reward.json", "ppo.json", "forgetting.json", "merge.json",
-        "curves.csv", "confusion.csv",
+        "data.json", "classify.json", "instruct.json", "reward.json", "ppo.json", "dpo.json", "forgetting.json",
+        "merge.json", "curves.csv", "confusion.csv",
     }  # fmt: skip
 
 
@@ -216,6 +223,19 @@ def test_reward_model_and_ppo_are_summed_up(made):
     assert "reward_train_loss" in rows[0] and "ppo_train_loss" not in rows[0]
 
 
+def test_dpo_is_summed_up_with_its_pairs_and_its_curves(made):
+    summary(made)
+    dpo = json.loads((made["out"] / "dpo.json").read_text())
+    assert dpo["gold"]["difference"]["low"] == 0.05 and dpo["pairs"]["by_margin"][2]["accuracy"]["value"] == 0.85
+    assert (dpo["steps"], dpo["alarms"], dpo["loss"], dpo["beta"]) == (6, [], "sigmoid", 0.1)
+    forgetting = json.loads((made["out"] / "forgetting.json").read_text())
+    assert forgetting["F_dpo"]["general"]["value"] == 0.15 and "boolq" in forgetting["dpo"]
+    assert "dpo" in json.loads((made["out"] / "merge.json").read_text())
+    rows = {row["step"]: row for row in csv.DictReader((made["out"] / "curves.csv").open())}
+    assert rows["2"]["dpo_chosen"] == "-3.1" and rows["2"]["dpo_validation_chosen"] == "nan"
+    assert rows["3"]["dpo_validation_rejected"] == "-3.3" and rows["3"]["dpo_margin"] == "0.15"
+
+
 @pytest.mark.parametrize(
     "missing",
     [
@@ -229,6 +249,8 @@ def test_reward_model_and_ppo_are_summed_up(made):
         "rlhf/adapters/reward/evaluation.json",
         "rlhf/adapters/ppo/radar.json",
         "rlhf/evaluated/scores.json",
+        "rlhf/adapters/dpo/evaluation.json",
+        "rlhf/evaluated_dpo/dpo.json",
         "rlhf/validated/quality.json",
     ],
 )

@@ -44,9 +44,35 @@ def make(root: Path, seed: int = 30, instruct_seed: int = 10, loss: float = 2.0,
     tiny_rlhf.reward_merged(base, reward, root / MERGED / "reward")
     policy = tiny_rlhf.policy(base, root / ADAPTERS / "ppo", seed, **validation)
     tiny_rlhf.policy_merged(base, policy, root / MERGED / "ppo")
-    evaluate_ppo(root / "artifacts/evaluated/ppo", seed)
+    evaluate_policy(root / "artifacts/evaluated/ppo", seed)
     still_assistant(root / "artifacts/evaluated")
     lock(root)
+    return root
+
+
+DPO = {
+    "reference": (["artifacts/encoded/preferences", f"{MERGED}/instruct"], "artifacts/reference"),
+    "dpo": (["artifacts/encoded/preferences", f"{MERGED}/gold", f"{MERGED}/instruct", "artifacts/reference"],
+            f"{ADAPTERS}/dpo"),
+    "merge_dpo": ([f"{ADAPTERS}/dpo", f"{MERGED}/instruct"], f"{MERGED}/dpo"),
+    "evaluate_dpo": (["artifacts/evaluated/forgetting_base", f"{MERGED}/dpo", f"{MERGED}/gold", f"{MERGED}/instruct",
+                      f"{MERGED}/reward"], "artifacts/evaluated/dpo"),
+    "assistant_dpo": (["artifacts/encoded/instructions", "artifacts/evaluated/instruct", f"{MERGED}/dpo"],
+                      "artifacts/evaluated/assistant_dpo"),
+}
+
+
+def add_dpo(root: Path, seed: int = 50, lost: float = 0.03, **validation: float) -> Path:
+    """A DPO beside the PPO of a run that is made."""
+    base, adapter = root / MERGED / "instruct", root / ADAPTERS / "dpo"
+    tiny_rlhf.direct(base, adapter, seed, **validation)
+    tiny_rlhf.policy_merged(base, adapter, root / MERGED / "dpo")
+    (root / "artifacts/reference").mkdir()
+    (root / "artifacts/reference/reference.json").write_text("{}")
+    evaluate_reward(adapter)
+    evaluate_policy(root / "artifacts/evaluated/dpo", seed, method="dpo")
+    still_assistant(root / "artifacts/evaluated", lost, "dpo")
+    lock(root, DPO)
     return root
 
 
@@ -70,25 +96,26 @@ def evaluate_reward(folder: Path) -> None:
                              "margin": [i / 20 for i in range(60)]}), folder / "pairs.parquet")
 
 
-def evaluate_ppo(folder: Path, seed: int = 0, hostile: str = "") -> None:
-    """ppo.json, answers.jsonl, scores.json and rows.parquet; the scores of the prompts are drawn by `seed`."""
+def evaluate_policy(folder: Path, seed: int = 0, hostile: str = "", method: str = "ppo") -> None:
+    """<method>.json, answers.jsonl, scores.json and rows.parquet; the scores of the prompts are drawn by `seed`."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     lines = []
     for i in range(PROMPTS):
         line = {"id": f"te{i}", "prefill": f"the film {i}{hostile}", "kl": 3.0}
-        for model, proxy in (("sft", 0.0), ("ppo", 0.8)):
-            noise = float(rng.normal(0, 0.1)) if model == "ppo" else i / 10
+        for model, proxy in (("sft", 0.0), (method, 0.8)):
+            noise = float(rng.normal(0, 0.1)) if model == method else i / 10
             line |= {model: f"{model} says {i}{hostile}", f"proxy_{model}": proxy + noise,
                      f"gold_{model}": 0.5 + noise / 10, f"tokens_{model}": 20}
         lines.append(line)
     (folder / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (folder / "ppo.json").write_text(json.dumps({
-        "proxy": {"sft": interval(0.05), "ppo": interval(0.8), "difference": interval(0.75)},
-        "gold": {"sft": interval(0.6), "ppo": interval(0.68), "difference": interval(0.08, 0.03),
+    (folder / f"{method}.json").write_text(json.dumps({
+        "proxy": {"sft": interval(0.05), method: interval(0.8), "difference": interval(0.75)},
+        "gold": {"sft": interval(0.6), method: interval(0.68), "difference": interval(0.08, 0.03),
                  "accuracy_on_ratings": {**interval(0.75, 0.05), "rows": 90}},
-        "kl": interval(3.5, 0.4), "length": {"sft": interval(20.0), "ppo": interval(21.0), "difference": interval(1.0)},
-        "ended": {"sft": interval(0.8), "ppo": interval(0.9)}, "distinct2": {"sft": 0.9, "ppo": 0.81, "ratio": 0.9},
+        "kl": interval(3.5, 0.4),
+        "length": {"sft": interval(20.0), method: interval(21.0), "difference": interval(1.0)},
+        "ended": {"sft": interval(0.8), method: interval(0.9)}, "distinct2": {"sft": 0.9, method: 0.81, "ratio": 0.9},
         "equal": 0.1, "prompts": PROMPTS, "temperature": 1.0, "max_new_tokens": 24,
     }))  # fmt: skip
     sets = {"general": ("text", "log_likelihood_per_token", -3.0), "boolq": ("choice", "accuracy", 0.6)}
@@ -101,15 +128,15 @@ def evaluate_ppo(folder: Path, seed: int = 0, hostile: str = "") -> None:
                    folder / "rows.parquet")
 
 
-def still_assistant(evaluated: Path, lost: float = 0.03) -> None:
-    """What stage `assistant_ppo` writes: `lost` nats a token more than the version before; all else as it was."""
-    folder = evaluated / "assistant_ppo"
+def still_assistant(evaluated: Path, lost: float = 0.03, method: str = "ppo") -> None:
+    """What stage `assistant_<method>` writes: `lost` nats a token more than the version before; all else as it was."""
+    folder = evaluated / f"assistant_{method}"
     folder.mkdir(parents=True, exist_ok=True)
     before = pq.read_table(evaluated / "instruct/rows.parquet")
     tokens, sums = before["tokens"].to_numpy(), before["instruct"].to_numpy()
-    pq.write_table(pa.table({"row_id": before["row_id"], "tokens": tokens, "sft": sums, "ppo": sums + lost * tokens}),
+    pq.write_table(pa.table({"row_id": before["row_id"], "tokens": tokens, "sft": sums, method: sums + lost * tokens}),
                    folder / "rows.parquet")
-    models = {"sft": 2.0, "ppo": 2.0 + lost}
+    models = {"sft": 2.0, method: 2.0 + lost}
     (folder / "assistant.json").write_text(json.dumps({
         "held_out": {model: {"loss": interval(loss), "perplexity": float(np.exp(loss)), "rows": assistants.TEST_ROWS,
                              "tokens": 500} for model, loss in models.items()} | {"difference": interval(lost, 0.005)},
@@ -117,10 +144,10 @@ def still_assistant(evaluated: Path, lost: float = 0.03) -> None:
                        for model in (*models, "difference")},
         "rules": {model: {"passed": interval(0.4), "prompts": 10, "kinds": {}} for model in models},
     }))  # fmt: skip
-    answers = [{"id": f"p{i}", "prompt": prompt, "sft": f"sft answers {i}", "ppo": f"ppo answers {i}",
-                "kept_sft": i == 0, "kept_ppo": i == 0} for i, prompt in enumerate(assistants.PROMPTS)]
-    references = [{"row_id": f"te{i:014x}", "reference": "so", "sft": "so", "ppo": "so", "rougeL_sft": 0.2,
-                   "rougeL_ppo": 0.2} for i in range(6)]
+    answers = [{"id": f"p{i}", "prompt": prompt, "sft": f"sft answers {i}", method: f"{method} answers {i}",
+                "kept_sft": i == 0, f"kept_{method}": i == 0} for i, prompt in enumerate(assistants.PROMPTS)]
+    references = [{"row_id": f"te{i:014x}", "reference": "so", "sft": "so", method: "so", "rougeL_sft": 0.2,
+                   f"rougeL_{method}": 0.2} for i in range(6)]
     for name, rows in (("answers.jsonl", answers), ("references.jsonl", references)):
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
@@ -143,7 +170,7 @@ def figures(root: Path, hostile: str = "") -> Path:
     alarm = [{"update": 7, "alarm": "alarm_kl", "figure": "kl", "value": 31.0, "limit": 30.0, "rolled_back_to": 5,
               "said": f"KL 31.0 nats a response is above 30{hostile}"}]
     (artifacts / "adapters/ppo/alarms.json").write_text(json.dumps(alarm))
-    evaluate_ppo(artifacts / "evaluated/ppo", hostile=hostile)
+    evaluate_policy(artifacts / "evaluated/ppo", hostile=hostile)
     assistants.control(artifacts / "evaluated")
     validated = artifacts / "validated/preferences"
     validated.mkdir(parents=True, exist_ok=True)
@@ -174,9 +201,9 @@ def quality(hostile: str = "") -> dict:
     }  # fmt: skip
 
 
-def lock(root: Path) -> None:
-    """dvc.lock of the run."""
-    stages = assistants.STAGES | STAGES
+def lock(root: Path, more: dict | None = None) -> None:
+    """dvc.lock of the run. more: stages beside those of STAGES."""
+    stages = assistants.STAGES | STAGES | (more or {})
     params = {name: {} for name in stages} | {
         "instruct": {"instruct": {"method": "lora", "r": 4, "lr": 1e-3}},
         "reward": {"reward": {"r": 4, "lr": 2e-4}},

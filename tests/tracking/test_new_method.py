@@ -206,13 +206,17 @@ ALLOWED = {  # files and folders that name a method, each with its reason
     "ajuste/core/locks.py": "a message as an example",
     "ajuste/models/one_base.py": "the mathematics' view of a model: policy, reference, value and reward on one base",
     "ajuste/cli/models/explain.py": "the command that shows what stage `ppo` recorded, token by token",
+    "ajuste/tracking/pages/report_dpo.py": "the pictures of DPO's own section of the report",
+    "ajuste/tracking/pages/_report_dpo.html": "the same section's text",
+    "ajuste/tracking/pages/report.py": "puts the section where it belongs",
+    "ajuste/tracking/pages/_report.html": "the same",
     "ajuste/tracking/pages/report_rlhf.py": "the pictures of PPO's own section of the report",
     "ajuste/tracking/pages/_report_rlhf.html": "the same section's text",
     "ajuste/tracking/pages/_report_outcome.html": "its outcome at the top of the report",
     "flows/pipeline.py": "the map: one line a stage",
     "tasks/": "the stages",
 }
-WORD = re.compile(r"(?<![a-z])(ppo|sft)(?![a-z])", re.IGNORECASE)
+WORD = re.compile(r"(?<![a-z])(ppo|sft|dpo)(?![a-z])", re.IGNORECASE)
 
 
 def test_no_other_file_names_a_method() -> None:

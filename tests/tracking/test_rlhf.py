@@ -226,7 +226,7 @@ def test_sft_and_ppo_side_by_side(project) -> None:
     assert found["differing_parameters"]["instruct.lr"] == {sft: None, ppo: "0.001"}
     assert second["seconds"] > first["seconds"]
     shown = text.to_terminal(found, 110)
-    for fact in ("made from", "gold score", "KL, nats a response", "before PPO", "proxy reward", "held-out loss",
+    for fact in ("made from", "gold score", "KL, nats a response", "before it", "proxy reward", "held-out loss",
                  "12 prompts", "sft says 0", "validation gold gain"):
         assert fact in shown, fact
 

@@ -5,6 +5,7 @@ question_sets. Each has `prepare(asked, path, own, form, old)`, which reads the 
 be.
 """
 
+import re
 import shutil
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from ajuste.rows.layouts import instructions
 from ajuste.rows.sources import find
 from ajuste.tracking.project import raw_data
 
+UNFIT_NAME = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\\]")
 KINDS = {
     "classification": label_sets,
     "instructions": instruction_sets,
@@ -55,8 +57,7 @@ def add(asked: Asked) -> None:
             path = packed
         own = sets.free_name(path, folder, [part.path for part in old.files] if old else [])
         added = KINDS[kind].prepare(asked, path, own, form, old)
-        if old is None:
-            added.said += trial.check(asked.name, own, path, added, workspace)
+        added.said += trial.check(asked.name, own, path, added, workspace)
         copy = workspace / own
         shutil.copyfile(path, copy)
         with sets.published(folder, added.set, copy, workspace):
@@ -73,6 +74,8 @@ def _located(asked: Asked) -> tuple[Path, str]:
         path, source = Path(asked.file).expanduser(), asked.source
     if not path.exists():
         raise UsageError(f"{path} does not exist")
+    if wrong := UNFIT_NAME.search(path.name):
+        raise UsageError(f"{ascii(path.name)[1:-1]}: a name with {ascii(wrong[0])} cannot stand in set.yaml: rename it")
     return path, source
 
 

@@ -7,6 +7,8 @@ import yaml
 from ajuste.cli.data import use as in_params
 from ajuste.cli.data.sets import BATCH_ROWS, Added, Asked, Seen, dropped, listed_columns
 from ajuste.core.errors import DataError, UsageError
+from ajuste.rows.checks.turns import clean
+from ajuste.rows.decontaminate import split_source
 from ajuste.rows.layouts import preferences
 from ajuste.rows.layouts.instructions import (
     LAYOUTS,
@@ -18,7 +20,7 @@ from ajuste.rows.layouts.instructions import (
     template_fields,
     to_row,
 )
-from ajuste.rows.layouts.meant import unpaired
+from ajuste.rows.layouts.meant import VERDICT_WORDS, unpaired
 from ajuste.rows.read.files import columns_of, hint_of, printable
 from ajuste.rows.read.records import TAG_BEGIN, check_needed, read_records, record_columns
 from ajuste.rows.read.texts import check_columns
@@ -49,7 +51,7 @@ def _check_paired(path: Path, form: str, layout: str, mapping: dict[str, str]) -
     if layout in ("templates", "text", "tagged") or form == "txt" or "label" in mapping.values():
         return
     first = next(read_records(path, form, SAMPLE_ROWS))
-    if unpaired([record.values for record in first if record.values]):
+    if unpaired([record.values for record in first if record.values], VERDICT_WORDS):
         raise DataError(
             f"{path}: `label` says of each completion whether it is good: these are unpaired preferences (KTO), and no "
             "method here learns from them. Give pairs with prompt, chosen and rejected, or the good rows alone without "
@@ -172,6 +174,8 @@ def look(path: Path, file: InstructionFile) -> Seen:
         good = seen.readable(path, rows, [row.problem for row in rows])
         seen.values.update(printable(row.category or file.category or "(none)") for row in good)
         seen.roles.update(turn["role"] for row in good for turn in row.messages)
+        for row in good:
+            seen.place(clean(split_source(row.messages, row.split))[0])
     seen.check_any(path, file.layout)
     return seen
 

@@ -9,7 +9,7 @@ from ajuste.cli.data import instruction_sets
 from ajuste.cli.data import use as in_params
 from ajuste.cli.data.sets import BATCH_ROWS, Added, Asked, Seen, dropped
 from ajuste.core.errors import DataError, UsageError
-from ajuste.rows.clean import INVISIBLE
+from ajuste.rows.clean import INVISIBLE, clean, lone
 from ajuste.rows.read.files import printable
 from ajuste.rows.read.texts import read_rows
 from ajuste.rows.read.values import class_of, same_name
@@ -55,6 +55,8 @@ def _said(seen: Seen, new: ClassificationSet, mapped: dict[str, str]) -> list[st
     if alike:
         shown = ", ".join(ascii(label)[1:-1][:60] for label in alike[:6])
         said.append(f"note: classes that look alike, are they one? {shown}: --labels VALUE=name,... merges them")
+    if seen.damaged:
+        said.append(f"damaged labels, so {seen.damaged:,} rows will go to quarantine as encoding_damage")
     other = {value: n for value, n in seen.values.items() if class_of(value, new.labels, mapped) not in new.labels}
     if other:
         shown = sorted(other.items(), key=lambda item: (-item[1], item[0]))[:10]
@@ -71,10 +73,16 @@ def look(path: Path, file: SourceFile) -> Seen:
     seen = Seen()
     for batch in read_rows(path, file.format, file.columns, BATCH_ROWS):
         good = seen.readable(path, batch, [row.problem for row in batch])
-        seen.values.update(printable(row.label.strip()) for row in good)
+        for row in good:
+            label = row.label.strip()
+            seen.damaged += bool(lone(label))
+            if not lone(label):  # its row goes to quarantine: it names no class
+                seen.values[label] += 1
+                seen.place(clean(row.text)[0], label)
         if len(seen.values) > MAX_VALUES:
             raise DataError(f"{path.name}: column `{file.columns.label}` has over {MAX_VALUES} different values: "
                             "is it the label column?")  # fmt: skip
+    seen.check_any(path, "a text with its label")
     return seen
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from ajuste.cli.data import use as in_params
 from ajuste.cli.data.sets import BATCH_ROWS, Added, Asked, Seen, dropped, listed_columns
 from ajuste.core.errors import DataError, UsageError
+from ajuste.rows.checks.turns import clean
 from ajuste.rows.layouts.preferences import LAYOUTS, Comparison, columns_known, needs_of_layouts, recognise
 from ajuste.rows.read.comparisons import read_comparisons
 from ajuste.rows.read.files import printable
@@ -82,6 +83,8 @@ def look(path: Path, data_set: PreferenceSet, file: PreferenceFile) -> Seen:
     for batch in read_comparisons(path.parent, data_set, placed, BATCH_ROWS):
         good = seen.readable(path, batch, [row.fault[1] if row.fault else None for row in batch])
         seen.values.update(len(row.responses) for row in good)
+        for row in good:
+            seen.place(clean(row.about())[0])
     seen.check_any(path, file.layout)
     return seen
 

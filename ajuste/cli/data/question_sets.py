@@ -58,6 +58,8 @@ def look(path: Path, file: QuestionFile) -> Seen:
     for batch in read_questions(path, file, BATCH_ROWS):
         good = seen.readable(path, batch, [row.problem for row in batch])
         seen.values.update(len(row.answers) for row in good)
+        for row in good:
+            seen.place(row.context)
     seen.check_any(path, "questions")
     return seen
 

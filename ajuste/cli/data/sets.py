@@ -15,10 +15,11 @@ from pathlib import Path
 
 from ajuste.cli.data.kinds import DataSet, read_any
 from ajuste.core.errors import DataError, UsageError
-from ajuste.rows.read.files import printable
+from ajuste.rows.read.files import printable, shown_name
 from ajuste.rows.read.opened import PACKINGS, inner_name
 from ajuste.rows.read.records import record_columns
 from ajuste.rows.sets.base import Set, dump_set
+from ajuste.rows.split import split_of, split_text, text_digest
 
 DATA = Path("data")
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl",
@@ -51,9 +52,15 @@ class Seen:
     rows: int = 0
     unreadable: int = 0
     first_problem: str = ""
+    damaged: int = 0  # rows whose label no file can store
     values: Counter = field(default_factory=Counter)  # label, tag, category or number of responses -> rows
     first: list = field(default_factory=list)  # rows, to be shown
     roles: Counter = field(default_factory=Counter)  # of turns
+    splits: Counter = field(default_factory=Counter)  # (index in SPLITS, label or "") -> rows
+
+    def place(self, about: str, label: str = "") -> None:
+        """Count a row in the split that its text decides."""
+        self.splits[split_of(text_digest(split_text(about))), label] += 1
 
     def readable(self, path: Path, batch: list, problems: list[str | None]) -> list:
         """Count the rows of a batch, of which some could not be read; gives the others."""
@@ -92,12 +99,12 @@ def mapping_from(parts: list[str]) -> dict[str, str]:
 def listed_columns(path: Path, form: str) -> str:
     """The columns of a file for messages."""
     found = record_columns(path, form)
-    return (", ".join(printable(name)[:60] for name in found[:30]) + (", ..." if len(found) > 30 else "")) or "none"
+    return (", ".join(map(shown_name, found[:30])) + (", ..." if len(found) > 30 else "")) or "none"
 
 
 def dropped(path: Path, form: str, used: set[str]) -> list[str]:
     """A line that names the columns of a file that nothing uses, if there are any."""
-    left = [printable(name)[:60] for name in record_columns(path, form) if name not in used] if form != "conll" else []
+    left = [shown_name(name) for name in record_columns(path, form) if name not in used] if form != "conll" else []
     shown = ", ".join(left[:20]) + (", ..." if len(left) > 20 else "")
     return [f"not used, so dropped: column{'s' * (len(left) > 1)} {shown}"] if left else []
 

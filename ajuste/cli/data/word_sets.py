@@ -77,6 +77,7 @@ def look(path: Path, file: WordFile) -> Seen:
     for batch in read_words(path, file, BATCH_ROWS):
         for row in seen.readable(path, batch, [row.problem for row in batch]):
             seen.values.update(printable(tag) for tag in row.tags)
+            seen.place(" ".join(row.words))
     seen.check_any(path, "tagged words")
     return seen
 

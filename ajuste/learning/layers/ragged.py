@@ -125,6 +125,11 @@ def _base(model: nn.Module) -> nn.Module:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def trunk(base: nn.Module) -> nn.Module:
+    """The layers below the output layer of a model of transformers; Llama-4's prefix is not the name that they have."""
+    return base.base_model if base.base_model is not base else base.model
+
+
 # --- loss -------------------------------------------------------------------------------------------------------------
 
 

@@ -33,7 +33,7 @@ from torch.nn import functional as F
 
 from ajuste.learning.layers import active
 from ajuste.learning.layers.attention import BY_HAND, WIDTH
-from ajuste.learning.layers.ragged import _base
+from ajuste.learning.layers.ragged import _base, trunk
 
 NAME = "rows_behind_a_prefix"  # of the attention function
 
@@ -106,7 +106,7 @@ def hidden(model: nn.Module, batch: Batch) -> Tensor:
     if not active.attached(base, NAME):
         raise ValueError("this model takes no rows behind a prefix: call layers.shared_prefix.attach first")
     device = next(base.parameters()).device
-    output = base.base_model(
+    output = trunk(base)(
         input_ids=batch.input_ids.to(device),
         attention_mask=batch.lengths.view(1, 1, 1, -1),  # the attention reads them as Python numbers, once a layer
         position_ids=batch.position_ids.to(device),

@@ -7,7 +7,7 @@ and answers for all B resamples at once with matrix products:
     macro-F1   = mean_c 2 M[c,c] / (sum_p M[c,p] + sum_y M[y,c])               0 for a class never seen nor predicted
     MCC        = (s c - sum_k t_k p_k) / sqrt((s^2 - sum p_k^2)(s^2 - sum t_k^2))      Gorodkin 2004, any C classes
     AUC        = P(score of a positive > score of a negative) + P(equal) / 2          one class against the rest, mean
-    ECE        = sum_bins n_b/N |accuracy_b - confidence_b|                    Guo et al. 2017, equal-width bins
+    Brier, NLL = mean of a row's own score                                     ajuste/learning/statistics/calibration.py
 
     interval(metric over resamples) = its 2.5 % and 97.5 % percentiles (Efron's percentile bootstrap)
     distinct-n = different n-grams / n-grams over all responses      Li et al. 2016; low: a model repeats itself
@@ -19,8 +19,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-BINS = 15  # of the expected calibration error, as in Guo et al. 2017
-METRICS = ("accuracy", "macro_f1", "mcc", "auc", "ece")
+from ajuste.learning.statistics.calibration import brier, nll
+
+METRICS = ("accuracy", "macro_f1", "mcc", "auc", "brier", "nll")
 
 
 def confusion(
@@ -78,18 +79,6 @@ def _auc_of_class(score: np.ndarray, positive: np.ndarray, counts: np.ndarray) -
     return np.divide(wins, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
 
 
-def expected_calibration_error(
-    probabilities: np.ndarray, labels: np.ndarray, counts: np.ndarray | None = None
-) -> np.ndarray:
-    """[B]: mean distance of confidence (highest probability) and accuracy over BINS equal-width bins (low, high]."""
-    confidence = probabilities.max(axis=1).astype(np.float64)
-    correct = probabilities.argmax(axis=1) == labels
-    bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
-    gap = np.eye(BINS)[bins] * (correct - confidence)[:, None]
-    counts = _counts(counts, len(labels))
-    return np.abs(counts @ gap).sum(axis=1) / counts.sum(axis=1)
-
-
 def all_metrics(
     probabilities: np.ndarray, labels: np.ndarray, counts: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
@@ -100,7 +89,8 @@ def all_metrics(
         "macro_f1": macro_f1(matrix),
         "mcc": mcc(matrix),
         "auc": auc(probabilities, labels, counts),
-        "ece": expected_calibration_error(probabilities, labels, counts),
+        **{name: weighted_mean(score(probabilities, labels), np.ones(len(labels)), counts)
+           for name, score in (("brier", brier), ("nll", nll))},
     }
 
 

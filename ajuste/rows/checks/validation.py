@@ -41,6 +41,8 @@ from ajuste.rows.parquet import GROUP_ROWS, ParquetRows, read_batches
 from ajuste.rows.read.files import printable
 from ajuste.rows.split import SPLITS
 
+SHOWN_CHARS = 120  # of what is wrong with the first row, in the line that the run stops with
+EXPLAINED = {"unreadable_row", "role_order", "unknown_label", "unknown_tag", "bad_ratings"}  # with their details
 SOURCES_SHOWN = 50  # a column with a value of its own in every row must not fill the report
 QUARANTINE = pa.schema(
     [("row_id", pa.string()), ("location", pa.string()), ("reasons", pa.list_(pa.string())), ("detail", pa.string())]
@@ -154,7 +156,9 @@ def write_rows(work: Work, kept: pa.Schema, tally: Callable[[dict, int], Iterabl
             for k in left:
                 for reason in rows["reasons"][k]:
                     counts[f"reason:{reason}"] += 1
-                    counts.setdefault(("first", reason), rows["location"][k])
+                    detail = rows["detail"][k]
+                    shown = f": {detail[:SHOWN_CHARS]}" if detail and reason in EXPLAINED else ""
+                    counts.setdefault(("first", reason), f"{rows['location'][k]}{shown}")
             first += batch.num_rows
     counts["quarantined"] = bad.rows
     counts.update({f"kept:{split}": sinks[split].rows for split in SPLITS})

@@ -3,7 +3,7 @@
     alpaca             instruction, input (optional), output              system and history, where there are any
     dolly              instruction, context (optional), response          category
     flan               inputs, targets
-    prompt_completion  prompt, completion
+    prompt_completion  prompt, completion: texts, or lists of {role, content}
     question_answer    question, context (optional), answer
     messages           messages: [{role: system|user|assistant, content}]
     sharegpt           conversations: [{from: system|human|gpt, value}]   system
@@ -123,9 +123,6 @@ def _from_columns(row: Row, layout: str, values: dict) -> None:
         if values[column] is None:
             raise Unfit(f"the row has no {column}")
         row.messages = messages_of(listed(values[column]), column, speaker, weighed=True)
-        learnt = [turn.get("weight", 1) for turn in row.messages if turn["role"] == "assistant"]
-        if learnt and not any(learnt):
-            raise Unfit("no answer of the row is learnt: the weight of each is 0")
     elif layout == "text":
         row.messages = [{"role": "text", "content": text_of(values, "text")}]
     elif layout == "tagged":
@@ -135,16 +132,28 @@ def _from_columns(row: Row, layout: str, values: dict) -> None:
             absent = [tag for tag in TAGS if tag not in text]
             raise Unfit(f"the text has no {absent[0]}" if absent else "the text has something outside its tags")
         row.messages = _pair(*match.groups())
+    elif layout == "prompt_completion" and all(map(_are_turns, (values["prompt"], values["completion"]))):
+        row.messages = [turn for part in LAYOUTS[layout][0]
+                        for turn in messages_of(listed(values[part]), part, weighed=True)]  # fmt: skip
     else:
         asked, answer = LAYOUTS[layout][0]
         row.instruction = text_of(values, asked)
         more = text_of(values, {"alpaca": "input", "dolly": "context", "question_answer": "context"}.get(layout, ""))
         row.messages = _pair("\n\n".join(part for part in (row.instruction, more) if part.strip()),
                              text_of(values, answer))  # fmt: skip
+    learnt = [turn.get("weight", 1) for turn in row.messages if turn["role"] == "assistant"]
+    if learnt and not any(learnt):
+        raise Unfit("no answer of the row is learnt: the weight of each is 0")
     row.messages = _history(values) + row.messages
     system = text_of(values, "system")
     if system.strip():
         row.messages.insert(0, {"role": "system", "content": system})
+
+
+def _are_turns(value: object) -> bool:
+    """Whether a prompt or a completion is a list of turns; a text may itself be the JSON of another list."""
+    found = listed(value)
+    return isinstance(found, list) and bool(found) and all(isinstance(turn, dict) and "role" in turn for turn in found)
 
 
 def _history(values: dict) -> list[Message]:

@@ -19,6 +19,10 @@ COLUMNS = ("history", "input", "tools", "functions", "tool_calls", "function_cal
            "train")  # fmt: skip
 TURN = ("tool_calls", "function_call", "reasoning_content")
 TRUE = {"weight": (1, "1", "1.0"), "train": (True, 1, "true", "True", "1")}
+VERDICTS = ("true", "false", "0", "1", "0.0", "1.0")
+VERDICT_WORDS = ("-1", "-1.0", "+1", "good", "bad", "desirable", "undesirable", "chosen", "rejected", "accepted",
+                 "preferred", "dispreferred", "positive", "negative", "like", "dislike", "yes", "no", "up", "down",
+                 "thumbs_up", "thumbs_down")  # fmt: skip
 FALSE = {"weight": (0, "0", "0.0"), "train": (False, 0, "false", "False", "0")}
 
 
@@ -58,8 +62,10 @@ def neutral(name: str, value: object) -> bool:
     return name in TRUE and isinstance(value, str | int | float) and value in TRUE[name]
 
 
-def unpaired(values: list[dict[str, object]], label: str = "label") -> bool:
-    """Whether rows with completions have a label that is true or false: unpaired preferences, as KTO learns from."""
-    found = [row[label] for row in values if not missing(row.get(label))]
-    return bool(found) and all(str(value).strip().lower() in ("true", "false", "0", "1", "0.0", "1.0")
-                               for value in found)  # fmt: skip
+def unpaired(values: list[dict[str, object]], more: tuple[str, ...] = ()) -> bool:
+    """Whether rows with completions have a label that is true or false: unpaired preferences, as KTO learns from.
+
+    more: words that mean the same where all rows of a file have one of them; a single row may be of some class.
+    """
+    found = [row["label"] for row in values if not missing(row.get("label"))]
+    return bool(found) and all(str(value).strip().lower() in (*VERDICTS, *more) for value in found)

@@ -46,7 +46,7 @@ def is_quoted(path: Path) -> bool:
     width = wrong = begun = closed = doubled = lines = 0
     with open_bytes(path) as file:
         for line in file:
-            if not line.strip():
+            if not line.strip(b" \r\n"):
                 continue
             fields = _decoded(line, not lines).rstrip("\r\n").split("\t")
             width = width or len(fields)
@@ -70,7 +70,7 @@ def _plain(path: Path) -> Iterator[Found]:
         header: list[str] = []
         for number, line in enumerate(file, 1):
             fields = _decoded(line, number == 1).rstrip("\r\n").split("\t")
-            if not line.strip():
+            if not line.strip(b" \r\n"):  # a line of tabs is a row of which every value is missing
                 continue
             if not header:
                 header = [name.strip() for name in fields]

@@ -32,11 +32,15 @@ def columns_of(path: Path, form: Format) -> list[str]:
     if form in DELIMITERS:
         return header_of(path, form)
     keys: dict[str, None] = {}
-    for number, (_, value, _) in enumerate(items(path, form)):
+    first = None
+    for number, (line, value, problem) in enumerate(items(path, form)):
         if isinstance(value, dict):
             keys.update(dict.fromkeys(value))
+        first = first or f"line {line}: {problem or 'the row is no JSON object with keys'}"
         if number == KEY_ROWS:
             break
+    if first and not keys:
+        raise DataError(f"{path}: not one row is a JSON object, such as {{\"text\": ...}}; first: {first}")
     return list(keys)
 
 
@@ -53,6 +57,11 @@ def batched(path: Path, rows: Iterator[T], batch_rows: int) -> Iterator[list[T]]
 def printable(text: str) -> str:
     """The text as valid Unicode: a byte that was no UTF-8 is written as \\xNN, another lone surrogate as \\uNNNN."""
     return text if text.isascii() else SURROGATE.sub(_escape, text)
+
+
+def shown_name(name: str) -> str:
+    """The name of a column for messages: short, and without what would steer a terminal."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in printable(name)[:60]) or "(no name)"
 
 
 def _escape(match: re.Match) -> str:

@@ -25,7 +25,7 @@ from ajuste.rows.read.files import (
     hint_of,
     items,
     no_parquet,
-    printable,
+    shown_name,
 )
 from ajuste.rows.read.opened import open_bytes
 from ajuste.rows.read.values import present
@@ -58,7 +58,7 @@ def check_needed(path: Path, found: list[str], needed: list[str], layout: str) -
     """Raise DataError for the first of the needed columns that the file lacks or has twice, naming what there is."""
     for name in needed:
         if name not in found:
-            shown = ", ".join(printable(column)[:60] for column in found[:30]) + (", ..." if len(found) > 30 else "")
+            shown = ", ".join(map(shown_name, found[:30])) + (", ..." if len(found) > 30 else "")
             raise DataError(
                 f"{path} has no column `{name}`, which layout {layout} needs here: its columns are {shown or 'none'}; "
                 "name the right one under `columns` in set.yaml, or with --map when the file is added" + hint_of(found)
@@ -184,7 +184,9 @@ def _parquet(path: Path, batch_rows: int) -> Iterator[list[Record]]:
     try:
         with pq.ParquetFile(path, pre_buffer=False) as file:  # no reading ahead: memory would grow with the file
             for batch in file.iter_batches(batch_rows, use_threads=False):
-                columns = {name: [_value(cell) for cell in batch[name]] for name in batch.schema.names}
+                # by place: of two columns of one name the last counts, as in CSV; one that is needed is refused before
+                columns = {name: [_value(cell) for cell in column]
+                           for name, column in zip(batch.schema.names, batch.columns, strict=True)}  # fmt: skip
                 yield [_row(number + i + 1, {k: cells[i] for k, cells in columns.items()}) for i in range(len(batch))]
                 number += len(batch)
     except (pa.ArrowException, OSError, ValueError) as error:

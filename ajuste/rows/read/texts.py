@@ -13,7 +13,7 @@ from pathlib import Path
 from ajuste.core.errors import DataError
 from ajuste.rows.read.as_json import as_json
 from ajuste.rows.read.delimited import DELIMITERS, records_of
-from ajuste.rows.read.files import batched, columns_of, hint_of, items, no_parquet, printable
+from ajuste.rows.read.files import batched, columns_of, hint_of, items, no_parquet, shown_name
 from ajuste.rows.read.json_files import Item
 from ajuste.rows.read.values import missing, named
 from ajuste.rows.sets.base import Format
@@ -34,7 +34,7 @@ class RawRow:
 
 def check_columns(path: Path, found: list[str], columns: Columns) -> None:
     """Raise DataError that names the first mapped column that the file lacks, and the columns that it has."""
-    shown = ", ".join(printable(name)[:60] for name in found[:30]) + (", ..." if len(found) > 30 else "")
+    shown = ", ".join(map(shown_name, found[:30])) + (", ..." if len(found) > 30 else "")
     for name in columns.names():
         if name not in found:
             raise DataError(
@@ -93,6 +93,8 @@ def _from_values(line: int, values: dict[str, object]) -> RawRow:
             setattr(row, key, named(value))
         else:
             row.problem = f"the {key} is of type {type(value).__name__}"
+    if row.problem:
+        row.text = as_json(values)
     return row
 
 

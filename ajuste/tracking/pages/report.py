@@ -17,6 +17,7 @@ from ajuste.core.errors import UsageError
 from ajuste.core.home import write_atomically
 from ajuste.core.stages import stage_names
 from ajuste.tracking.pages import report_data as data
+from ajuste.tracking.pages import report_dpo as dpo
 from ajuste.tracking.pages import report_instruct as instruct
 from ajuste.tracking.pages import report_rlhf as rlhf
 from ajuste.tracking.pages import report_trust as trust
@@ -26,7 +27,8 @@ from ajuste.tracking.registry import registry
 from ajuste.tracking.registry.families import all as families
 from ajuste.tracking.verdicts import gate
 
-METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1", "mcc": "MCC", "auc": "AUC", "ece": "calibration error"}
+METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1", "mcc": "MCC", "auc": "AUC", "ece": "calibration error",
+           "brier": "Brier score", "nll": "NLL, nats"}
 STUDY = Path("artifacts/studies/data-size")
 
 
@@ -69,6 +71,7 @@ def page() -> dict:
         + _findings(),
         "assistant": assistant,
         "rlhf": preferred,
+        "dpo": dpo.section(),
         "intervals": _intervals(rows, best),
         "strategies": rows,
         "metrics": METRICS,

@@ -141,14 +141,16 @@ def _truncation(encoding: dict) -> dict | None:
 def _calibration(best: dict) -> dict | None:
     if not best:
         return None
-    error = best["best"]["result"]["ece"]["value"]
+    found = best["best"]["result"]["ece"]
+    error = found["value"]
     state = "good" if error <= ECE_GOOD else "warn" if error <= ECE_BAD else "bad"
     words = {
         "good": "A probability can be read as one.",
         "warn": "Probabilities are roughly right.",
         "bad": "Do not read the probabilities as such.",
     }[state]
-    return _finding(state, "Honest probabilities", f"Expected calibration error {error:.3f}. {words}")
+    return _finding(state, "Honest probabilities",
+                    f"Calibration error {error:.3f} ({found['low']:.3f} to {found['high']:.3f}). {words}")
 
 
 def _weakest(best: dict) -> dict | None:

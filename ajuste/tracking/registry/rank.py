@@ -3,8 +3,9 @@
 Only versions with the same validation rows can be compared: those of the newest one. The method that starts from a
 pretrained base ranks by its family's figure; equals go to the version with fewer trainable parameters, then to the
 older one. A method that is made from a registered version takes over from that very version, by its family's own rule
-(ajuste/tracking/registry/families/), and so on along the chain: figures of two methods have no common scale, so of two
-that take over the one with the newest version goes on. Tag `unranked` says of a version that this is still to be done.
+(ajuste/tracking/registry/families/), and so on along the chain. Methods that rank by the same figure are ranked
+together; others have no common scale, so of two such that take over the one with the newest version goes on. Tag
+`unranked` says of a version that this is still to be done.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ def _best(found: list[ModelVersion], facts: dict[str, dict[str, str]]) -> tuple[
     why = f"best validation {family.best_name} {figure:.4f} of {of} versions"
     while made := [version for version in found if _takes_over(known[version.version], facts[version.version], best)]:
         family, before = known[made[-1].version], best
-        best, _ = _first(family, [version for version in made if known[version.version] is family], facts)
+        best, _ = _first(family, [version for version in made if known[version.version].best == family.best], facts)
+        family = known[best.version]
         why = (f"{family.takes_over(facts[best.version])} version {before.version}, which it was made from and which "
                f"has the {why}")
     return best, why

@@ -32,7 +32,7 @@ from ajuste.tracking.project import git, lock, raw_data
 JSON_FILES = (
     "ajuste.json", "base.json", "encoding.json", "features.json", "proof.json", "quality.json", "validation.json",
 )  # fmt: skip
-INTERVALS = ("accuracy", "macro_f1", "mcc", "auc", "ece")
+INTERVALS = ("accuracy", "macro_f1", "mcc", "auc", "ece", "brier", "nll")
 MEGABYTE = 1e6  # decimal, as disks count
 
 

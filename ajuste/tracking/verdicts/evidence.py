@@ -13,10 +13,12 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Hashable
 from pathlib import Path
 
 from ajuste.core.errors import DataError, UsageError
 from ajuste.core.home import home
+from ajuste.judging.clusters import clusters
 from ajuste.judging.gate import Evidence, GateConfig, Paired
 from ajuste.tracking.registry import registry
 from ajuste.tracking.registry.families import all as families
@@ -49,8 +51,29 @@ def evidence(config: GateConfig, challenger: Version, champion: Version | None) 
         except (UsageError, DataError) as error:
             said = f"could not be measured: {error}"
     kept = tuple(family.kept(challenger, champion, others)) if family.keeping else None
+    alike, unknown = _clusters(getattr(config, family.metric).cluster, family, own)
     return Evidence(family.metric, base, against, _forgetting(challenger, family), _proof(challenger),
-                    _checks(family), latency, memory, said, family.forgetting, kept, family.keeping)
+                    _checks(family), latency, memory, said, family.forgetting, kept, family.keeping, alike, unknown)
+
+
+def row_ids(own: Values) -> list[str]:
+    """The ids of the rows that results are of; samples that a judge scored are known by (id, judge)."""
+    return [str(key[0] if isinstance(key, tuple) else key) for key in own]
+
+
+def _clusters(column: str | None, family: Family, own: Values) -> tuple[dict[object, Hashable] | None, str]:
+    """(test row -> its source, why that is not known); (None, "") where each row is its own."""
+    import pyarrow.parquet as pq
+
+    if column is None:
+        return None, ""
+    path = family.encoded / family.rows.format(split="test")
+    try:
+        table = pq.read_table(path, columns=["row_id", column]).to_pydict()
+    except (OSError, ValueError) as error:
+        return None, f"{path} has no column `{column}` (`gate.{family.metric}.cluster`): {str(error).splitlines()[0]}"
+    found = clusters(table["row_id"], table[column])
+    return {key: found.get(one, one) for key, one in zip(own, row_ids(own), strict=True)}, ""
 
 
 def family_of(version: Version) -> Family:

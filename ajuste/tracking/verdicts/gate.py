@@ -5,7 +5,8 @@ wanted.
     act(verdict, config)    mode `enforce` and passed: promotes it; else only says what it would do
     remembered(version)     the verdict that a version carries in its tag `gate`
 
-A verdict is a tag of the version, metrics `gate/...` (the value of each rule and `gate/passed`) and gate.md on the
+A comparison is a look at today's test rows, and all looks at them share a budget (budget.py beside this file). A
+verdict is a tag of the version, metrics `gate/...` (the value of each rule and `gate/passed`) and gate.md on the
 version's own run: no run of its own, so that a comparison of runs shows no strangers. Judging again replaces it. A
 version that somebody rolled back from is judged like any other, but not promoted without a person.
 """
@@ -17,13 +18,15 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from ajuste.core.errors import UsageError
-from ajuste.judging.gate import GateConfig, Rule, rules
+from ajuste.judging.budget import Look
+from ajuste.judging.gate import GateConfig, Rule, can_promote, rules
 from ajuste.judging.policy import policy
 from ajuste.tracking.registry import promotion, registry
 from ajuste.tracking.registry.registry import Version
 from ajuste.tracking.runs import runs
-from ajuste.tracking.runs.store import client
-from ajuste.tracking.verdicts.evidence import evidence
+from ajuste.tracking.runs.store import client, locked
+from ajuste.tracking.verdicts import budget
+from ajuste.tracking.verdicts.evidence import evidence, row_ids
 
 TAG = "gate"
 WHO = "gate"
@@ -38,6 +41,7 @@ class Verdict:
     champion: str | None
     rules: list[Rule]
     when: str  # UTC, to the minute
+    look: Look | None = None  # at the test rows; None of a verdict that compared nothing
 
     @property
     def passed(self) -> bool:
@@ -115,10 +119,18 @@ def judge(name: str, version: str | None = None, config: GateConfig | None = Non
     champion = next((one for one in registry.versions(name) if "champion" in one.aliases), None)
     if champion is not None and champion.version == asked.version:
         raise UsageError(f"{name}/{asked.version} is the champion already: there is nothing to judge")
-    made = rules(config, evidence(config, asked, champion))
-    verdict = Verdict(name, asked.version, champion.version if champion else None, made,
-                      f"{datetime.now(UTC):%Y-%m-%d %H:%M}")
-    _remember(asked, verdict)
+    found = evidence(config, asked, champion)
+    with locked("gate"):
+        asked = registry.find(f"{name}/{asked.version}")  # another process may have judged it meanwhile
+        before = remembered(asked)
+        look, ledger = budget.of(asked, champion, found.metric, row_ids(found.base.own), before and before.look)
+        compares = can_promote(config, found) and look.number <= config.looks
+        if compares and (before is None or look != before.look):
+            budget.spend(name, found.metric, ledger)
+        verdict = Verdict(name, asked.version, champion.version if champion else None,
+                          rules(config, found, look.number), f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
+                          look if compares else None)
+        _remember(asked, verdict)
     return verdict
 
 
@@ -130,7 +142,8 @@ def remembered(version: Version) -> Verdict | None:
 def of_tag(name: str, version: str, text: str) -> Verdict:
     """The verdict that a version's tag `gate` holds."""
     read = json.loads(text)
-    return Verdict(name, version, read["champion"], [Rule(**rule) for rule in read["rules"]], read["when"])
+    look = Look(**read["look"]) if read.get("look") else None
+    return Verdict(name, version, read["champion"], [Rule(**rule) for rule in read["rules"]], read["when"], look)
 
 
 def act(verdict: Verdict, config: GateConfig, why: str = "", who: str = WHO) -> str:
@@ -166,5 +179,5 @@ def _remember(version: Version, verdict: Verdict) -> None:
         runs.log(version.run_id, metrics=[Metric(key, value, when, 0) for key, value in numbers.items()])
         opened.log_text(version.run_id, verdict.markdown() + "\n", "gate.md")
     tag = {"passed": verdict.passed, "champion": verdict.champion, "when": verdict.when,
-           "rules": [asdict(rule) for rule in verdict.rules]}
+           "rules": [asdict(rule) for rule in verdict.rules], "look": asdict(verdict.look) if verdict.look else None}
     opened.set_model_version_tag(version.name, version.version, TAG, json.dumps(tag, sort_keys=True))

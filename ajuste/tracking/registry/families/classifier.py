@@ -105,7 +105,7 @@ CLASSIFIER = Classifier(
     best="macro_f1", best_name="macro-F1", lower=False, metric="accuracy", based=False,
     results=("predictions.parquet",),
     figures={"accuracy": "test accuracy", "macro_f1": "test macro-F1", "mcc": "test MCC", "auc": "test AUC",
-             "ece": "test calibration error"},
+             "ece": "test calibration error", "brier": "test Brier score", "nll": "test NLL"},
     validation={"accuracy": ("validation accuracy", ".3f"), "macro_f1": ("validation macro-F1", ".3f")},
     pictures={"accuracy": Picture("accuracy", True, "accuracy")},
     metrics=(Metric("accuracy", False, "test rows"),),

@@ -92,7 +92,7 @@ class Reward(Family):
                  f"{number(tags, 'validation.loss')}"]
         if "test.accuracy" in tags:
             lines.append(f"- test ({tags.get('test.rows')} pairs): pair accuracy {interval(tags, 'test.accuracy')}, "
-                         f"calibration error {number(tags, 'test.ece')}")
+                         f"calibration error {interval(tags, 'test.ece')}")
         start = "test.accuracy_margin_"
         margins = [key for key in sorted(tags) if key.startswith(start) and not key.endswith((".low", ".high"))]
         if margins:
@@ -143,7 +143,9 @@ def figures(result: dict) -> dict[str, dict | float]:
     for row in result.get("by_margin", []):
         if row["accuracy"] is not None:  # no pairs of that margin
             found[f"accuracy_margin_{float(row['margin'])}"] = row["accuracy"]
-    single = {"ece": result.get("calibration", {}).get("ece"), "length_correlation": result.get("length_correlation")}
+    calibration = result.get("calibration", {})
+    single = {"ece": calibration.get("error"), "brier": calibration.get("brier"), "nll": calibration.get("nll"),
+              "length_correlation": result.get("length_correlation")}
     return found | {key: value for key, value in single.items() if value is not None}
 
 
@@ -155,7 +157,8 @@ REWARD = Reward(
     results=("evaluation.json", "pairs.parquet"),
     figures={"accuracy": "test accuracy",
              **{f"accuracy_margin_{margin}": f"  margin {margin} or more" for margin in MARGINS},
-             "ece": "test calibration error", "length_correlation": "reward with length"},
+             "ece": "test calibration error", "brier": "test Brier score", "nll": "test NLL",
+             "length_correlation": "reward with length"},
     validation={"accuracy": ("validation accuracy", ".3f")},
     pictures={"accuracy": Picture("pair accuracy", True, "accuracy")},
     metrics=(Metric("accuracy", False, "pairs"),),

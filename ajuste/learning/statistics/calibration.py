@@ -1,0 +1,136 @@
+"""Do probabilities mean what they say? The calibration error with an interval that holds, and two proper scores.
+
+    gap_b   = share right in bin b - mean confidence in bin b             BINS equal-width bins (low, high]
+    theta   = sqrt(sum_b pi_b gap_b^2),  pi_b: share of all rows in bin b       the calibration error, root mean square
+    T       = sum_b pi_b (gap_b^2 - v_b),  v_b = p_b (1 - p_b) / n_b            T is theta^2 without bias
+    low, value, high = the theta at which T is the 97.5 %, 50 %, 2.5 % quantile of T'    T': simulated at that theta
+
+It is the l2 error of Kumar et al. (2019). Against the usual l1 error, sum_b pi_b |gap_b| (Guo et al. 2017): both are
+equal where all bins are off by as much, and l1 <= l2 always, so `high` bounds both. l1 stays as `plain_error`, a number
+without an interval, for there can be no good one: |gap| has a corner at 0, so of few rows it reads the noise of every
+bin as error (a perfect model of 888 rows shows 0.03), a resample of the rows adds the same noise once more (an interval
+of that kind holds a true error of 0.01 never), and how much of it is noise no data tell (Cai and Low 2011). A square
+has no corner: its bias is known whatever the gaps are, and their direction moves only the spread of T, a little.
+
+T' = theta^2 (1 + spread) + 2 theta A + B: gaps theta d_b + noise of variance v_b, with sum_b pi_b d_b^2 = 1. The
+direction d is that of the gaps seen, drawn towards their mean by as much as they differ no more than noise would
+(DerSimonian and Laird 1986). benchmarks/calibration.py measures how often the interval holds the truth.
+
+    Brier = mean over rows of sum_c (p_c - 1[y = c])^2 / 2 of two classes, without the half of more     as scikit-learn
+    NLL   = mean of -log p_y, with p at least the smallest double above 0
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from scipy import stats
+
+BINS = 15  # as in Guo et al. 2017
+DRAWS = 1024
+GRID = 100  # thetas between which it is interpolated
+SIDES = (0.975, 0.5, 0.025)  # quantiles of T' that T is at `low`, `value` and `high`
+
+
+@dataclass(frozen=True)
+class Bins:
+    """Rows by bin, empty bins left out, each [K]: rows (their weights), mean confidence, share right."""
+
+    rows: np.ndarray
+    confidence: np.ndarray
+    right: np.ndarray
+
+
+def bins_of(confidence: np.ndarray, right: np.ndarray, weights: np.ndarray | None = None) -> Bins:
+    """confidence: [N] of the answer that was given, right: [N] whether it was right; weights: [N], None: all 1."""
+    place = place_of(confidence)
+    weights = np.ones(len(place)) if weights is None else weights
+    rows = np.bincount(place, weights, minlength=BINS)
+    there = rows > 0
+    sums = [np.bincount(place, weights * values, minlength=BINS)[there] for values in (confidence, right)]
+    return Bins(rows[there], sums[0] / rows[there], sums[1] / rows[there])
+
+
+def place_of(confidence: np.ndarray) -> np.ndarray:
+    """The bin of each confidence [N]: (0, 1/BINS], (1/BINS, 2/BINS], ..."""
+    return np.clip(np.ceil(np.asarray(confidence, dtype=np.float64) * BINS).astype(int) - 1, 0, BINS - 1)
+
+
+def calibration_error(bins: Bins) -> dict[str, float]:
+    """{"value", "low", "high"}: the median-unbiased theta and its 95 % interval, each at least 0 and at most 1."""
+    found, simulated = _simulated(bins)
+    thetas = np.linspace(0.0, 1.0, GRID + 1) ** 2  # closer where they are small
+    sides = np.quantile(simulated(thetas), SIDES, axis=1)
+    low, value, high = (np.interp(found, np.maximum.accumulate(side), thetas) for side in sides)
+    return {"value": float(value), "low": float(low), "high": float(high)}
+
+
+def holds(bins: Bins, theta: float) -> bool:
+    """Whether the interval holds `theta`, up to its grid: T is no surprise if that is the error."""
+    found, simulated = _simulated(bins)
+    high, _, low = np.quantile(simulated(np.array([theta]))[0], SIDES)
+    return bool(low <= found <= high)
+
+
+def _simulated(bins: Bins) -> tuple[float, Callable[[np.ndarray], np.ndarray]]:
+    """(T, what T would be: thetas [K] -> [K, DRAWS], by the same random numbers for all)."""
+    share = bins.rows / bins.rows.sum()
+    gap = bins.right - bins.confidence
+    variance = _variance(bins, np.zeros_like(gap))
+    for _ in range(2):
+        likely = _shrunken(gap, variance)
+        variance = _variance(bins, likely)
+    scale = np.sqrt((share * likely**2).sum())
+    direction = likely / scale if scale > 0 else np.ones_like(gap)
+    noise = _noise()
+    drawn = noise[:, : len(gap)] * np.sqrt(variance)
+    linear = drawn @ (share * direction)
+    square = (drawn**2 - variance) @ share
+    spread = np.sqrt(max(0.0, (share * direction**4).sum() - 1) / bins.rows.sum()) * noise[:, -1]
+
+    def simulated(thetas: np.ndarray) -> np.ndarray:
+        thetas = thetas[:, None]
+        return thetas**2 * (1 + spread) + 2 * thetas * linear + square
+
+    return float((share * (gap**2 - variance)).sum()), simulated
+
+
+@cache
+def _noise() -> np.ndarray:
+    """Standard normal [DRAWS, BINS + 1], evenly spread (Sobol): as good as many more independent ones."""
+    even = stats.qmc.Sobol(BINS + 1, scramble=True, rng=np.random.default_rng(0)).random(DRAWS)
+    return stats.norm.ppf(np.clip(even, 1e-9, 1 - 1e-9))
+
+
+def plain_error(bins: Bins) -> float:
+    """sum_b pi_b |gap_b|: the expected calibration error as it is mostly published; too large of few rows."""
+    return float((bins.rows * np.abs(bins.right - bins.confidence)).sum() / bins.rows.sum())
+
+
+def brier(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Of each row [N]. probabilities: [N, C], labels: integers [N]."""
+    squares = ((probabilities - np.eye(probabilities.shape[1])[labels]) ** 2).sum(axis=1)
+    return squares / 2 if probabilities.shape[1] == 2 else squares
+
+
+def nll(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """-log p of the true class, in nats, of each row [N]. probabilities: [N, C], labels: integers [N]."""
+    return -np.log(np.maximum(probabilities[np.arange(len(labels)), labels], np.finfo(np.float64).tiny))
+
+
+def _variance(bins: Bins, gap: np.ndarray) -> np.ndarray:
+    """Of each bin's share right, were its true gap `gap`; a share is never taken to be 0 or 1 for certain."""
+    least = 0.25 / (bins.rows + 1)
+    p = np.clip(bins.confidence + gap, least, 1 - least)
+    return p * (1 - p) / bins.rows
+
+
+def _shrunken(gap: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """The gaps, drawn towards their mean by DerSimonian and Laird's estimate of how much they truly differ."""
+    weight = 1 / variance
+    mean = (weight * gap).sum() / weight.sum()
+    left = (weight * (gap - mean) ** 2).sum() - (len(gap) - 1)
+    scale = weight.sum() - (weight**2).sum() / weight.sum()
+    between = max(0.0, left / scale) if scale > 0 else 0.0
+    return mean + between / (between + variance) * (gap - mean)

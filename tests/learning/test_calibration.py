@@ -1,0 +1,110 @@
+"""The calibration error by hand, beside torchmetrics, and how often its interval holds what it says."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as sk
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+from ajuste.learning.statistics.calibration import (
+    BINS,
+    bins_of,
+    brier,
+    calibration_error,
+    holds,
+    nll,
+    plain_error,
+)
+from benchmarks import calibration as simulated
+
+
+def drawn(classes: int, rows: int = 500) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(classes)
+    probabilities = rng.dirichlet(np.full(classes, 0.7), rows)
+    return probabilities, np.array([rng.choice(classes, p=row**1.5 / (row**1.5).sum()) for row in probabilities])
+
+
+def bins(probabilities: np.ndarray, labels: np.ndarray):
+    return bins_of(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_plain_and_squared_errors_are_torchmetrics(classes: int) -> None:
+    probabilities, labels = drawn(classes)
+    found = bins(probabilities, labels)
+    asked = torch.from_numpy(probabilities), torch.from_numpy(labels), classes, BINS
+    theirs = [multiclass_calibration_error(*asked, norm) for norm in ("l1", "l2")]
+    assert plain_error(found) == pytest.approx(float(theirs[0]), abs=1e-6)
+    share = found.rows / found.rows.sum()
+    assert np.sqrt((share * (found.right - found.confidence) ** 2).sum()) == pytest.approx(float(theirs[1]), abs=1e-6)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_brier_and_nll_are_scikit_learns(classes: int) -> None:
+    probabilities, labels = drawn(classes)
+    theirs = probabilities[:, 1] if classes == 2 else probabilities
+    assert brier(probabilities, labels).mean() == pytest.approx(sk.brier_score_loss(labels, theirs), abs=1e-12)
+    assert nll(probabilities, labels).mean() == pytest.approx(sk.log_loss(labels, probabilities), abs=1e-12)
+    assert np.isfinite(nll(np.array([[1.0, 0.0]]), np.array([1]))).all(), "a sure error is large, not infinite"
+
+
+def test_errors_by_hand_and_weights() -> None:
+    # four rows of confidence 0.9, three right: |0.75 - 0.9|; one row of 0.6, right: |1 - 0.6|
+    confidence, right = np.array([0.9] * 4 + [0.6]), np.array([1, 1, 0, 1, 1])
+    found = bins_of(confidence, right)
+    assert plain_error(found) == pytest.approx(4 / 5 * 0.15 + 1 / 5 * 0.4)
+    assert found.rows.tolist() == [1, 4] and found.right.tolist() == [1.0, 0.75]
+    twice = bins_of(np.repeat(confidence, 2), np.repeat(right, 2), np.full(10, 0.5))
+    assert calibration_error(twice) == pytest.approx(calibration_error(found)), "a pair of a ranking of two counts half"
+
+
+def test_of_many_rows_the_value_is_the_true_error_and_of_a_perfect_model_zero() -> None:
+    for kind in simulated.KINDS:
+        of = simulated.world("uniform", kind, 0.05)
+        found = calibration_error(bins_of(*simulated.draw(*of, 300_000, np.random.default_rng(0))))
+        assert found["value"] == pytest.approx(0.05, abs=0.004) and found["low"] < 0.05 < found["high"]
+    rng = np.random.default_rng(0)
+    c = rng.uniform(0.5, 1, 900)
+    perfect = bins_of(c, rng.random(900) < c)
+    assert plain_error(perfect) > 0.02, "the plain error reads noise as error"
+    assert calibration_error(perfect)["low"] == 0.0 and calibration_error(perfect)["value"] < 0.02
+
+
+def test_what_the_interval_holds() -> None:
+    """`holds`, by which the simulations count, is the interval."""
+    rng = np.random.default_rng(4)
+    for rows in (60, 400, 3000):
+        found = bins_of(*simulated.draw(*simulated.world("uniform", "over", 0.05), rows, rng))
+        interval = calibration_error(found)
+        for theta in np.linspace(0.002, 0.3, 60):
+            if min(abs(theta - interval["low"]), abs(theta - interval["high"])) > 0.002:
+                assert holds(found, theta) == (interval["low"] <= theta <= interval["high"]), (rows, theta, interval)
+
+
+def test_the_interval_of_few_rows_and_of_extremes_stays_in_its_range() -> None:
+    for confidence, right in (([0.7], [1]), ([1.0] * 50, [1] * 50), ([1.0] * 50, [0] * 50), ([0.5] * 3, [0, 1, 1])):
+        found = calibration_error(bins_of(np.array(confidence), np.array(right)))
+        assert 0 <= found["low"] <= found["value"] <= found["high"] <= 1
+    assert found["high"] > 0.3, "three rows say little"
+    assert calibration_error(bins_of(np.ones(50), np.zeros(50)))["value"] > 0.95
+
+
+@pytest.mark.parametrize(("kind", "rows", "error"), [("shift", 900, 0.01), ("part", 200, 0.1), ("both", 900, 0.03)])
+def test_the_interval_holds_the_truth_as_often_as_it_says(kind: str, rows: int, error: float) -> None:
+    """150 splits: a share of 95 % has a standard error of 1.8 points."""
+    share, _ = simulated.coverage("uniform", kind, error, rows, number=150)
+    assert 0.90 <= share <= 0.995
+
+
+def test_the_bootstrap_of_the_plain_error_did_not() -> None:
+    assert simulated.plain_bootstrap(0.01, 900, number=60) <= 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("confidence", simulated.CONFIDENCES)
+@pytest.mark.parametrize("kind", simulated.KINDS)
+def test_the_interval_holds_the_truth_between_92_and_98_percent(kind: str, confidence: str) -> None:
+    shares = [simulated.coverage(confidence, kind, error, rows, number=200)[0]
+              for rows in simulated.ROWS for error in simulated.TRUE]
+    assert min(shares) >= 0.90 and max(shares) <= 0.995, "200 splits: a standard error of 1.5 points"
+    assert 0.92 <= np.mean(shares) <= 0.98

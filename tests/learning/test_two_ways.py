@@ -1,0 +1,109 @@
+"""ajuste/learning/layers/two_ways.py: what the probe asks, of which copy, what counts as different."""
+
+import pytest
+import torch
+from torch import nn
+
+from ajuste.learning.layers import ragged, two_ways
+from tests.invariants.decoders import decoder
+from tests.invariants.test_ragged import with_lora
+from tests.made.architectures import EOS, PAD, VOCABULARY, make
+
+
+def test_rows_begin_alike_and_hold_no_token_that_the_configuration_names():
+    model = make("llama")
+    first, second = two_ways.rows(model)
+    assert (len(first), len(second)) == two_ways.LENGTHS
+    assert first[: two_ways.SHARED] == second[: two_ways.SHARED]
+    own = first[two_ways.SHARED :] + second[two_ways.SHARED :]
+    assert len({*first, *own}) == two_ways.SHARED + len(own) and not {PAD, EOS, 1} & {*first, *second}
+    assert max(first + second) > VOCABULARY * 0.9
+    model.config.eos_token_id = [EOS, own[0]]  # a list of ends, as Llama 3 has
+    assert own[0] not in {token for row in two_ways.rows(model) for token in row}
+
+
+def test_the_copy_is_shallow_awake_and_in_float32():
+    model = with_lora(decoder("llama").bfloat16())
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.zero_()
+    small, exact = two_ways.shallow(model)
+    assert exact and not small.training and model.training
+    assert len(small.get_base_model().model.layers) == two_ways.LAYERS < len(model.get_base_model().model.layers) == 3
+    assert small.get_base_model().config.num_hidden_layers == 2 and model.get_base_model().config.num_hidden_layers == 3
+    assert {parameter.dtype for parameter in small.parameters()} == {torch.float32}
+    assert all(parameter.any() for name, parameter in small.named_parameters() if "lora_B" in name)
+    assert not any(parameter.any() for name, parameter in model.named_parameters() if "lora_B" in name)
+    assert small.get_base_model().lm_head.weight is small.get_base_model().model.embed_tokens.weight  # tied, as it was
+
+
+def test_the_copy_shows_every_kind_of_layer():
+    """Windows from the third layer on: three layers are needed."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    sizes = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
+    config = Qwen2Config(**sizes, num_hidden_layers=5, num_key_value_heads=2, use_sliding_window=True, sliding_window=4,
+                         max_window_layers=2)
+    small, _ = two_ways.shallow(Qwen2ForCausalLM(config))
+    assert len(small.model.layers) == 3 and small.config.layer_types == config.layer_types[:3]
+
+
+def test_nothing_of_the_model_changes():
+    model = with_lora(decoder("llama"))
+    rows = two_ways.rows(model)
+    before, state = {name: p.clone() for name, p in model.named_parameters()}, torch.get_rng_state()
+
+    def way(small: nn.Module) -> two_ways.Seen:
+        ragged.attach(small)
+        loss = ragged.response_loss(small, ragged.collate([(row, row) for row in rows]))
+        seen = {"loss": loss.detach()} | two_ways.gradients(loss, small)
+        with torch.no_grad():
+            for parameter in small.parameters():
+                parameter.add_(1.0)
+        return seen
+
+    assert two_ways.choose(model, way, {"same": way}).name is None  # its weights had been moved by 1
+    assert all(torch.equal(before[name], p) and p.grad is None for name, p in model.named_parameters())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.training and not ragged.takes_ragged(model)
+
+
+def test_gradients_are_those_of_the_first_and_last_trained_weights():
+    model = with_lora(decoder("llama"))
+    loss = ragged.response_loss(model, ragged.padded([([3, 4, 5, 6], [3, 4, 5, 6])], 0))
+    found = two_ways.gradients(loss, model)
+    assert len(found) == 6 and all(name.startswith(two_ways.GRADIENT) and "lora" in name for name in found)
+    assert any("layers.0." in name for name in found) and any("layers.2." in name for name in found)
+    with torch.no_grad():
+        assert two_ways.gradients(loss, model) == {}
+
+
+@pytest.mark.parametrize(
+    "found, words",
+    [
+        (torch.tensor([1.0, 2.0]), ""),
+        (torch.tensor([1.0, 2.0001]), ""),
+        (torch.tensor([1.0, 2.001]), "loss would be 0.0% off"),
+        (torch.tensor([1.0, 2.2]), "loss would be 8.9% off"),
+        (torch.tensor([1.0, float("nan")]), "loss would be nan% off"),
+        (torch.tensor([1.0, 2.0, 3.0]), r"loss: shape \[3\] in place of \[2\]"),
+    ],
+)
+def test_difference_in_words(found: torch.Tensor, words: str):
+    import re
+
+    assert re.fullmatch(words, two_ways.difference({"loss": found}, {"loss": torch.tensor([1.0, 2.0])}, 1e-4, 1e-3))
+
+
+def test_the_first_way_that_agrees_is_chosen_and_the_reasons_are_kept():
+    def raises(small: nn.Module) -> two_ways.Seen:
+        raise RuntimeError("no kernel\nand a trace")
+
+    model, one = decoder("llama"), {"x": torch.ones(3)}
+    ways = {"broken": raises, "wrong": lambda small: {"x": torch.zeros(3)}, "right": lambda small: one}
+    chosen = two_ways.choose(model, lambda small: one, ways)
+    assert chosen.name == "right" and chosen.reason == "RuntimeError: no kernel"
+    assert chosen.reasons["wrong"] == "x would be 100.0% off"
+    with pytest.raises(ValueError, match="own forward fails on two short rows .RuntimeError: no kernel"):
+        two_ways.choose(model, raises, ways)

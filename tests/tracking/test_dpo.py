@@ -1,0 +1,123 @@
+"""DPO in the registry beside PPO: found, ranked with it by one figure, gated, compared, reported."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from ajuste.core.imports import ROOT
+from ajuste.core.params import read_yaml, typed
+from ajuste.judging.gate import GateConfig
+from ajuste.tracking.comparing import compare, text
+from ajuste.tracking.pages import report, report_dpo
+from ajuste.tracking.registry import registry
+from ajuste.tracking.registry.families.dpo import DPO
+from ajuste.tracking.registry.rank import _best
+from ajuste.tracking.verdicts import gate
+from flows import _steps
+from tests.made import tiny_rlhf
+from tests.tracking import rlhf
+from tests.tracking.stored import stored, within
+from tests.tracking.test_report_instruct import text_of
+from tests.tracking.test_rlhf import of
+from tests.tracking.test_runs import history_of, run_of
+
+NAME = "assistant"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory):
+    """A run with SFT, PPO and DPO, whose gold gain on validation is the larger one."""
+    folder = tmp_path_factory.mktemp("dpo")
+    root = rlhf.add_dpo(rlhf.make(folder / "run"), gold_gain=0.2, gold_gain_low=0.1)
+    with stored(folder, {"run": root}):
+        yield folder, root
+
+
+@pytest.fixture
+def root(store, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder, root = store
+    with within(folder, root, monkeypatch):
+        yield root
+
+
+def test_it_is_registered_with_its_figures_and_becomes_challenger_by_the_larger_gain(root: Path) -> None:
+    sft, ppo, dpo = (of(root, folder=name) for name in ("instruct", "ppo", "dpo"))
+    assert (dpo.tags["method"], dpo.tags["strategy"]) == ("dpo", "dpo")
+    assert dpo.tags["base_version"] == f"{NAME}/{sft.version}"
+    assert float(dpo.tags["test.gold_gain"]) == 0.08 and float(dpo.tags["test.loss"]) == 2.03
+    assert float(dpo.tags["validation.displacement"]) == 0.3 and float(dpo.tags["forgetting.general"]) == 0.15
+    assert dpo.tags["adapter_version"] == of(root, f"{NAME}-adapter", "dpo").version
+    assert dpo.aliases == ("challenger",) and ppo.aliases == ()
+    assert "0.2000 (at least 0.1000) above version " + sft.version in dpo.tags["alias.challenger"]
+    page = registry.client().get_model_version(NAME, dpo.version).description
+    for said in ("dpo, gold +0.080 against", "trained on the comparisons themselves", "0.900 of the pairs in order",
+                 "preferred responses lost 0.300 nats a token", "as an assistant: held-out loss 2.0300"):
+        assert said in page, said
+    (run, *_) = run_of("dpo")
+    assert history_of(run.info.run_id, "curve/chosen")[0] == (1, pytest.approx(-3.05))
+    assert run.data.metrics["accuracy_margin_1.5/test"] == 0.85
+    (run, *_) = run_of("evaluate_dpo")
+    assert run.data.metrics["gold/dpo"] == 0.68
+
+
+@pytest.mark.parametrize(("gains", "expected"), [
+    ({2: ("ppo", 0.2, 0.1), 3: ("dpo", 0.1, 0.05)}, "2"),  # the newer method does not win by being newer
+    ({2: ("ppo", 0.1, 0.05), 3: ("dpo", 0.2, 0.1)}, "3"),
+    ({2: ("ppo", 0.1, 0.05), 3: ("dpo", 0.4, -0.1)}, "2"),  # maybe better is not better
+])  # fmt: skip
+def test_methods_that_rank_by_one_figure_are_ranked_together(gains: dict, expected: str) -> None:
+    facts = {"1": {"method": "sft", "validation.loss": "2.0", "parameters.trainable": "9", "validation_rows": "a"}}
+    facts |= {str(n): {"method": method, "base_version": f"{NAME}/1", "validation.gold_gain": str(gain),
+                       "validation.gold_gain_low": str(low), "parameters.trainable": "9", "validation_rows": "b"}
+              for n, (method, gain, low) in gains.items()}
+    found = [SimpleNamespace(version=number, name=NAME, tags=tags) for number, tags in facts.items()]
+    assert _best(found, facts)[0].version == expected
+
+
+def test_the_gate_judges_it_and_holds_it_against_a_champion_of_another_method(root: Path) -> None:
+    config = typed(GateConfig, read_yaml(ROOT / "policy.yaml")["gate"], "gate")
+    verdict = gate.judge(NAME, config=config)
+    names = [rule.name for rule in verdict.rules]
+    assert "base gold" in names and any(name.startswith("kept") or "keeps" in name for name in names), names
+    ppo, dpo = of(root, folder="ppo"), of(root, folder="dpo")
+    paired = DPO.beside(dpo, ppo, DPO.recorded(dpo))
+    assert len(paired.others) == rlhf.PROMPTS and paired.own.keys() == paired.others.keys() and not paired.problem
+    sft = of(root, folder="instruct")
+    assert DPO.beside(dpo, sft, DPO.recorded(dpo)).others.keys() == paired.own.keys(), "the one that it was made from"
+    other = replace(dpo, tags={**dpo.tags, "base_version": f"{NAME}/99"})
+    assert "it has no gold score on these prompts" in DPO.beside(other, sft, DPO.recorded(dpo)).problem
+
+
+def test_it_is_compared_with_ppo_on_the_same_prompts(root: Path) -> None:
+    ppo, dpo = of(root, folder="ppo").version, of(root, folder="dpo").version
+    found = compare.compare(NAME, [ppo, dpo])
+    assert {pair["metric"] for pair in found["paired"]} == {"gold score", "proxy reward", "held-out loss"}
+    shown = text.to_markdown(found)
+    for fact in ("| validation pairs in order |", "| validation displacement, nats a token |", "| gold score |"):
+        assert fact in shown, fact
+
+
+def test_the_report_has_its_curves_and_its_displacement(root: Path) -> None:
+    said = text_of(report.write_report(Path("index.html")))
+    for fact in ("Of 60 pairs that it never saw, its implicit reward puts 75.0% in the order of the people",
+                 "DPO: learnt the order", "Held-out pairs in the order of people: 0.850 [0.800, 0.900] of those 1.5",
+                 "They lost 0.30 nats a token on validation.", "DPO: really better", "Loss sigmoid, beta 0.1"):
+        assert fact in said, fact
+    drawn = Path("index.html").read_text()
+    for title in ("preferred: -3.05 at 1", "the other, validation: -3.3 at 3", "lost: 0.05 at 1"):
+        assert title in drawn, title
+    assert [title for title, _ in report_dpo.curves([])] == []
+
+
+def test_an_alarm_is_shown_where_the_person_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path("artifacts/adapters/dpo")
+    tiny_rlhf.direct_curves(folder, "step 6: preferred responses have lost 0.3 nats")
+    (folder / "ajuste.json").write_text(json.dumps({"validation": {"displacement": 0.3}}))
+    (state, what, detail), _ = DPO.findings()
+    assert (state, what) == ("warn", "DPO: preferred responses stay likely") and "ALARM: step 6" in detail
+    monkeypatch.setattr(_steps.lock, "stages", lambda: {"dpo": {"outs": [{"path": str(folder)}]}})
+    assert _steps._alarms("dpo") == ["step 6: preferred responses have lost 0.3 nats"]
