@@ -157,7 +157,7 @@ def rows(module: nn.Module) -> list[list[int]]:
     named = {
         token
         for config in configs
-        for name, value in vars(config).items() if name.endswith("_token_id")
+        for name, value in vars(config).items() if name.endswith(("_token_id", "_token_index"))
         for token in (value if isinstance(value, list) else [value])
     }  # fmt: skip
     usable = [token for token in range(size) if token not in named]
