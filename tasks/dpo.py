@@ -142,6 +142,7 @@ def dpo(config: DpoConfig, compute: Compute, folders: Folders, out: Path, checkp
         compute.model_copy(update={"dtype": "float32"}),  # the base's own dtype is that of the products
         checkpoints,
     )
+    world.first_goes_on()
     trained = time.monotonic()
     world.first_goes_on()
     test, rewards = _test(model, splits["test"], config.preference())

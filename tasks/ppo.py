@@ -9,7 +9,8 @@ it PPO tasks/rl/ppo.py.
 
 The policy answers the set's prompts, prefilled with the beginning of a held-out text where the set has one, so that
 the reward model reads what it was trained to read. Validation prompts are looked at every `radar_every` updates
-(tasks/rl/radar.py), and the weights of the gold score's peak are kept.
+(tasks/rl/radar.py), and the weights of the gold score's peak are kept. A peak is chosen for being high, so what it
+gained is told by as many other validation prompts: they are the card's `validation`, which ranks versions.
 
 Reads   artifacts/merged/{instruct, gold}, artifacts/adapters/reward, artifacts/encoded/preferences; with `ptx` above
         0 also artifacts/encoded/instructions
@@ -84,7 +85,7 @@ class PpoConfig(SamplesConfig):
     vf_coef: float = Field(ge=0, description="Weight of the value loss.")
     kl_estimator: Literal["k1", "k2", "k3"] = Field(description="Of the KL that rewards pay.")
     alarm_value_loss: float | None = Field(gt=0, description="A value loss above this is an alarm; null: none.")
-    radar_prompts: int = Field(ge=1, description="Validation prompts of the radar, those of the lowest row ids.")
+    radar_prompts: int = Field(ge=1, description="Validation prompts that choose an update; as many others judge it.")
 
     @model_validator(mode="after")
     def _value_fits(self) -> Self:
@@ -130,11 +131,15 @@ def ppo(config: PpoConfig, compute: Compute, artifacts: Path, out: Path, checkpo
     tokenizer = load_tokenizer(base)
     room = one.model.config.max_position_embeddings - config.max_new_tokens
     prompts = read_prompts(encoded, "train", room)["prompt_ids"]
-    held_out = read_prompts(encoded, "validation", room, config.radar_prompts)
-    radar = Radar(
-        one, held_out["row_id"], held_out["prompt_ids"], held_out["prefill"], tokenizer, gold, config.max_new_tokens,
-        config.temperature, config.micro_rows, compute.seed,
-    )
+    looks = [
+        Radar(
+            one, held_out["row_id"], held_out["prompt_ids"], held_out["prefill"], tokenizer, gold,
+            config.max_new_tokens, config.temperature, config.micro_rows, compute.seed,
+        )
+        for held_out in halves(read_prompts(encoded, "validation", room, 2 * config.radar_prompts))
+    ]  # fmt: skip
+    radar, judge = looks
+    before, _ = judge.look(0, None)
     ptx = _ptx(one, artifacts / "encoded/instructions", compute.seed) if config.ptx else None
     done = loop.train(
         one, config.algorithm(), prompts, one.scores, config, compute.seed, checkpoints, chat.end_of_turn(tokenizer),
@@ -147,7 +152,7 @@ def ppo(config: PpoConfig, compute: Compute, artifacts: Path, out: Path, checkpo
         "strategy": "ppo",
         "base": identity,
         "parameters": _parameters(one),
-        "validation": _validation(done.radar, done.kept),
+        "validation": _validation(judge.look(done.kept, before)[0]),
         "max_tokens": read_card(base)["max_tokens"],
         "dtype": config.dtype,
         "mergeable": True,
@@ -183,6 +188,14 @@ def read_prompts(encoded: Path, split: str, room: int, number: int | None = None
     return {name: [row[name] for row in rows] for name in ("row_id", "prompt_ids", "prefill")}
 
 
+def halves(prompts: dict[str, list]) -> tuple[dict[str, list], dict[str, list]]:
+    """The first half, which chooses an update, and the second, which judges it. A prompt alone does both."""
+    middle = (len(prompts["row_id"]) + 1) // 2
+    first, second = ({name: rows[part] for name, rows in prompts.items()}
+                     for part in (slice(middle), slice(middle, None)))  # fmt: skip
+    return first, second if second["row_id"] else first
+
+
 def _gold(folder: Path) -> Callable[[list[str]], Tensor]:
     """texts -> P(positive) [N] of the gold classifier."""
     model, tokenizer, card = classifier.load(folder)
@@ -214,10 +227,9 @@ def _parameters(one: OneBase) -> dict:
     return {"total": total, "trainable": trainable, "share": trainable / total}
 
 
-def _validation(radar: list[dict], kept: int) -> dict[str, float]:
-    """The kept update on the validation prompts, and what it gained over update 0, flat."""
-    row = next(row for row in radar if row["update"] == kept)
-    found = {"update": kept, "kl": row["kl"]}
+def _validation(row: dict) -> dict[str, float]:
+    """The kept update on validation prompts that did not choose it, and what it gained over update 0, flat."""
+    found = {"update": row["update"], "kl": row["kl"]}
     for name in ("proxy", "gold"):
         found[name] = row[name]["value"]
         for key, suffix in (("value", ""), ("low", "_low"), ("high", "_high")):

@@ -1,5 +1,6 @@
 """What a classifier's head reads: the features of its encoder, in the place of logits."""
 
+import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
@@ -21,6 +22,8 @@ class FeatureReader(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SequenceClassifierOutput:
         self.model(input_ids=input_ids, attention_mask=attention_mask)
         seen = self.seen
-        if seen.dim() == 3:  # a GPT-like head scores every token; the last one is the text's summary
-            seen = seen[range(len(seen)), attention_mask.sum(dim=1) - 1]
+        if seen.dim() == 3:  # a GPT-like head scores every token; the model reads the last one that is not padding
+            real = input_ids != self.config.pad_token_id  # an end token may stand in the place of padding
+            places = torch.arange(real.shape[1], device=real.device)
+            seen = seen[range(len(seen)), (real * places).argmax(dim=1)]
         return SequenceClassifierOutput(logits=seen)

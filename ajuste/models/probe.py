@@ -46,10 +46,10 @@ class Way(NamedTuple):
     reason: str = ""
 
 
-def told(model: nn.Module, chosen: two_ways.Chosen, use: str, plain: str) -> Way:
+def _told(model: nn.Module, chosen: two_ways.Chosen, use: str, plain: str) -> Way:
     """The way that was chosen, said in one line if it is not the first.
 
-    use and plain: the words for what the model does and how. Raises ValueError, which says why, if there is none.
+    use: what the model is for; plain: what is done then. Raises ValueError, which says why, if there is no way.
     """
     kind = _kind(model)
     if chosen.name is None:
@@ -57,7 +57,7 @@ def told(model: nn.Module, chosen: two_ways.Chosen, use: str, plain: str) -> Way
         raise ValueError(f"{kind} cannot be used for {use}, no way of it is right ({reasons}): take another base")
     if not chosen.reasons:
         return Way("exact")
-    say(f"{kind}: {use} {plain} (else: {chosen.reason})")
+    say(f"{kind}: {plain}, which is slower, because {chosen.reason}")
     return Way("plain", chosen.reason)
 
 
@@ -86,10 +86,9 @@ def supervised(model: nn.Module, training: bool = False) -> Way:
     with quiet():
         with torch.set_grad_enabled(training):
             chosen = two_ways.choose(model, lambda small: _truth(small, rows), ways)
-        way = told(model, chosen, "rows of text", "padded, which is slower")
+        way = _told(model, chosen, "rows of text", "rows of text are padded")
         _fused(model, training and chosen.name != "plain, not fused")
-        if way.name == "exact" and len(ways) > 1:
-            ragged.attach(model)
+        (ragged.attach if way.name == "exact" and len(ways) > 1 else ragged.detach)(model)
     return way
 
 
@@ -121,7 +120,7 @@ def answers(model: nn.Module, adapter: str | None = None) -> rollout.Answers:
         return found
 
     chosen = two_ways.choose(model, truth, {name: way(form) for name, form in forms.items()})
-    told(model, chosen, "sampling", "through transformers' own forward, which is slower")
+    _told(model, chosen, "sampling", "rows are sampled through transformers' own forward")
     return rollout.Answers(model, adapter, forms[chosen.name])
 
 
@@ -135,7 +134,7 @@ def policy(one: "OneBase") -> Way:
     ways = {name: partial(_responses, rows=rows, form=form) for name, form in forms.items()}
     with quiet():
         chosen = two_ways.choose(one, partial(_responses_alone, rows=rows), ways)
-        way = told(one.model, chosen, "log-probabilities of responses", "through padded rows, which is slower")
+        way = _told(one.model, chosen, "log-probabilities of responses", "responses are read on padded rows")
         one.take(forms[chosen.name])
     return way
 
@@ -150,7 +149,7 @@ def rewards(model: nn.Module, score: Callable, alone: Callable) -> Way:
 
 
 def likelihoods(model: nn.Module, score: Callable) -> Way:
-    """The same for log pi(y | x). score(model, rows) -> [N] of rows whose first two_ways.SHARED tokens are the prompt."""
+    """The same for log pi(y | x). score(model, rows) -> [N] of rows with a prompt of two_ways.SHARED tokens."""
     begin = two_ways.SHARED
 
     def alone(small: nn.Module, row: list[int]) -> Tensor:
@@ -173,9 +172,8 @@ def _behind_a_prefix(model: nn.Module, score: Callable, alone: Callable, what: s
     ways = {"exact": way(shared_prefix.attach), "plain": way(shared_prefix.detach)}
     with quiet():
         chosen = two_ways.choose(model, lambda m: seen(m, torch.stack([alone(m, row) for row in rows])), ways)
-        way = told(model, chosen, what, "of padded rows, which is slower")
-        if way.name == "exact":
-            shared_prefix.attach(model)
+        way = _told(model, chosen, what, "rows to score are padded")
+        (shared_prefix.attach if way.name == "exact" else shared_prefix.detach)(model)
     return way
 
 

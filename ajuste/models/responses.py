@@ -63,7 +63,7 @@ def build(base: Path, settings: Settings, dtype: torch.dtype = torch.float32) ->
     dtype: of the frozen weights and the products; A and B are float32. Raises ValueError for a base that is missing or
     no whole model, or a target layer that it does not have.
     """
-    model = layers.set_dropout(_whole(base, dtype), 0.0)
+    model = layers.without_noise(_whole(base, dtype))
     adapted = methods.attach(model, methods.Settings("lora", **settings._asdict()))
     fused.fuse(adapted)
     return _attach(adapted)

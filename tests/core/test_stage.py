@@ -24,6 +24,7 @@ STAGE = """
 import sys, time
 from pathlib import Path
 from ajuste.core.errors import DataError, UsageError
+from ajuste.core.notes import say
 from ajuste.core.params import Config
 from ajuste.core.stage import start
 
@@ -31,11 +32,13 @@ class ToyConfig(Config):
     rate: float
     sleep: float = 0.0
     fail: str = ""
+    say: str = ""
 
 def main():
     with start("toy_one", ToyConfig) as stage:
         Path("running").write_text(str(__import__("os").getpid()))
         time.sleep(stage.config.sleep)
+        for _ in range(2): stage.config.say and say(stage.config.say)
         if stage.config.fail == "data": raise DataError("data/x.csv line 3: no label; add one")
         if stage.config.fail == "usage": raise UsageError("no such base")
         if stage.config.fail == "infra": raise OSError("disk full")
@@ -168,6 +171,13 @@ def test_errors_have_a_kind_a_line_and_a_code(project: Path, kind: str, code: in
     assert last.startswith(f"error[{kind}]: ")
     if kind in ("data", "usage"):
         assert done.stderr.count("\n") == 1, "a user's mistake shows one line and no stack trace"
+
+
+def test_what_a_stage_says_stands_on_the_terminal_and_in_its_record(project: Path) -> None:
+    assert toy().returncode == 0 and "notes" not in state()
+    done = toy(say="rows are padded: state space")
+    assert done.stdout == "rows are padded: state space\n"  # once, however often it was said
+    assert state()["notes"] == ["rows are padded: state space"]
 
 
 def test_unknown_key_is_named(project: Path) -> None:

@@ -11,6 +11,7 @@ from ajuste.learning.statistics.calibration import (
     bins_of,
     brier,
     calibration_error,
+    holds,
     nll,
     plain_error,
 )
@@ -67,6 +68,17 @@ def test_of_many_rows_the_value_is_the_true_error_and_of_a_perfect_model_zero() 
     perfect = bins_of(c, rng.random(900) < c)
     assert plain_error(perfect) > 0.02, "the plain error reads noise as error"
     assert calibration_error(perfect)["low"] == 0.0 and calibration_error(perfect)["value"] < 0.02
+
+
+def test_what_the_interval_holds() -> None:
+    """`holds`, by which the simulations count, is the interval."""
+    rng = np.random.default_rng(4)
+    for rows in (60, 400, 3000):
+        found = bins_of(*simulated.draw(*simulated.world("uniform", "over", 0.05), rows, rng))
+        interval = calibration_error(found)
+        for theta in np.linspace(0.002, 0.3, 60):
+            if min(abs(theta - interval["low"]), abs(theta - interval["high"])) > 0.002:
+                assert holds(found, theta) == (interval["low"] <= theta <= interval["high"]), (rows, theta, interval)
 
 
 def test_the_interval_of_few_rows_and_of_extremes_stays_in_its_range() -> None:

@@ -119,6 +119,13 @@ def test_equal_challengers_all_year_are_seldom_promoted_and_better_ones_are() ->
     assert (simulated.nights(200, 0.6, 0.0, 12, seed=1, levels=free) <= simulated.NIGHTS).sum() >= 4
 
 
+def test_the_bound_from_counts_is_the_bound() -> None:
+    d = simulated.right_or_wrong(90, 0.5, 0.05, 20, np.random.default_rng(1))
+    level = np.geomspace(0.025, 1e-5, 20)
+    found = simulated._lower((d > 0).sum(axis=0).astype(float), (d < 0).sum(axis=0).astype(float), 90, level)
+    assert found == pytest.approx(bounds(d, np.ones((90, 1)), level)[2])
+
+
 def test_the_simulated_models_are_what_they_say() -> None:
     d = simulated.right_or_wrong(200_000, 0.6, 0.02, 1, np.random.default_rng(0))
     pa, pb = 0.82, 0.80

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from ajuste.learning.text.generate import generate, pad_left
+from tests.made.architectures import make
 
 PROMPTS = [[5, 6, 7, 8, 9, 3, 4], [9], [3, 3, 3], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], [60, 2]]
 LIMITS = [9, 12, 5, 8, 1]
@@ -43,6 +44,8 @@ MODELS = {
     "gpt2": gpt2,
     "lora": lambda: adapted(peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], init_lora_weights=False)),
     "prompt": lambda: adapted(peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5)),
+    "state space": lambda: make("jamba"),  # begins anew when several tokens follow a state
+    "chunks": lambda: make("llama4"),  # counts columns, padding included
     "prefix": lambda: adapted(peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5)),
 }
 

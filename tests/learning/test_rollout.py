@@ -240,3 +240,13 @@ def test_draw_inverts_the_cumulative_distribution():
 def test_bad_requests(prompts, limit, temperature, words):
     with pytest.raises(ValueError, match=words):
         sample(rollout.Answers(decoder()), prompts, limit, [2], 0, temperature)
+
+
+@pytest.mark.parametrize("prompts", PROMPTS.values(), ids=PROMPTS)
+def test_rows_of_one_length_at_a_time_answer_as_all_together(prompts):
+    model = decoder("mistral")
+    ways = [rollout.Answers(model, form=form) for form in ("padded", "apart")]
+    expected, found = (sample(way, prompts, 9, list(range(40)), 0, 1.0, generator()) for way in ways)
+    assert torch.equal(expected.responses, found.responses) and torch.equal(expected.mask, found.mask)
+    assert torch.allclose(expected.log_probs, found.log_probs, atol=1e-5)
+    assert expected.ended.any()  # rows left the batch on the way

@@ -1,4 +1,4 @@
-"""ajuste/learning/layers/two_ways.py: what the probe asks, of which copy, what it calls different, what stays."""
+"""ajuste/learning/layers/two_ways.py: what the probe asks, of which copy, what counts as different."""
 
 import pytest
 import torch

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ajuste.models import classifier, reward
+from ajuste.models.features import FeatureReader
 from ajuste.models.layers import set_dropout, without_noise
 from ajuste.models.one_base import OneBase, Settings
 from tests.made.architectures import make, rows_of, write
@@ -78,6 +79,16 @@ def test_a_base_without_padding_and_end_token_is_refused():
     config.pad_token_id = config.eos_token_id = None
     with pytest.raises(ValueError, match="no pad_token_id and no eos_token_id"):
         classifier.padding_id(config)
+
+
+def test_features_are_of_the_token_that_the_head_reads_where_rows_end_with_the_padding_token(tmp_path):
+    """As where a tokenizer ends each row with the end token and the base has no other for padding."""
+    torch.manual_seed(0)
+    model = classifier.build(write("gpt2", tmp_path / "base"), ["no", "yes"]).eval()
+    rows = [[*row, model.config.pad_token_id] for row in rows_of()]
+    features = classifier.logits_of(FeatureReader(model), rows)
+    with torch.no_grad():
+        assert torch.allclose(model.score(features), classifier.logits_of(model, rows), atol=1e-5)
 
 
 def test_an_architecture_without_the_head_is_refused_by_name(tmp_path):

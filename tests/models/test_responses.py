@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ajuste.learning.layers import shared_prefix
+from ajuste.learning.layers import active, shared_prefix
 from ajuste.models import decoder, responses
 from ajuste.models.responses import Row, Settings
 from tests.made.tiny_rlhf import whole
@@ -64,7 +64,7 @@ def test_values_and_gradients_are_those_of_plain_rows(rows, padded, sft: Path) -
 def test_what_is_trained_is_the_adapter_alone_and_batches_change_nothing(sft: Path) -> None:
     model = moved(sft).train()
     assert {name.split(".")[-3] for name, p in model.named_parameters() if p.requires_grad} == {"lora_A", "lora_B"}
-    assert model.get_base_model().config._attn_implementation == shared_prefix.NAME
+    assert active.attached(model.get_base_model(), shared_prefix.NAME)
     many = responses.score(model, OTHERS)
     one_by_one = torch.cat([responses.score(model, [row]) for row in OTHERS])
     assert torch.allclose(many, one_by_one, atol=1e-4) and torch.allclose(

@@ -27,7 +27,7 @@ from ajuste.models import decoder
 from ajuste.models.folder import sha256_of
 from ajuste.models.one_base import OneBase, Settings
 from ajuste.rows.encoded.conversations import read_conversations
-from tasks.ppo import _ptx, ppo, read_prompts, said
+from tasks.ppo import _ptx, halves, ppo, read_prompts, said
 from tasks.rl import explain, recorder
 from tests.made import tiny_classifiers, tiny_decoders, tiny_rlhf
 from tests.made.tiny_ppo import config, files
@@ -90,10 +90,23 @@ def test_radar_and_card_say_what_the_kept_update_gained(done):
         gain = kept[f"{name}_gain"]
         assert gain["value"] == pytest.approx(kept[name]["value"] - first[name]["value"], abs=1e-5)
         assert gain["low"] <= gain["value"] <= gain["high"]
-        assert rounded(card["validation"][f"{name}_gain_low"]) == gain["low"]
+        judged = card["validation"]
+        assert judged[f"{name}_gain_low"] <= judged[f"{name}_gain"] <= judged[f"{name}_gain_high"]
+        assert rounded(judged[name]) != kept[name]["value"], "other prompts judge than those that chose"
     samples = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
     assert len(samples) == 9 and all(sample["prefill"] in " ".join(tiny_rlhf.SNIPPETS) for sample in samples)
     assert "kept" in said(card) and "KL" in said(card)
+
+
+def test_prompts_that_choose_an_update_do_not_judge_it(artifacts):
+    prompts = read_prompts(artifacts / "encoded/preferences", "train", 1000)
+    first, second = halves(prompts)
+    assert first["row_id"] + second["row_id"] == prompts["row_id"] and len(first["row_id"]) == len(second["row_id"])
+    assert len(second["prefill"]) == len(second["prompt_ids"]) == len(second["row_id"])
+    odd = {name: rows[:3] for name, rows in prompts.items()}
+    assert [len(part["row_id"]) for part in halves(odd)] == [2, 1]
+    alone = {name: rows[:1] for name, rows in prompts.items()}
+    assert halves(alone) == (alone, alone), "of one prompt nothing else is there to judge"
 
 
 def test_twice_the_same_bytes_and_no_path_inside(artifacts, done, tmp_path):

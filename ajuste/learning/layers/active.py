@@ -50,13 +50,13 @@ def attach(model: nn.Module, name: str, ours: Ours) -> None:
     """
     before = active(model)
     if before not in REPLACED:
-        raise ValueError(f"attention `{before}` cannot stand beside rows without padding: train it on padded batches")
+        raise ValueError(f"attention `{before}` cannot stand beside rows without padding")
     both = f"{name}{OR}{before}"
     AttentionInterface.register(both, partial(_attention, before, ours))
     AttentionMaskInterface.register(both, ALL_MASK_ATTENTION_FUNCTIONS[before])
     model.set_attn_implementation(both)
     if model.config._attn_implementation != both:
-        raise ValueError(f"{type(model).__name__} takes no attention function from outside: train it on padded batches")
+        raise ValueError(f"{type(model).__name__} takes no attention function from outside")
 
 
 def detach(model: nn.Module) -> None:
@@ -83,8 +83,8 @@ def plain_arguments(module: nn.Module, query: Tensor, arguments: dict) -> Plain:
     known = ("scaling", "dropout", "sliding_window")
     unknown = [name for name, value in arguments.items() if name not in (*known, *WITHOUT_EFFECT) and value is not None]
     if unknown or arguments.get("is_causal") is False:
-        what = f"argument `{unknown[0]}`" if unknown else "attention in both directions"
-        raise ValueError(f"{type(module).__name__}: {what} is unknown to rows without padding: pad them")
+        what = f"argument `{unknown[0]}`" if unknown else "the view in both directions"
+        raise ValueError(f"{what} of {type(module).__name__} would be lost without padding")
     window, scale = arguments.get("sliding_window"), arguments.get("scaling")
     _refuse_hidden_window(module, window, "sliding_window" in arguments)
     return Plain(query.shape[-1] ** -0.5 if scale is None else scale, arguments.get("dropout", 0.0), window)
@@ -100,7 +100,7 @@ def _refuse_hidden_window(module: nn.Module, window: int | None, named: bool) ->
         own = kinds if number is None else [kinds[number]]
         wrong = any("chunk" in kind or ("sliding" in kind) != (window is not None) for kind in own)
     if wrong:
-        raise ValueError(f"{type(module).__name__}: a window that stands in its mask alone: pad the rows")
+        raise ValueError(f"the window of {type(module).__name__} would be lost without padding")
 
 
 def _attention(

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 LENGTHS, SHARED = (13, 9), 4  # tokens of the two rows, and of their common beginning
 LAYERS = 2  # at least, of the copy
-# float32: equal ways differ by about 1e-6 in values and 1e-5 in gradients, wrong ones by 5e-4 and more.
-# Quantised: rounding to 8 bits of mantissa gave up to 0.02 and 0.08 on 30 layers of SmolLM2.
-TOLERANCES = {"float32": (1e-4, 1e-3), "quantised": (0.06, 0.25)}
+# Of values and of gradients. Float32: equal ways differed by at most 1e-6 and 3e-6 in fifty architectures and SmolLM2,
+# wrong ones by 5e-4 and more. Quantised beside bfloat16: by 0.004 and 0.04 on SmolLM2, wrong ones by 0.03 and 0.13.
+TOLERANCES = {"float32": (1e-4, 1e-3), "quantised": (0.02, 0.12)}
 
 Seen = dict[str, Tensor]  # what a way says of the rows, by name; names of gradients begin with GRADIENT
 GRADIENT = "gradient of "

@@ -84,7 +84,7 @@ def together(values: np.ndarray, clusters: Sequence[Hashable]) -> np.ndarray:
     return np.bincount(owner, values, minlength=len(places))
 
 
-def bounds(d: np.ndarray, weights: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def bounds(d: np.ndarray, weights: np.ndarray, level: float | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(gains, their errors, one-sided lower bounds), each [K], of K comparisons of the same number of rows.
 
     d: [N, K]. weights: [N, K], or [N, 1] where all have the same. level: the chance that a bound is above the truth.
@@ -96,10 +96,13 @@ def bounds(d: np.ndarray, weights: np.ndarray, level: float) -> tuple[np.ndarray
     error = np.sqrt(rows / (rows - 1) * squares) / total
     spread = squares / rows
     skew = np.divide((left**3).mean(axis=0), spread**1.5, out=np.zeros_like(spread), where=spread > 0)
-    alike = total**2 / (weights**2).sum(axis=0)
+    return value, error, value - error * least_ratio(skew, rows, total**2 / (weights**2).sum(axis=0), level)
+
+
+def least_ratio(skew: np.ndarray, rows: int, alike: np.ndarray, level: float | np.ndarray) -> np.ndarray:
+    """How many errors a gain must be above 0: (t + max(0, -skew) (2 t^2 + 1) / (6 sqrt(M))), each [K]."""
     t = stats.t.isf(level, np.maximum(alike - 1, 1.0))
-    against = np.maximum(0.0, -skew) * (2 * t**2 + 1) / (6 * math.sqrt(rows))
-    return value, error, value - error * (t + against)
+    return t + np.maximum(0.0, -skew) * (2 * t**2 + 1) / (6 * math.sqrt(rows))
 
 
 def _factor(rows: int, level: float) -> float:
