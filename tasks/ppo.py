@@ -85,7 +85,7 @@ class PpoConfig(SamplesConfig):
     vf_coef: float = Field(ge=0, description="Weight of the value loss.")
     kl_estimator: Literal["k1", "k2", "k3"] = Field(description="Of the KL that rewards pay.")
     alarm_value_loss: float | None = Field(gt=0, description="A value loss above this is an alarm; null: none.")
-    radar_prompts: int = Field(ge=1, description="Validation prompts that choose an update, the lowest row ids; as many others judge it.")
+    radar_prompts: int = Field(ge=1, description="Validation prompts that choose an update; as many others judge it.")
 
     @model_validator(mode="after")
     def _value_fits(self) -> Self:
@@ -189,7 +189,7 @@ def read_prompts(encoded: Path, split: str, room: int, number: int | None = None
 
 
 def halves(prompts: dict[str, list]) -> tuple[dict[str, list], dict[str, list]]:
-    """The prompts that choose an update, and those that judge it: the first half and the second. One alone does both."""
+    """The first half, which chooses an update, and the second, which judges it. A prompt alone does both."""
     middle = (len(prompts["row_id"]) + 1) // 2
     first, second = ({name: rows[part] for name, rows in prompts.items()}
                      for part in (slice(middle), slice(middle, None)))  # fmt: skip

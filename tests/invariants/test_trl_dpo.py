@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ajuste.learning.losses import preference
 from ajuste.learning.losses.preference import Preference, Responses
-from ajuste.models import decoder, methods, responses
+from ajuste.models import decoder, experts, responses
 from ajuste.models.responses import Settings
 from ajuste.rows.encoded.comparisons import read_comparisons
 from tests.made.tiny_rlhf import whole
@@ -71,7 +71,7 @@ def theirs(made: tuple[Path, list], loss: str, folder: Path) -> tuple[float, dic
 
     sft, pairs = made
     base, tokenizer = decoder.load_base(sft)
-    targets = methods.target_layers(base, ("all-linear",))
+    targets = experts.targets_of(base, ("all-linear",), fused=False).modules
     lora = LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules=targets)
     args = DPOConfig(
         output_dir=str(folder), loss_type=[loss], beta=BETA, label_smoothing=SMOOTH if loss == "robust" else 0.0,

@@ -9,6 +9,8 @@ A linear model with a bias and no transformer; the reference is float64 NumPy an
 
 import json
 import math
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -130,12 +132,8 @@ def by_hand(keys: dict) -> tuple[np.ndarray, np.ndarray, list[dict]]:
     [
         {},
         {"lr": 0.03},
-        {"warmup": 0.5, "epochs": 2},
         {"warmup": 0.26, "epochs": 3},
-        {"epochs": 3},
         {"batch_rows": 5},
-        {"batch_rows": 12},
-        {"accumulation": 2},
         {"accumulation": 4, "max_grad_norm": 0.1},
         {"weight_decay": 0.7},
         {"max_grad_norm": 0.05, "epochs": 2},
@@ -155,14 +153,7 @@ def test_the_weights_are_those_of_adamw_by_hand(keys: dict, tmp_path: Path) -> N
         assert {name: row[name] for name in expected} == pytest.approx(expected, rel=2e-4, abs=2e-6)
 
 
-def test_a_larger_norm_than_the_limit_makes_the_step_no_smaller_in_adam_but_later_ones_differ(tmp_path: Path) -> None:
-    """The cut of one step alone would hide in Adam: it divides by its own size. Over two steps it shows."""
-    cut, _ = run(tmp_path / "cut", max_grad_norm=0.05)
-    free, _ = run(tmp_path / "free")
-    assert (cut.layer.weight - free.layer.weight).abs().max() > 1e-3
-
-
-@pytest.mark.parametrize(("evaluations", "steps"), [(1, [3, 6]), (3, [1, 2, 3, 4, 5, 6]), (2, [2, 4, 6])])
+@pytest.mark.parametrize(("evaluations", "steps"), [(1, [3, 6]), (2, [2, 4, 6])])
 def test_evaluations_stand_at_their_steps_and_the_last(evaluations: int, steps: list[int], tmp_path: Path) -> None:
     measured = falling()
     model, history = run(tmp_path / "run", measured, epochs=2, evaluations=evaluations)
@@ -172,47 +163,93 @@ def test_evaluations_stand_at_their_steps_and_the_last(evaluations: int, steps: 
 
 
 def test_an_evaluation_out_of_step_comes_at_the_end_too(tmp_path: Path) -> None:
-    _, history = run(tmp_path / "run", epochs=1, batch_rows=3, evaluations=2)
-    assert [row["step"] for row in history if "eval_loss" in row] == [2, 4]
-    _, history = run(tmp_path / "odd", epochs=1, batch_rows=4, evaluations=2)
+    _, history = run(tmp_path / "run", evaluations=2)
     assert [row["step"] for row in history if "eval_loss" in row] == [2, 3]
 
 
 def test_patience_counts_evaluations_since_the_best_and_its_weights_are_kept(tmp_path: Path) -> None:
     for patience, seen in ((1, 3), (2, 4), (3, 8)):
         measured = Measured([0.5, 0.4, 0.6, 0.45, 0.39, 0.6, 0.6, 0.6])
-        model, history = run(tmp_path / f"run-{patience}", measured, epochs=9, patience=patience)
+        model, history = run(tmp_path / f"run-{patience}", measured, epochs=9, batch_rows=12, patience=patience)
         assert len(measured.weights) == seen
         assert torch.equal(model.layer.weight, measured.weights[1 if patience < 3 else 4])
-        assert history[-1] == {"step": 3 * seen, "eval_loss": measured.losses[seen - 1]}
+        assert history[-1] == {"step": seen, "eval_loss": measured.losses[seen - 1]}
 
 
 def test_a_higher_metric_is_better_and_a_lower_loss_where_it_is_the_loss(tmp_path: Path) -> None:
     measured = Measured([0.5, 0.4, 0.6], "accuracy", [0.7, 0.6, 0.8])
-    model, history = run(tmp_path / "run", measured, "accuracy", epochs=3)
+    model, history = run(tmp_path / "run", measured, "accuracy", epochs=3, batch_rows=12)
     assert torch.equal(model.layer.weight, measured.weights[2])
-    assert history[-1] == {"step": 9, "eval_accuracy": 0.8, "eval_loss": 0.6}
-    assert loop.best_step(history, "accuracy") == 9 and loop.best_step(history, "loss") == 6
+    assert history[-1] == {"step": 3, "eval_accuracy": 0.8, "eval_loss": 0.6}
+    assert loop.best_step(history, "accuracy") == 3 and loop.best_step(history, "loss") == 2
     assert loop.stale_evaluations(history, "accuracy") == 0 and loop.stale_evaluations(history, "loss") == 1
 
 
 def test_the_history_is_a_file_and_the_kept_checkpoints_are_the_best_and_the_last(tmp_path: Path) -> None:
     measured = Measured([0.5, 0.3, 0.6, 0.4])
-    _, history = run(tmp_path / "run", measured, epochs=4)
+    _, history = run(tmp_path / "run", measured, epochs=4, batch_rows=12)
     lines = (tmp_path / "run/history.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == history
-    assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*")) == ["checkpoint-12", "checkpoint-6"]
-    weights = loop.load_file(tmp_path / "run/checkpoint-6" / loop.WEIGHTS)
+    assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
+    weights = loop.load_file(tmp_path / "run/checkpoint-2" / loop.WEIGHTS)
     assert sorted(weights) == ["layer.bias", "layer.weight"]  # what does not learn is the base's
     assert torch.equal(weights["layer.weight"], measured.weights[1])
 
 
 def test_a_run_that_had_stopped_early_is_not_gone_on_with(tmp_path: Path) -> None:
-    first, history = run(tmp_path / "run", Measured([0.5, 0.6, 0.7]), epochs=9, patience=2)
+    keys = {"epochs": 9, "batch_rows": 12, "patience": 2}
+    first, history = run(tmp_path / "run", Measured([0.5, 0.6, 0.7]), **keys)
     again = Measured([])
-    model, same = run(tmp_path / "run", again, epochs=9, patience=2)
+    model, same = run(tmp_path / "run", again, **keys)
     assert same == history and again.weights == [] and model.modes == []
     assert torch.equal(model.layer.weight, first.layer.weight)
+
+
+LOSSES = [0.9, 0.3, 0.6, 0.5, 0.8]
+EACH = {"epochs": 5, "batch_rows": 12, "warmup": 0.4}  # a step, an evaluation and a checkpoint in each epoch
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, list[dict], bytes]:
+    """A run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    return *run(folder, Measured(LOSSES), **EACH), (folder / "history.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "left"), [(None, LOSSES[4:]), ("checkpoint-2", LOSSES), ("checkpoint-4", LOSSES[2:])]
+)
+def test_a_killed_run_goes_on_to_the_same_bits(whole: tuple, spoilt: str | None, left: list, tmp_path: Path) -> None:
+    """Killed in the fifth evaluation; without its last checkpoint (4) it goes on from the best (2), without that it
+    begins again."""
+    with pytest.raises(IndexError):
+        run(tmp_path, Measured(LOSSES[:4]), **EACH)
+    if spoilt:
+        (tmp_path / spoilt / "COMPLETE").unlink()
+    measured = Measured(left)
+    model, history = run(tmp_path, measured, **EACH)
+    assert history == whole[1] and len(measured.weights) == len(left)
+    assert torch.equal(model.layer.weight, whole[0].layer.weight)
+    assert torch.equal(model.layer.bias, whole[0].layer.bias)
+    assert (tmp_path / "history.jsonl").read_bytes() == whole[2]
+
+
+def test_an_interrupt_keeps_a_checkpoint_after_the_running_step(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def interrupting(model: nn.Module, batch: dict, items: object) -> torch.Tensor:
+        asked.append(1)
+        if len(asked) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return cross_entropy(model, batch, items)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", loss=interrupting)
+    assert len(asked) == 2 and [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-2"]
+    model, history = run(tmp_path / "run")
+    W, b, rows = by_hand({})
+    assert np.abs(model.layer.weight.detach().numpy() - W).max() < 2e-6
+    assert [row["step"] for row in history] == [1, 2, 3, 3]
 
 
 def test_a_run_that_diverges_is_named(tmp_path: Path) -> None:
@@ -230,12 +267,6 @@ def test_bfloat16_runs_the_products_under_autocast_and_keeps_the_weights_float32
         model, _ = run(tmp_path / dtype, compute=COMPUTE.model_copy(update={"dtype": dtype}))
         assert model.layer.weight.dtype == torch.float32
         assert model.halved is (dtype == "bfloat16")
-
-
-def test_another_seed_is_another_order(tmp_path: Path) -> None:
-    one, _ = run(tmp_path / "one")
-    other, _ = run(tmp_path / "other", compute=COMPUTE.model_copy(update={"seed": 4}))
-    assert not torch.equal(one.layer.weight, other.layer.weight)
 
 
 def test_pieces_must_divide_the_batch() -> None:

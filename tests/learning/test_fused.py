@@ -6,6 +6,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from ajuste.learning.layers import fused
 from tests.invariants.decoders import gradients, largest_difference
@@ -90,6 +91,43 @@ def test_methods_that_it_does_not_describe_stay_with_peft(options):
     model = adapted(bias=True, **options)
     assert fused.fuse(model) == 0
     assert "forward" not in model.base_model.model.first.__dict__
+
+
+def test_a_base_that_learns_too_and_layers_of_other_kinds_stay_with_peft():
+    model = adapted()
+    model.base_model.model.first.base_layer.weight.requires_grad_(True)
+    assert fused.fuse(model) == 1 and "forward" not in model.base_model.model.first.__dict__
+    run(model, X)
+    assert model.base_model.model.first.base_layer.weight.grad is not None
+    conv = nn.Sequential(Conv1D(7, 12))  # GPT-2's, transposed
+    other = get_peft_model(conv, LoraConfig(r=2, target_modules=["0"], fan_in_fan_out=True, init_lora_weights=False))
+    before = other(X)
+    assert fused.fuse(other) == 0 and torch.equal(other(X), before)
+
+
+def test_unfuse_gives_peft_s_own_forward_back():
+    model, plain = adapted(), adapted()
+    fused.fuse(model)
+    fused.unfuse(model)
+    assert "forward" not in model.base_model.model.first.__dict__ and torch.equal(model(X), plain(X))
+    own = model.base_model.model.second
+    own.forward = lambda x: x  # what someone else put there stays
+    fused.unfuse(model)
+    assert "forward" in own.__dict__
+
+
+def test_another_dtype_and_arguments_go_peft_s_way():
+    """float64 rows above a float32 base, and a call that names its adapters."""
+    model, plain = adapted(), adapted()
+    fused.fuse(model)
+    layer, own = model.base_model.model.first, plain.base_model.model.first
+    with pytest.raises(RuntimeError):
+        own(X.double())
+    with pytest.raises(RuntimeError):
+        layer(X.double())
+    rows = {"adapter_names": ["default", "__base__"]}
+    layer.eval(), own.eval()
+    assert torch.equal(layer(X, **rows), own(X, **rows)) and not torch.equal(layer(X, **rows)[1], layer(X)[1])
 
 
 def test_off_merged_and_copied_adapters_are_right():

@@ -1,7 +1,7 @@
 """Files as people's programs write them, drawn at random: every layout, every format, odd values in some of the rows.
 
-    drawn = draw_file(data, folder)      a file of some 45 rows, of which a few are odd; hypothesis' `data` decides
-    drawn.rows, drawn.marks              how many rows were written, and a word of each that it alone holds
+    drawn = draw_file(data, layout, folder)     a file of some 45 rows, of which a few are odd
+    drawn.rows, drawn.marks                     how many rows were written, and a word of each that it alone holds
 
 Most rows are good ones with words of their own, so that every split has some. An odd row has values of another type, a
 damaged byte, half of a surrogate pair, quotes, line ends, invisible text, no value, or keys that change its meaning.
@@ -118,12 +118,13 @@ class Drawn:
     whole: bool = True  # whether the file can be read: a cut packing or columns for rows are refused as a whole
 
 
-def draw_file(data, folder: Path) -> Drawn:
-    """A file in `folder`. data: hypothesis' `st.data()`."""
+def draw_file(data, layout: str, folder: Path) -> Drawn:
+    """A file of a layout in `folder`. data: hypothesis' `st.data()`."""
     draw = data.draw
-    layout = draw(st.sampled_from(sorted(ROWS)))
-    forms = ["jsonl", "json", "columns", "parquet"] + ["csv", "tsv"] * (layout not in ("words", "questions"))
-    form = draw(st.sampled_from(forms + ["txt"] * (layout in TXT) + ["conll"] * (layout in CONLL)))
+    forms = ["jsonl", "json", "parquet"] + ["csv", "tsv"] * (layout not in ("words", "questions"))
+    forms += ["txt"] * (layout in TXT) + ["conll"] * (layout in CONLL)
+    first = sorted(ROWS).index(layout) % len(forms)  # what the first draws are, which are the same for every layout
+    form = draw(st.sampled_from([*forms[first:], *forms[:first], "columns"]))
     rows = [ROWS[layout](i) for i in range(GOOD_ROWS)]
     for i in range(GOOD_ROWS, GOOD_ROWS + draw(st.integers(0, 6))):
         rows.insert(draw(st.integers(0, len(rows))), _odd(draw, ROWS[layout](i), form))
@@ -282,6 +283,7 @@ def _delimited(draw, rows: list[dict], form: str, layout: str, end: str,
                marks: set[str]) -> tuple[bytes, int, set[str]]:  # fmt: skip
     """CSV, or TSV with quotes or without; or a CSV of plain rows among which stand some that break off."""
     header = list(dict.fromkeys(key for row in rows for key in row if key))
+    header += ["more"] * draw(st.sampled_from([0, 0, 2]))
     cells = [[as_cell(row.get(key)) for key in header] for row in rows]
     how = draw(st.sampled_from(["quoted", "quoted", "plain"] if form == "tsv" else ["quoted", "quoted", "broken"]))
     how = "quoted" if how == "broken" and layout in NESTED else how
@@ -316,9 +318,9 @@ def _delimited(draw, rows: list[dict], form: str, layout: str, end: str,
 def _write_parquet(draw, rows: list[dict], path: Path) -> None:
     keys = list(dict.fromkeys(key for row in rows for key in row))
     columns = {key: _array(draw, [row.get(key) for row in rows]) for key in keys}
-    if draw(st.booleans()):
-        columns["more"] = draw(st.sampled_from(MORE))(len(rows))
-    pq.write_table(pa.table(columns), path, row_group_size=draw(st.sampled_from([7, 1000])))
+    more = [draw(st.sampled_from(MORE))(len(rows))] * draw(st.integers(0, 2))  # twice: two columns of one name
+    table = pa.table([*columns.values(), *more], names=[*columns, *["more"] * len(more)])
+    pq.write_table(table, path, row_group_size=draw(st.sampled_from([7, 1000])))
 
 
 def _array(draw, values: list) -> pa.Array:

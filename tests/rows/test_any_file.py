@@ -2,9 +2,9 @@
 
     rows kept + rows in quarantine = rows written,    or the file is refused as a whole
 
-Hypothesis draws files of every layout and format with odd values (tests/made/odd_files.py). 100 of them, always the
-same, with the checks of Great Expectations done by a stand-in that answers alike, in `make test`; AJUSTE_FILES of them
-(2,000) with Great Expectations itself in the slow run:
+Hypothesis draws files of every layout and format with odd values (tests/made/odd_files.py): some 100 of them, always
+the same, in `make test`, and AJUSTE_FILES others (2,000) in the slow run. There a stand-in that answers alike does the
+checks of Great Expectations; 100 more files are checked by itself.
 
     AJUSTE_FILES=2000 python -m pytest -m slow tests/rows/test_any_file.py
 """
@@ -56,26 +56,41 @@ def place(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+LAYOUTS = sorted(odd_files.ROWS)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 @given(data=st.data())
-@settings(max_examples=100, derandomize=True, **ALWAYS)
-def test_no_row_of_any_file_is_lost(place, data):
+@settings(max_examples=6, derandomize=True, **ALWAYS)
+def test_no_row_of_any_file_is_lost(place, layout, data):
     with pytest.MonkeyPatch.context() as patch:
         stand_in(patch)
-        check(data, place)
+        check(data, layout)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS)
 @given(data=st.data())
-@settings(max_examples=MANY, print_blob=True, **ALWAYS)
-def test_no_row_of_any_of_many_files_is_lost(place, data):
-    check(data, place)
+@settings(max_examples=-(-MANY // len(LAYOUTS)), print_blob=True, **ALWAYS)
+def test_no_row_of_any_of_many_files_is_lost(place, layout, data):
+    with pytest.MonkeyPatch.context() as patch:
+        stand_in(patch)
+        check(data, layout)
 
 
-def check(data, place: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS)
+@given(data=st.data())
+@settings(max_examples=-(-100 // len(LAYOUTS)), print_blob=True, **ALWAYS)
+def test_great_expectations_loses_none_either(place, layout, data):
+    check(data, layout)
+
+
+def check(data, layout: str) -> None:
     for folder in ("drawn", "data/mine", "out", "out.failed"):
         shutil.rmtree(folder, ignore_errors=True)
     Path("drawn").mkdir()
-    drawn = draw_file(data, Path("drawn"))
+    drawn = draw_file(data, layout, Path("drawn"))
     note(f"{drawn}: {drawn.path.read_bytes()[:3000]!r}")
     code, said, error = added(drawn)
     event(f"exit {code}: {drawn.layout}, {drawn.form}")

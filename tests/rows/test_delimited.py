@@ -16,11 +16,13 @@ from ajuste.cli.models import predict
 from ajuste.core.errors import DataError
 from ajuste.rows.read.delimited import is_quoted, records_of
 from tests.made.added import add, asked, jsonl, project, sentence, texts
+from tests.made.stand_in import stand_in
 
 
 @pytest.fixture(autouse=True)
 def _project(tmp_path, monkeypatch):
     project(tmp_path, monkeypatch)
+    stand_in(monkeypatch)
 
 
 def tsv(rows: list[dict]) -> str:

@@ -8,6 +8,7 @@ import pytest
 from ajuste.core.errors import DataError, UsageError
 from ajuste.rows.read.values import class_of, looked_up, named
 from tests.made.added import add, asked, jsonl, project, sentence, texts
+from tests.made.stand_in import stand_in
 
 GAP = [None, 1, 0, 1, 0, 1, 0, 1] * 5
 
@@ -15,6 +16,7 @@ GAP = [None, 1, 0, 1, 0, 1, 0, 1] * 5
 @pytest.fixture(autouse=True)
 def _project(tmp_path, monkeypatch):
     project(tmp_path, monkeypatch)
+    stand_in(monkeypatch)
 
 
 @pytest.mark.parametrize("form", ["csv", "tsv", "json", "jsonl", "parquet"])

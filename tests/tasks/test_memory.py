@@ -36,7 +36,7 @@ else:
     from ajuste.core.params import Compute
     from tasks.encode import EncodeConfig, encode
     rows = {"train": None, "validation": None, "test": None}
-    config = EncodeConfig(max_tokens=64, sources=[], rows=rows, batch_rows=2048)
+    config = EncodeConfig(max_tokens=64, sources=[], rows=rows, unknown_share=1.0, batch_rows=2048)
     compute = Compute(dtype="float32", device="cpu", threads=1, seed=0)
     encode(config, compute, folder / "validated", base, folder / "encoded")
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -1,9 +1,9 @@
 """Assistants that were made from an SFT version by a training for preferences: what all such methods share.
 
 Challenger   such a version takes the alias over only from the very version that it was made from (tag `base_version`),
-             and only if the gold scorer, which no training saw, puts it above that one on validation prompts with a
-             95 % interval that excludes 0; of several, by whatever method, the largest gain wins. A policy that only
-             raised its own proxy stays behind.
+             and only if the gold scorer, which no training saw, puts it above that one with a 95 % interval that
+             excludes 0, on validation prompts that did not choose its weights; of several, by whatever method, the
+             largest gain wins. A policy that only raised its own proxy stays behind.
 Gate         gold on the test prompts, beside the version that it was made from and the champion. And it must not have
              lost the assistant: held-out loss, rules and ROUGE of the instruction evaluation (stage
              `assistant_<method>`) not worse than before by more than their margins.
