@@ -107,3 +107,15 @@ def test_a_feature_that_never_changes_says_nothing_and_breaks_nothing() -> None:
     features[:, 2] = 3.0
     head = fit_head(features, labels, features, 2, 0.1, 20, 20, lambda logits: {"loss": 1.0})
     assert not head.weight[:, 2].any() and torch.isfinite(head.weight).all()
+
+
+def test_a_step_is_one_iteration_and_the_first_goes_down_the_gradient() -> None:
+    """From W = 0 and b = 0, without any memory: (W, b) is a negative multiple of the gradient there."""
+    features, labels = make(3)
+    head = fit_head(features, labels, features, 3, 0.3, 1, 9, lambda logits: {"loss": 0.0})
+    mean, deviation = features.double().mean(0), features.double().std(0)
+    z, W = (features.double() - mean) / deviation, head.weight.double() * deviation
+    d = (torch.full((300, 3), 1 / 3).double() - torch.eye(3)[labels]) / 300
+    gradient = torch.cat([(d.T @ z).flatten(), d.sum(0)])
+    found = torch.cat([W.flatten(), head.bias.double() + W @ (mean / deviation)])
+    assert torch.cosine_similarity(found, gradient, dim=0).item() == pytest.approx(-1.0, abs=1e-6)
