@@ -69,8 +69,8 @@ CASES = {
     "dpo": {
         **CHANGED_LOOP, **CHANGED_LORA, "targets": ["q_proj"], "lr": 1e-4, "loss": "hinge", "beta": 1.0,
         "label_smoothing": To(0.4, under={"loss": "cdpo", "label_smoothing": 0.1}),
-        "gamma": To(1.0, under={"loss": "simpo"}), "alarm_displacement": 1e-6, "samples": 3, "new_tokens": 2,
-        "temperature": 0.2, "patience": To(1, under=OFTEN),
+        "gamma": To(1.0, under={"loss": "simpo"}), "alarm_displacement": To(1e-6, under=OFTEN),
+        "samples": 3, "new_tokens": 2, "temperature": 0.2, "patience": To(1, under=OFTEN),
     },
     "gold": {
         "source": "rotten_tomatoes", "rows": 40, "validation_rows": 8, "test_rows": 3, "ratings_rows": 5,
