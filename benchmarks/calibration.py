@@ -4,7 +4,7 @@
 
 Simulated with the evaluation's own interval (ajuste/learning/statistics/calibration.py). A row has a confidence c,
 drawn from one of CONFIDENCES, and is right with probability c - s g(c); s is such that the true error is the one asked
-for, computed from 400,000 confidences.
+for, computed from 100,000 confidences.
 
     shift    g = 1                                   the same everywhere
     over     g = c - least c                         more confident, more wrong
@@ -24,10 +24,10 @@ from ajuste.learning.statistics.metrics import percentile_interval, resamples
 PAGE = Path("docs/measured/calibration.md")
 TRUE = (0.01, 0.03, 0.1)
 ROWS = (200, 900, 5000)
-NUMBER = 1000
+NUMBER = 800
 WIDTHS = 40  # splits whose interval is written out, for its mean width
 LEAST, MOST = 0.92, 0.98
-LARGE = 400_000
+LARGE = 100_000
 
 CONFIDENCES: dict[str, Callable[[int, np.random.Generator], np.ndarray]] = {
     "uniform": lambda rows, rng: rng.uniform(0.5, 1.0, rows),
@@ -114,7 +114,7 @@ def main() -> None:
         "`python -m benchmarks.calibration`, which says what the kinds are.", "",
         "| kind of error | confidences | rows | true 0.01 | true 0.03 | true 0.1 |", "|---|---|---|---|---|---|",
         *lines, "", f"Worst cells: {min(shares):.1%} and {max(shares):.1%}; over all cells {np.mean(shares):.1%}. "
-        f"Between {LEAST:.0%} and {MOST:.0%} is asked; a share of {NUMBER:,} has a standard error of 0.7 points.", "",
+        f"Between {LEAST:.0%} and {MOST:.0%} is asked; a share of {NUMBER:,} has a standard error of 0.8 points.", "",
         "For comparison, the percentile bootstrap of the plain error (kind `shift`, uniform confidences):", "",
         "| rows | true 0.01 | true 0.03 | true 0.1 |", "|---|---|---|---|", *before,
     ]) + "\n", encoding="utf-8")  # fmt: skip

@@ -2,7 +2,7 @@
 
     pip install -c constraints.txt -e '.[mutation]'
     make mutation                                    # every file of the table below; writes docs/measured/mutation.md
-    python -m benchmarks.mutation kl advantages      # these alone, by the name of the file; the page keeps the others
+    make mutation FILES="kl tasks/rl/loop"           # these alone, by the end of their path; the page keeps the others
 
 mutmut (3.x) changes one operator, number, argument, string or assignment at a time, and runs the tests that reach the
 function: a fault that no test notices has survived.
@@ -42,6 +42,7 @@ TABLE = ["tests/keys/test_ppo_by_hand.py", "tests/tasks/test_rl_table.py"]
 FILES = {
     f"{L}/losses/bradley_terry.py": [f"{T}/test_bradley_terry.py"],
     f"{L}/losses/cross_entropy.py": [f"{T}/test_losses.py"],
+    f"{L}/losses/preference.py": [f"{T}/test_preference.py"],
     f"{L}/rl/advantages.py": [f"{T}/test_advantages.py"],
     f"{L}/rl/divergence.py": [f"{T}/test_divergence.py"],
     f"{L}/rl/kl.py": [f"{T}/test_kl.py"],
@@ -51,6 +52,7 @@ FILES = {
     f"{L}/rl/steps.py": [f"{T}/test_steps.py"],
     f"{L}/rl/token_log_probs.py": [f"{T}/test_token_log_probs.py"],
     f"{L}/statistics/agreement.py": [f"{T}/test_agreement.py"],
+    f"{L}/statistics/calibration.py": [f"{T}/test_calibration.py"],
     f"{L}/statistics/mcnemar.py": [f"{T}/test_mcnemar.py"],
     f"{L}/statistics/metrics.py": [f"{T}/test_statistics.py"],
     f"{L}/statistics/paired.py": [f"{T}/test_comparison.py"],
@@ -77,12 +79,15 @@ FILES = {
     ],
     f"{L}/memory_plan.py": [f"{T}/test_memory.py"],
     f"{L}/seeds.py": [f"{T}/test_seeds.py"],
+    f"{L}/layers/active.py": [f"{T}/test_ragged.py", "tests/invariants/test_ragged.py"],
     f"{L}/layers/attention.py": [f"{T}/test_attention.py"],
     f"{L}/layers/bottleneck.py": [f"{T}/test_bottleneck.py"],
+    f"{L}/layers/float32_head.py": ["tests/models/test_float32_head.py"],
     f"{L}/layers/fused.py": [f"{T}/test_fused.py"],
     f"{L}/layers/packed.py": [f"{T}/test_rollout.py"],
     f"{L}/layers/ragged.py": [f"{T}/test_ragged.py", "tests/invariants/test_ragged.py"],
     f"{L}/layers/shared_prefix.py": ["tests/invariants/test_shared_prefix.py"],
+    f"{L}/layers/two_ways.py": [f"{T}/test_two_ways.py"],
     f"{L}/text/chat.py": [f"{T}/test_chat.py"],
     f"{L}/text/choices.py": [f"{T}/test_choices.py"],
     f"{L}/text/generate.py": [f"{T}/test_generate.py"],
@@ -248,7 +253,7 @@ def main(names: list[str]) -> int:
     reasons = tomllib.loads(REASONS.read_text(encoding="utf-8"))["survivor"]
     rooms: dict[str, list[str]] = {}
     for file in FILES:
-        if not names or Path(file).stem in names:
+        if not names or any(f"/{file}".endswith(f"/{name}.py") for name in names):
             rooms.setdefault(str(Path(file).parent), []).append(file)
     for room, files in rooms.items():
         found |= measure(room, files)

@@ -174,8 +174,12 @@ def _experts(layer: str, W0: dict[str, Tensor], config: dict) -> str | None:
 
 
 def base_weight(W0: dict[str, Tensor], name: str) -> Tensor:
-    """The base's tensor of that name, with or without the prefix of the task model. Raises ValueError if absent."""
-    for candidate in (name, name.split(".", 1)[1]):
+    """The base's tensor of that name, with or without the prefix of the task model, or under that of another task.
+
+    Raises ValueError if absent.
+    """
+    inside = name.split(".", 1)[1]
+    for candidate in (name, inside, *(key for key in W0 if key.split(".", 1)[-1] == inside)):
         if candidate in W0:
             return W0[candidate]
     raise ValueError(f"the base has no tensor {name}: the adapter was trained on another base")

@@ -57,6 +57,8 @@ HEAD = "head.safetensors"
 class MeanPoolingClassifier(nn.Module):
     """Encoder, masked mean over tokens, one linear head. `logits` is [B, C]."""
 
+    base_model_prefix = "encoder"  # PEFT asks for it where transformers renames weights on loading
+
     def __init__(self, encoder: nn.Module, classes: int):
         super().__init__()
         self.encoder = encoder
@@ -122,14 +124,18 @@ def head_modules(model: nn.Module, base: Path) -> list[str]:
     """Names of the outermost modules of `model` (from `build`) that the base has no weights for: head, maybe pooler."""
     with safe_open(base / "model.safetensors", "pt") as file:
         known = set(file.keys())
-    prefix = "encoder" if isinstance(model, MeanPoolingClassifier) else model.base_model_prefix
-    fresh = set()
+    bare = isinstance(model, MeanPoolingClassifier)
+    prefix = "encoder" if bare else model.base_model_prefix
+    inside_task = f"{model.encoder.base_model_prefix}." if bare else ""  # of a base that was saved with a task's head
+    fresh, old = set(), set()
     for name, parameter in model.named_parameters():
-        inside = name.removeprefix(f"{prefix}.")
-        if parameter.requires_grad and inside not in known and name not in known:
-            parts = name.split(".")
-            fresh.add(".".join(parts[:2]) if parts[0] == prefix else parts[0])
-    return sorted(fresh)
+        inside, parts = name.removeprefix(f"{prefix}."), name.split(".")
+        module = ".".join(parts[:2]) if parts[0] == prefix else parts[0]
+        if {inside, name, inside_task + inside} & known:
+            old.add(module)
+        elif parameter.requires_grad:
+            fresh.add(module)
+    return sorted(fresh - old)  # fused experts have other names in the file than here: no layer is new for them
 
 
 def last_linear(model: nn.Module) -> nn.Linear:

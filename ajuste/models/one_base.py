@@ -99,7 +99,9 @@ class OneBase(nn.Module):
     @classmethod
     def build(cls, base: Path, reward: Path | None, settings: Settings, dtype: torch.dtype) -> "OneBase":
         """From a folder with a whole model (its weights in `dtype`) and, if there is one, a reward model's adapter."""
-        return cls(decoder.load_base(base, dtype)[0], settings, reward)
+        one = cls(decoder.load_base(base, dtype)[0], settings, reward)
+        experts.told(one.model)
+        return one
 
     # --- what the loop asks -------------------------------------------------------------------------------------------
 

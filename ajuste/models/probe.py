@@ -218,7 +218,11 @@ def _responses(one: "OneBase", rows: list[list[int]], form: passes.Form) -> two_
     log_probs, _, values = one.policy_and_values(*batch, 1.0)
     mask = batch[-1]
     scores = None if one.reward_head is None else one.scores(*batch)
-    return _of_policy(one, log_probs[mask], values[passes.after(mask)], one.reference(*batch, 1.0)[mask], scores)
+    reference = one.reference(*batch, 1.0)[mask]
+    with one.using(None), torch.no_grad():
+        ordinary = torch.cat([_own_log_probs(one, torch.tensor([row], device=device)) for row in rows])
+    seen = _of_policy(one, log_probs[mask], values[passes.after(mask)], reference, scores)
+    return seen | {"ordinary batches": ordinary}
 
 
 def _responses_alone(one: "OneBase", rows: list[list[int]]) -> two_ways.Seen:
@@ -226,18 +230,23 @@ def _responses_alone(one: "OneBase", rows: list[list[int]]) -> two_ways.Seen:
     log_probs, values, reference, scores = [], [], [], []
     for row in rows:
         ids = torch.tensor([row], device=one.value_head.weight.device)
-        begin = two_ways.SHARED - 1
         for adapter, found in ((POLICY, log_probs), (None, reference)):
             with one.using(adapter):
-                logits = one.model(input_ids=ids, use_cache=False).logits[0, begin:-1]
-            found.append(log_probs_of_logits(logits, ids[0, begin + 1 :], 1.0)[0])
+                found.append(_own_log_probs(one, ids))
         with one.using(one.valuing):
-            values.append(one.value_head(_trunk(one.model, ids)[begin:]).squeeze(1))
+            values.append(one.value_head(_trunk(one.model, ids)[two_ways.SHARED - 1 :]).squeeze(1))
         if one.reward_head is not None:
             with one.using(REWARD), torch.no_grad():
                 scores.append(_trunk(one.model, ids)[-1] @ one.reward_head + one.reward_bias)
     scores = torch.stack(scores) if scores else None
-    return _of_policy(one, torch.cat(log_probs), torch.cat(values), torch.cat(reference), scores)
+    seen = _of_policy(one, torch.cat(log_probs), torch.cat(values), torch.cat(reference), scores)
+    return seen | {"ordinary batches": seen["reference"]}
+
+
+def _own_log_probs(one: "OneBase", ids: Tensor) -> Tensor:
+    """Of the response in one row [1, T], by the model's own forward."""
+    logits = one.model(input_ids=ids, use_cache=False).logits[0, two_ways.SHARED - 1 : -1]
+    return log_probs_of_logits(logits, ids[0, two_ways.SHARED :], 1.0)[0]
 
 
 def _of_policy(

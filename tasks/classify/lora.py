@@ -16,6 +16,7 @@ from ajuste.core.params import Compute
 from ajuste.core.stage import start
 from ajuste.judging.objectives import SEQUENCE, Task
 from ajuste.learning.seeds import seed_everything
+from ajuste.models import experts
 from ajuste.models.classifier import build, head_modules
 from ajuste.models.folder import quiet
 from ajuste.models.layers import linear_modules, set_dropout
@@ -57,6 +58,7 @@ def add_lora(model: nn.Module, task: Task, config: LoraConfig, base: Path) -> nn
     heads = head_modules(model, base)
     try:
         targets = linear_modules(model, config.targets, heads)
+        parameters = [] if config.lora_dropout else experts.targets_of(model, tuple(config.targets), True).parameters
     except ValueError as error:
         raise UsageError(f"classify.lora.targets: {error}") from None
     settings = peft.LoraConfig(
@@ -64,12 +66,15 @@ def add_lora(model: nn.Module, task: Task, config: LoraConfig, base: Path) -> nn
         lora_alpha=config.alpha,
         lora_dropout=config.lora_dropout,
         target_modules=targets,
+        target_parameters=parameters or None,
         modules_to_save=heads,
         fan_in_fan_out=isinstance(model.get_submodule(targets[0]), Conv1D),  # GPT-2 keeps W0 transposed
         task_type=PEFT_TASKS[task.name] if config.pooling == "cls" else None,
     )
     with quiet():
-        return peft.get_peft_model(model, settings)
+        adapted = peft.get_peft_model(model, settings)
+    experts.told(adapted)
+    return adapted
 
 
 def main() -> None:

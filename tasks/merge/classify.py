@@ -29,9 +29,11 @@ from ajuste.core.params import Compute, Config
 from ajuste.core.stage import start
 from ajuste.learning import batching, lora
 from ajuste.learning.seeds import seed_everything
-from ajuste.models import classifier
+from ajuste.models import classifier, experts
 from ajuste.models.folder import sha256_of
 from tasks.merge.proof import proved, said
+
+BUILT_BY = ("labels", "task", "pooling")  # of the card: what a classifier is built from, beside its base
 
 
 class ClassifyConfig(Config):
@@ -74,11 +76,11 @@ def prove(
     whole, _, _ = classifier.load(merged)
     found = compare(adapted, whole, card["task"], rows, config.batch_rows, compute.torch_device())
     lora.refuse_unless_equal(found, config.max_logit_difference, config.min_equal_predictions)
-    by_hand = lora.merge_by_hand(
-        load_file(base / "model.safetensors"),
-        load_file(adapter / "adapter_model.safetensors"),
-        json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8")),
+    settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    W0, transposed = experts.base_weights(
+        base / "model.safetensors", settings, lambda: classifier.build(base, *(card[x] for x in BUILT_BY))
     )
+    by_hand = lora.merge_by_hand(W0, load_file(adapter / "adapter_model.safetensors"), settings, transposed)
     return {
         "max_logit_difference": found.max_logit_difference,
         "tolerance": config.max_logit_difference,

@@ -202,7 +202,7 @@ def test_what_is_not_plain_lora_is_refused():
     A, B, W0 = torch.zeros(4, 8), torch.zeros(6, 4), {"layer.q.weight": torch.zeros(6, 8)}
     keys = {"base_model.model.layer.q.lora_A.weight": A, "base_model.model.layer.q.lora_B.weight": B}
     assert lora.merge_by_hand(W0, keys, {"lora_alpha": 8})["layer.q.weight"].shape == (6, 8)
-    for key in ("lora_bias", "alpha_pattern", "layer_replication", "target_parameters"):
+    for key in ("lora_bias", "alpha_pattern", "layer_replication"):
         said = rf"^this adapter uses {key}: W0 \+ \(alpha/r\)BA does not describe it$"
         with pytest.raises(ValueError, match=said):
             lora.merge_by_hand(W0, keys, {"lora_alpha": 8, key: {"q": 1}})

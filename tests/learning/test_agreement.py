@@ -64,6 +64,15 @@ def test_sure_and_unsure_pairs():
     assert one_against_rest([1], [2, 3]) is None and split_half([1], [2, 3], np.random.default_rng(0)) is None
 
 
+def test_ratings_of_unsigned_bytes_are_numbers_like_others():
+    """1 - 2 is 255 among bytes."""
+    low, high = np.array([1, 2, 1], np.uint8), np.array([2, 3, 3], np.uint8)
+    assert agreement(low, high) == pytest.approx(0.5 / 9)
+    assert one_against_rest(high, low) == one_against_rest(high.tolist(), low.tolist())
+    draws = (np.random.default_rng(0) for _ in range(2))
+    assert split_half(low, high, next(draws)) == split_half(low.tolist(), high.tolist(), next(draws))
+
+
 def test_people_of_known_noise_agree_as_often_as_theory_says():
     """Raters N(mu, 1): win has chance Phi(mu / sqrt 2) (continuous, so no ties)."""
     generator = np.random.default_rng(0)
@@ -78,3 +87,5 @@ def test_by_margin_counts_pairs_of_at_least_the_margin():
     assert rows[0]["one_against_rest"] == pytest.approx(2.3 / 3, abs=1e-6)
     assert rows[3] == {"margin": 2.5, "pairs": 1, "one_against_rest": 1.0, "split_half": 0.5}
     assert by_margin(margins[:1], ones[:1], ones[:1])[0]["one_against_rest"] is None
+    third = by_margin(np.ones(3), np.array([1.0, 0.0, 0.0]), np.array([1.0, 1.0, 0.0]))[0]
+    assert (third["one_against_rest"], third["split_half"]) == (0.333333, 0.666667)  # six digits are written

@@ -57,12 +57,13 @@ def test_an_empty_part_is_refused(question: tuple) -> None:
 def test_batches_hold_their_tokens_with_padding_and_begin_with_the_longest() -> None:
     """Prompts of 5, 3 and 3 tokens, two choices of at most 2: nine, then as wide as the first (5 + 4), then 3 + 4."""
     questions = [([1] * 3, [[1], [2, 2]]), ([1] * 5, [[1, 1], [2]]), ([1] * 3, [[1, 1], [2]])]
-    assert _batches(questions, 27) == [[1, 0, 2]]
-    assert _batches(questions, 26) == [[1, 0], [2]]
-    assert _batches(questions, 18) == [[1, 0], [2]]
-    assert _batches(questions, 17) == [[1], [0, 2]]
-    assert _batches(questions, 14) == [[1], [0, 2]]  # the second batch is as wide as its own first: 7 and 7
-    assert _batches(questions, 13) == [[1], [0], [2]] == _batches(questions, 1)
+    assert _batches(questions, 27, False) == [[1, 0, 2]]
+    assert _batches(questions, 26, False) == [[1, 0], [2]]
+    assert _batches(questions, 18, False) == [[1, 0], [2]]
+    assert _batches(questions, 17, False) == [[1], [0, 2]]
+    assert _batches(questions, 14, False) == [[1], [0, 2]]  # the second batch is as wide as its own first: 7 and 7
+    assert _batches(questions, 13, False) == [[1], [0], [2]] == _batches(questions, 1, False)
+    assert _batches(questions, 1000, True) == [[1], [0, 2]]  # prompts of one length each
 
 
 def test_the_model_is_left_in_its_mode() -> None:

@@ -41,6 +41,11 @@ def test_rare_classes_are_joined_and_two_of_which_one_is_rare_are_fishers() -> N
     reference, window = np.array([60, 55, 2, 3]), np.array([40, 37, 2, 1])
     joined = np.array([[60, 55, 5], [40, 37, 3]])
     assert two_sample.class_test(reference, window)[1] == pytest.approx(pearson(joined))
+    # a class that neither has is none; one that a single row has is one
+    reference, window = np.array([50, 50, 0]), np.array([40, 60, 0])
+    assert two_sample.class_test(reference, window)[1] == pytest.approx(stats.fisher_exact([[50, 50], [40, 60]]).pvalue)
+    single = np.array([[60, 55, 1], [40, 37, 0]])
+    assert two_sample.class_test(*single)[1] == pytest.approx(pearson(single))
     reference, window = np.array([100, 3]), np.array([60, 9])
     assert two_sample.class_test(reference, window)[1] == pytest.approx(stats.fisher_exact([[100, 3], [60, 9]]).pvalue)
     # exactly five expected is not rare: 50 of 100 rows in each, ten of a class
@@ -91,6 +96,7 @@ def test_a_share_that_falls_is_negative_and_as_unlikely() -> None:
     assert two_sample.share_test(nothing, nothing, 20, 0) == (0.0, 1.0)
     one = (np.array([1, 0]), np.array([1, 0]))  # a word in one text alone: its group has all
     assert two_sample.share_test(one, nothing, 20, 0)[0] == -1.0
+    assert two_sample.share_test(nothing, one, 20, 0)[0] == 1.0
 
 
 def energy(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
@@ -137,4 +143,4 @@ def test_holm_and_benjamini_hochberg_by_hand() -> None:
     assert two_sample.corrected([0.04, 0.01, 0.03, 0.02], "holm") == pytest.approx([0.06, 0.04, 0.06, 0.06])
     assert two_sample.corrected([0.04, 0.01, 0.03, 0.2], "bh") == pytest.approx([0.16 / 3, 0.04, 0.16 / 3, 0.2])
     assert two_sample.corrected([0.5, 0.9], "holm") == [1.0, 1.0] and two_sample.corrected([], "holm") == []
-    assert two_sample.corrected([0.3], "holm") == [0.3]
+    assert two_sample.corrected([0.3], "holm") == [0.3] and two_sample.corrected([0.9, 0.6], "holm") == [1.0, 1.0]

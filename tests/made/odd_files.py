@@ -283,6 +283,7 @@ def _delimited(draw, rows: list[dict], form: str, layout: str, end: str,
                marks: set[str]) -> tuple[bytes, int, set[str]]:  # fmt: skip
     """CSV, or TSV with quotes or without; or a CSV of plain rows among which stand some that break off."""
     header = list(dict.fromkeys(key for row in rows for key in row if key))
+    header += ["more"] * draw(st.sampled_from([0, 0, 2]))
     cells = [[as_cell(row.get(key)) for key in header] for row in rows]
     how = draw(st.sampled_from(["quoted", "quoted", "plain"] if form == "tsv" else ["quoted", "quoted", "broken"]))
     how = "quoted" if how == "broken" and layout in NESTED else how
@@ -317,9 +318,9 @@ def _delimited(draw, rows: list[dict], form: str, layout: str, end: str,
 def _write_parquet(draw, rows: list[dict], path: Path) -> None:
     keys = list(dict.fromkeys(key for row in rows for key in row))
     columns = {key: _array(draw, [row.get(key) for row in rows]) for key in keys}
-    if draw(st.booleans()):
-        columns["more"] = draw(st.sampled_from(MORE))(len(rows))
-    pq.write_table(pa.table(columns), path, row_group_size=draw(st.sampled_from([7, 1000])))
+    more = [draw(st.sampled_from(MORE))(len(rows))] * draw(st.integers(0, 2))  # twice: two columns of one name
+    table = pa.table([*columns.values(), *more], names=[*columns, *["more"] * len(more)])
+    pq.write_table(table, path, row_group_size=draw(st.sampled_from([7, 1000])))
 
 
 def _array(draw, values: list) -> pa.Array:

@@ -28,11 +28,11 @@ def table(cells: dict[tuple[str, str], Cell]) -> str:
     versions = ", ".join(f"{package} {version(package)}" for package in MEASURED_BY)
     said = f"Measured with {versions}: {len(SHAPES)} architectures, {len(cells)} cells: {counts}. The largest "
     said += f"difference is below {bound(largest):g} of the largest number compared (allowed: {TOLERANCE:g})."
-    reasons: dict[str, list[str]] = {}
+    reasons: dict[tuple[str, str], list[str]] = {}
     for (name, use), cell in cells.items():
         if cell.said:
-            reasons.setdefault(reason(cell.said), []).append(f"{name} ({use})")
-    refusals = [f"- {why}: {', '.join(where)}." for why, where in sorted(reasons.items())]
+            reasons.setdefault((use, reason(cell.said)), []).append(name)
+    refusals = [f"- {use}, {', '.join(names)}: {why}." for (use, why), names in reasons.items()]
     return "\n".join([said, "", *lines, "", "Why it is refused:", "", *refusals, ""])
 
 

@@ -27,7 +27,7 @@ def _project(tmp_path, monkeypatch):
 def test_what_the_run_would_stop_at_is_refused_with_share_and_first_places():
     rows = [{"conversations": [{"from": "human", "value": row["instruction"]}, {"from": name, "value": row["output"]}]}
             for row, name in zip(asked(40), ["gpt", "bing", "gpt", "gpt"] * 10, strict=True)]  # fmt: skip
-    with pytest.raises(DataError, match=r"10 of 40 rows are bad, .* 0.15: role_order 10 \(first: .*mine.jsonl:2: "
+    with pytest.raises(DataError, match=r"10 of 40 rows are bad, .* 0.15: role_order 10, 25% \(first: .*mine.jsonl:2: "
                                         r"turns: user bing\); roles that are not known, .* role_order: `bing` 10$"):
         add(jsonl("mine.jsonl", rows))
     assert not Path("data/mine").exists() and not list(Path().glob("data.*"))
@@ -42,8 +42,8 @@ def test_what_is_kept_is_said_of_a_set_as_it_will_be():
     more = [{"text": "", "label": "neg"}] * 30 + [{"text": sentence(i + 5000), "label": "pos"} for i in range(5)]
     said = add(jsonl("more.jsonl", more)).said
     assert "validation keeps 203 of 235 rows: train " in said and "empty_text 31, exact_duplicate 1" in said
-    with pytest.raises(DataError, match=r"the run would stop .*data/mine: 72 of 275 rows are bad.*empty_text 71 "
-                                        r"\(first: data/mine/mine.jsonl:4\); exact_duplicate 1"):
+    with pytest.raises(DataError, match=r"the run would stop .*data/mine: 72 of 275 rows are bad.*empty_text 71, 26% "
+                                        r"\(first: data/mine/mine.jsonl:4\); exact_duplicate 1, 0%"):
         add(jsonl("worse.jsonl", [{"text": " ", "label": "neg"}] * 40))
     assert not Path("data/mine/worse.jsonl").exists() and Path("data/mine/more.jsonl").exists()
 
@@ -78,7 +78,7 @@ def test_words_and_questions_are_tried_with_the_params_of_their_study(kind, stud
     assert "validation keeps 59 of 60 rows: train " in said and "quarantine: unreadable_row 1" in said
     for i in range(30):
         rows[i] = {**rows[i], "tags" if kind == "words" else "answers": []}
-    with pytest.raises(DataError, match=r"30 of 60 rows are bad.*unreadable_row 30 \(first: data/mine/mine.jsonl:1: "):
+    with pytest.raises(DataError, match=r"30 of 60 rows are bad.*unreadable_row 30, 50% \(first: data/mine/mine"):
         add_only(jsonl("mine.jsonl", rows), "--replace")
 
 

@@ -167,7 +167,7 @@ def test_too_many_bad_rows_stop_the_run_and_stay_reachable(made, tmp_path):
     with pytest.raises(DataError) as caught:
         validate_reviews(config(max_quarantine_share=0.1), None, made["data"], tmp_path / "out")
     message = str(caught.value)
-    assert "160 of 1000 rows" in message and "conflicting_label 40 (first: data/mine/mine.csv:" in message
+    assert "160 of 1000 rows" in message and "conflicting_label 40, 4% (first: data/mine/mine.csv:" in message
     assert f"{tmp_path}/out.failed/quarantine.parquet" in message and "\n" not in message
     assert not (tmp_path / "out").exists()
     assert pq.read_table(tmp_path / "out.failed/quarantine.parquet").num_rows == 160

@@ -192,7 +192,7 @@ def test_general_text_sources_and_categories(tmp_path):
 def test_too_many_bad_rows_stop_the_run_and_stay_reachable(tmp_path):
     rows = pairs(10) + [("asked", "")] * 10
     data = write_set(tmp_path / "mine", {"a.jsonl": "\n".join(lines("alpaca", rows))}, [{"layout": "alpaca"}])
-    with pytest.raises(DataError, match=r"data/mine: 10 of 20 rows are bad.*empty_response 10 \(first: data/") as e:
+    with pytest.raises(DataError, match=r"data/mine: 10 of 20 rows are bad.*empty_response 10, 50% \(first: data") as e:
         validate_instructions(config(max_quarantine_share=0.2), None, data, tmp_path / "out")
     assert "\n" not in str(e.value) and not (tmp_path / "out").exists()
     assert pq.read_table(tmp_path / "out.failed/quarantine.parquet").num_rows == 10

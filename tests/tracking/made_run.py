@@ -199,6 +199,8 @@ def _evaluation(artifacts: Path, labels: list[str], bad: str) -> None:
                 "mcc": {"value": 2 * value - 1, "low": 2 * low - 1, "high": 2 * high - 1},
                 "auc": {"value": value + 0.07, "low": low + 0.07, "high": high + 0.05},
                 "ece": {"value": 0.031, "low": 0.02, "high": 0.05},
+                "brier": {"value": 0.152, "low": 0.14, "high": 0.16},
+                "nll": {"value": 0.461, "low": 0.44, "high": 0.48},
                 "confusion": matrix,
                 "labels": labels,
                 "rows": ROWS,

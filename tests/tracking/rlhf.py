@@ -90,7 +90,8 @@ def evaluate_reward(folder: Path) -> None:
     (folder / "evaluation.json").write_text(json.dumps({"test": {
         "comparisons": 60, "pairs": 60, "accuracy": interval(0.75, 0.06), "by_margin": margins, "by_longer": longer,
         "by_length": [{"tokens_from": 10.0, "tokens_to": 20.0, "pairs": 30, "accuracy": interval(0.74, 0.08)}],
-        "calibration": {"ece": 0.04, "bins": bins}, "length_correlation": 0.12, "length_correlation_of_ratings": 0.05,
+        "calibration": {"error": interval(0.04, 0.02), "brier": interval(0.12, 0.01), "nll": interval(0.35, 0.02),
+                        "ece": 0.05, "bins": bins}, "length_correlation": 0.12, "length_correlation_of_ratings": 0.05,
     }}))  # fmt: skip
     pq.write_table(pa.table({"row_id": [f"test{i}" for i in range(60)], "right": [float(i % 4 > 0) for i in range(60)],
                              "margin": [i / 20 for i in range(60)]}), folder / "pairs.parquet")

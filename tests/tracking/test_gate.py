@@ -13,6 +13,7 @@ from ajuste.core.errors import DataError, UsageError
 from ajuste.core.home import home
 from ajuste.core.imports import ROOT
 from ajuste.core.params import read_yaml
+from ajuste.judging.budget import Ledger, level, refreshed
 from ajuste.tracking.project import lock
 from ajuste.tracking.registry import promotion, registry
 from ajuste.tracking.registry.families.classifier import CLASSIFIER
@@ -92,6 +93,11 @@ def second(store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home.cache_clear()
     for alias in ("champion", "previous"):
         client().delete_registered_model_alias(NAME, alias)
+    if "gate.budget.accuracy" in client().get_registered_model(NAME).tags:
+        client().delete_registered_model_tag(NAME, "gate.budget.accuracy")
+    for number in ("1", "2", "3", "6"):
+        if "gate" in client().get_model_version(NAME, number).tags:
+            client().delete_model_version_tag(NAME, number, "gate")
     yield store
     home.cache_clear()
 
@@ -104,7 +110,7 @@ def champion() -> str | None:
 def test_the_first_challenger_is_held_against_the_most_frequent_label(second: Path) -> None:
     verdict = gate.judge(NAME)
     names = [rule.name for rule in verdict.rules]
-    assert (verdict.version, verdict.champion, names) == ("6", None, ["base accuracy", "proof", "data"])
+    assert (verdict.version, verdict.champion, names) == ("6", None, ["budget", "base accuracy", "proof", "data"])
     assert verdict.passed and "0.9500 against 0.5000 of the most frequent label" in verdict.text()
     assert gate.act(verdict, gate.config_of()) == f"{NAME}/6 is champion now, before it none"
     assert champion() == "6" and promotion.history(NAME)[0].who == "gate"
@@ -117,7 +123,7 @@ def test_better_than_the_champion_is_promoted_and_remembered(second: Path) -> No
     before = len(client().search_runs([e.experiment_id for e in client().search_experiments()], max_results=1000))
     verdict = gate.judge(NAME)
     assert verdict.passed and verdict.champion == "3"
-    beside = verdict.rules[1]
+    beside = verdict.rules[2]
     assert beside.name == "champion accuracy" and beside.value == pytest.approx(0.3, abs=0.15) and beside.value > 0
     version = registry.find(f"{NAME}/6")
     assert gate.remembered(version) == verdict
@@ -143,7 +149,6 @@ def test_no_better_is_refused_and_the_champion_stays(second: Path) -> None:
 def test_modes_and_what_a_quiet_run_judges(second: Path) -> None:
     client().set_registered_model_alias(NAME, "champion", "3")
     config = gate.config_of()
-    client().delete_model_version_tag(NAME, "6", "gate")
     assert gate.challengers(config, new=False) == [NAME], "never judged: a run ended before it"
     verdict = gate.judge(NAME)
     dry = config.model_copy(update={"mode": "dry-run"})
@@ -233,8 +238,55 @@ def test_what_is_wrong_is_one_line(second: Path) -> None:
 
 def test_numbers_are_those_of_the_rows(second: Path) -> None:
     client().set_registered_model_alias(NAME, "champion", "3")
-    rule = gate.judge(NAME).rules[1]
+    rule = gate.judge(NAME).rules[2]
     d = np.array([float(i < 57) - float(i < 39) for i in range(60)])
     from ajuste.learning.statistics.paired import gain
 
-    assert rule.value == gain(d).lower
+    assert rule.value == gain(d, level=level(0.05, 365, 1)).lower
+
+
+def spent() -> int:
+    tag = client().get_registered_model(NAME).tags.get("gate.budget.accuracy")
+    return json.loads(tag)["used"] if tag else 0
+
+
+def test_each_comparison_is_a_look_and_the_same_one_again_is_none(second: Path) -> None:
+    client().set_registered_model_alias(NAME, "champion", "3")
+    assert spent() == 0
+    first = gate.judge(NAME)
+    assert spent() == first.look.number == 1 and "look 1 of 365 at these 60 test rows" in first.text()
+    again = gate.judge(NAME)
+    assert (again.look, again.rules) == (first.look, first.rules) and spent() == 1, "nothing else was looked at"
+    dry = gate.config_of().model_copy(update={"mode": "dry-run"})
+    assert gate.judge(NAME, config=dry).look == first.look and spent() == 1
+    assert gate.judge(NAME, "2", dry).look.number == spent() == 2, "who reads a dry run may promote"
+    client().set_registered_model_alias(NAME, "champion", "1")
+    beside = gate.judge(NAME)
+    assert beside.look.number == spent() == 3, "another champion is another comparison"
+    assert beside.rules[0].value < first.rules[0].value
+
+
+def test_what_cannot_promote_costs_nothing_and_a_spent_budget_promotes_nobody(second: Path) -> None:
+    client().set_registered_model_alias(NAME, "champion", "3")
+    few = gate.config_of().model_copy(update={"minimum_rows": 61})
+    refused = gate.judge(NAME, config=few)
+    assert refused.look is None and spent() == 0 and refused.failed == ["base accuracy", "champion accuracy"]
+    two = gate.config_of().model_copy(update={"looks": 2})
+    assert [gate.judge(NAME, number, two).look.number for number in ("6", "2")] == [1, 2]
+    none = gate.judge(NAME, "1", two)
+    assert none.failed == ["budget"] and none.look is None and spent() == 2
+    assert "all 2 looks at these 60 test rows are spent: bring fresh rows (`ajuste data add`)" in none.text()
+    assert gate.act(none, two).endswith("champion stays version 3: budget")
+    assert gate.judge(NAME, "6", two).passed, "a look that was made is still there"
+
+
+def test_fresh_rows_bring_looks_back(second: Path) -> None:
+    """The rows of the name's ledger are half of today's: of 4 looks 2 count."""
+    client().set_registered_model_alias(NAME, "champion", "3")
+    ids = [f"te{i:014x}" for i in range(30)]
+    ledger = refreshed(Ledger(), ids)
+    stored = {"used": 4, "rows": ledger.rows, "seen": ledger.seen}
+    client().set_registered_model_tag(NAME, "gate.budget.accuracy", json.dumps(stored))
+    assert gate.judge(NAME).look.number == 3 and spent() == 3
+    kept = json.loads(client().get_registered_model(NAME).tags["gate.budget.accuracy"])
+    assert len(kept["seen"]) == projects.TEST_ROWS and kept["rows"] != ledger.rows

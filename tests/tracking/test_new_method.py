@@ -162,7 +162,7 @@ def test_it_is_ranked_beside_the_methods_that_there_are(root: Path) -> None:
 def test_the_gate_judges_it(root: Path) -> None:
     config = typed(GateConfig, read_yaml(ROOT / "policy.yaml")["gate"], "gate")
     verdict = gate.judge(NAME, config=config)
-    assert verdict.passed and [rule.name for rule in verdict.rules] == ["base gold", "proof", "data"]
+    assert verdict.passed and [rule.name for rule in verdict.rules] == ["budget", "base gold", "proof", "data"]
     assert "0.8000 against 0.5000 of a judge without a preference" in verdict.text()
 
 

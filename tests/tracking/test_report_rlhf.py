@@ -26,7 +26,8 @@ def test_figures_of_the_sections_are_those_of_the_run(place):  # noqa: F811
     answers.write_text("".join(json.dumps(line) + "\n" for line in lines))
     said = text_of(report.write_report(Path("index.html")))
     for figure in ("Of 60 pairs that it never saw, the reward model puts 75.0% in the order of the people",
-                   "0.850 0.800 to 0.900 0.875 0.900", "Expected calibration error 0.040", "10 to 20 30",
+                   "0.850 0.800 to 0.900 0.875 0.900", "10 to 20 30",
+                   "Calibration error 0.040 (0.020 to 0.060), Brier score 0.120, NLL 0.350",
                    "the better one 20 0.800", "neither 0 –", "Correlation of reward and length: +0.12",
                    "train 1,024, validation 128, test 128", "exact 3, contradictory 2, near 5",
                    "3 comparisons of 1 prompts", "47.0% (44.0% to 50.0%)", "9 of 1,280 pairs", "right on 71.0%",

@@ -25,10 +25,9 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from scipy import stats
 
 BINS = 15  # as in Guo et al. 2017
-DRAWS = 1024
+DRAWS = 4096  # of which a quantile of 2.5 % is off by 0.1 points
 GRID = 100  # thetas between which it is interpolated
 SIDES = (0.975, 0.5, 0.025)  # quantiles of T' that T is at `low`, `value` and `high`
 
@@ -98,9 +97,11 @@ def _simulated(bins: Bins) -> tuple[float, Callable[[np.ndarray], np.ndarray]]:
 
 @cache
 def _noise() -> np.ndarray:
-    """Standard normal [DRAWS, BINS + 1], evenly spread (Sobol): as good as many more independent ones."""
-    even = stats.qmc.Sobol(BINS + 1, scramble=True, rng=np.random.default_rng(0)).random(DRAWS)
-    return stats.norm.ppf(np.clip(even, 1e-9, 1 - 1e-9))
+    """Standard normal [DRAWS, BINS + 1], spread evenly (Sobol): as good as many more independent ones."""
+    import torch  # here, since commands that only read figures start without it
+
+    even = torch.quasirandom.SobolEngine(BINS + 1, scramble=True, seed=0).draw(DRAWS, dtype=torch.float64)
+    return torch.special.ndtri(even.clamp(1e-9, 1 - 1e-9)).numpy()
 
 
 def plain_error(bins: Bins) -> float:

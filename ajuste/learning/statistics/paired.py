@@ -21,9 +21,9 @@ of 30 rows the percentile bootstrap promises more than it holds. benchmarks/gate
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
-from scipy import stats
 
 FEWEST = 2  # rows; of one row nothing varies
 LEVEL = 0.025  # one-sided
@@ -101,9 +101,16 @@ def bounds(d: np.ndarray, weights: np.ndarray, level: float | np.ndarray) -> tup
 
 def least_ratio(skew: np.ndarray, rows: int, alike: np.ndarray, level: float | np.ndarray) -> np.ndarray:
     """How many errors a gain must be above 0: (t + max(0, -skew) (2 t^2 + 1) / (6 sqrt(M))), each [K]."""
-    t = stats.t.isf(level, np.maximum(alike - 1, 1.0))
+    t = _student(level, np.maximum(alike - 1, 1.0))
     return t + np.maximum(0.0, -skew) * (2 * t**2 + 1) / (6 * math.sqrt(rows))
 
 
 def _factor(rows: int, level: float) -> float:
-    return float(stats.t.isf(level, rows - 1) + stats.norm.isf(1 - POWER))
+    return float(_student(level, rows - 1)) + NormalDist().inv_cdf(POWER)
+
+
+def _student(level: float | np.ndarray, freedom: float | np.ndarray) -> np.ndarray:
+    """The t above which a share `level` of Student's distribution lies."""
+    from scipy import stats  # no stage that trains needs it
+
+    return stats.t.isf(level, freedom)

@@ -234,7 +234,9 @@ def _stop_message(work: Work) -> str:
     """Why the stage stops: each reason with its count and its first place."""
     counts = work.counts
     found = [(n, key.removeprefix("reason:")) for key, n in counts.items() if str(key).startswith("reason:")]
-    listed = "; ".join(f"{check} {n} (first: {counts[('first', check)]})" for n, check in sorted(found, reverse=True))
+    read = max(counts["read"], 1)
+    listed = "; ".join(f"{check} {n}, {n / read:.0%} (first: {counts[('first', check)]})"
+                       for n, check in sorted(found, reverse=True))  # fmt: skip
     return (
         f"data/{work.config.set}: {counts['quarantined']} of {counts['read']} rows are bad, and max_quarantine_share "
         f"is {work.config.max_quarantine_share:g}: {listed or 'no row is left, raise `sample`'}. Every row: "

@@ -21,8 +21,7 @@ TURN = ("tool_calls", "function_call", "reasoning_content")
 TRUE = {"weight": (1, "1", "1.0"), "train": (True, 1, "true", "True", "1")}
 VERDICTS = ("true", "false", "0", "1", "0.0", "1.0")
 VERDICT_WORDS = ("-1", "-1.0", "+1", "good", "bad", "desirable", "undesirable", "chosen", "rejected", "accepted",
-                 "preferred", "dispreferred", "positive", "negative", "like", "dislike", "yes", "no", "up", "down",
-                 "thumbs_up", "thumbs_down")  # fmt: skip
+                 "preferred", "dispreferred", "like", "dislike", "thumbs_up", "thumbs_down")  # fmt: skip
 FALSE = {"weight": (0, "0", "0.0"), "train": (False, 0, "false", "False", "0")}
 
 

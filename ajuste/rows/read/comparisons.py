@@ -47,7 +47,7 @@ def records(path: Path, file: PreferenceFile, batch_rows: int) -> Iterator[list[
     with open_bytes(path) as lines:
         for number, line in enumerate(lines, 1):
             text = line.decode("utf-8", "surrogateescape").rstrip("\r\n")
-            if not text.strip():
+            if not text.strip(" "):  # a line of tabs is a row of which every value is missing
                 continue
             fields = text.split("\t")
             if len(fields) != len(file.header):
