@@ -249,14 +249,16 @@ def page(found: dict[str, dict], reasons: list[dict]) -> str:
 
 
 def main(names: list[str]) -> int:
-    found = json.loads(FOUND.read_text(encoding="utf-8")) if FOUND.exists() and names else {}
     reasons = tomllib.loads(REASONS.read_text(encoding="utf-8"))["survivor"]
     rooms: dict[str, list[str]] = {}
     for file in FILES:
         if not names or any(f"/{file}".endswith(f"/{name}.py") for name in names):
             rooms.setdefault(str(Path(file).parent), []).append(file)
+    found: dict[str, dict] = {}
     for room, files in rooms.items():
-        found |= measure(room, files)
+        measured = measure(room, files)
+        known = json.loads(FOUND.read_text(encoding="utf-8")) if FOUND.exists() else {}
+        found = {file: one for file, one in (known | measured).items() if file in FILES}
         FOUND.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         PAGE.write_text(page(found, reasons), encoding="utf-8")
         for file in files:

@@ -372,6 +372,16 @@ def test_the_record_is_what_happened(calm: tuple, tmp_path: Path) -> None:
         recorder.read(tmp_path, 1)
 
 
+def test_settings_say_how_the_numbers_were_made() -> None:
+    """Values that are no defaults, each under its own name."""
+    keys = {"gamma": 0.7, "lam": 0.6, "terminal": "after_end", "missing_end": "replace", "missing_end_penalty": 2.5,
+            "whiten_rewards": True, "whiten_advantages": False, "kl_estimator": "k3", "clip": 0.3, "value_clip": 0.4,
+            "importance_cap": 1.5}  # fmt: skip
+    algorithm = config(**keys).algorithm()
+    assert algorithm.settings() == keys
+    assert (algorithm.name, algorithm.group, algorithm.first) == ("ppo", 1, ("approx_kl", "clip_fraction"))
+
+
 def test_phases_are_timed_and_tokens_counted(tmp_path: Path) -> None:
     class Slow(Clock):
         updates = 0
