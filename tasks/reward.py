@@ -81,7 +81,6 @@ def train_reward_model(
     try:
         identity = decoder.identity_of(base)
         model = reward.build(base, config.settings(), getattr(torch, config.dtype))
-        about_experts = experts.told(model)
         fused.fuse(model)
     except ValueError as error:
         raise UsageError(f"reward: {error}") from None
@@ -109,9 +108,7 @@ def train_reward_model(
     best = next(row for row in history if row["step"] == best_step(history, "loss") and "eval_loss" in row)
     encoding = read_encoding(encoded)
     card = {
-        "kind": "reward",
-        "method": "lora",
-        "base": identity,
+        **{"kind": "reward", "method": "lora", "base": identity},
         "normalisation": normalisation,
         "validation": {name: best[f"eval_{name}"] for name in ("accuracy", "loss")},
         "max_tokens": encoding["max_tokens"],
@@ -119,7 +116,7 @@ def train_reward_model(
         "parameters": layers.count_parameters(model),
         "set": encoding["set"],
         "pad_id": model.config.pad_token_id,
-        **about_experts,
+        **experts.told(model),
     }
     reward.save(model, tokenizer, out, card)
     write_lines(out / "history.jsonl", history)

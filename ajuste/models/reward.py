@@ -80,6 +80,7 @@ def build(base: Path, settings: Settings, dtype: torch.dtype = torch.float32) ->
             fan_in_fan_out=any(isinstance(module, layers.Conv1D) for module in model.modules()),
         )
         adapted = peft.get_peft_model(layers.without_noise(model), config)
+    experts.told(adapted)
     w = head(adapted).float().weight
     nn.init.normal_(w, std=(w.shape[1] + 1) ** -0.5)
     return attach(adapted).train()
