@@ -16,7 +16,7 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages
 FILES = {name: Path(*stage["cmd"].split()[2].split(".")).with_suffix(".py") for name, stage in STAGES.items()}
 # files at most, beside those of ajuste/core/, which start every stage
 MOST = {"evaluate_classify": 8, "merge_classify": 7, "validate_reviews": 17, "encode_reviews": 4, "gold": 13,
-        "forgetting_base": 24, "forgetting_instruct": 24}  # fmt: skip
+        "forgetting_base": 34, "forgetting_instruct": 34}  # fmt: skip
 # an edit of the file -> the stages that it makes stale
 STALE = {
     "ajuste/rows/layouts/preferences.py": {"validate_instructions", "validate_preferences"},
