@@ -93,6 +93,11 @@ class PpoConfig(SamplesConfig):
             raise ValueError("value_start `reward` copies the reward model's adapter: it needs value `adapter`")
         return self
 
+    def settings(self) -> Settings:
+        """What ajuste/models/one_base.py needs of this section."""
+        targets = tuple(self.targets)
+        return Settings(self.r, self.alpha, targets, self.value, self.value_start, self.float32_head)
+
     def algorithm(self) -> Ppo:
         """PPO as the loop takes it."""
         options = Options(
@@ -122,9 +127,7 @@ def ppo(config: PpoConfig, compute: Compute, artifacts: Path, out: Path, checkpo
         identity = decoder.identity_of(base)
         if read_card(reward)["base"]["sha256"] != identity["sha256"]:
             raise ValueError(f"{reward} was trained on another base than {base}: run stage `reward` again")
-        targets = tuple(config.targets)
-        settings = Settings(config.r, config.alpha, targets, config.value, config.value_start, config.float32_head)
-        one = OneBase.build(base, reward, settings, getattr(torch, config.dtype)).to(compute.torch_device())
+        one = OneBase.build(base, reward, config.settings(), getattr(torch, config.dtype)).to(compute.torch_device())
         gold = _gold(artifacts / "merged/gold")
     except ValueError as error:
         raise UsageError(f"ppo: {error}") from None
@@ -159,6 +162,12 @@ def ppo(config: PpoConfig, compute: Compute, artifacts: Path, out: Path, checkpo
         "quantisation": None,
     }
     one.save_policy(tokenizer, out, card)
+    _write(done, one, out, checkpoints)
+    return {**card, "tokens": done.tokens, "seconds": done.seconds, "alarms": done.alarms, "history": done.history}
+
+
+def _write(done: loop.Outcome, one: OneBase, out: Path, checkpoints: Path) -> None:
+    """What stands beside the policy: the value function's weights, and what the run was like."""
     value = {name: x for name, x in one.trainable_state().items() if not name.startswith(f"{POLICY}.")}
     save_file(value, out / "value.safetensors")
     write_json(out / "radar.json", published(done.radar, done.kept))
@@ -167,7 +176,6 @@ def ppo(config: PpoConfig, compute: Compute, artifacts: Path, out: Path, checkpo
     write_lines(out / "history.jsonl", done.history)
     if (checkpoints / "flight").is_dir():
         shutil.copytree(checkpoints / "flight", out / "flight", dirs_exist_ok=True)
-    return {**card, "tokens": done.tokens, "seconds": done.seconds, "alarms": done.alarms, "history": done.history}
 
 
 def read_prompts(encoded: Path, split: str, room: int, number: int | None = None) -> dict[str, list]:

@@ -78,7 +78,6 @@ def train_reward_model(
     Raises UsageError and DataError.
     """
     seed_everything(compute.seed, compute.threads)
-    device = compute.torch_device()
     try:
         identity = decoder.identity_of(base)
         model = reward.build(base, config.settings(), getattr(torch, config.dtype))
@@ -87,10 +86,9 @@ def train_reward_model(
     except ValueError as error:
         raise UsageError(f"reward: {error}") from None
     splits = {split: read_comparisons(encoded, split, model.config) for split in ("train", "validation", "test")}
-    rows = splits["train"]
-    began = time.monotonic()
+    rows, began = splits["train"], time.monotonic()
     history = train(
-        model.to(device),
+        model.to(compute.torch_device()),
         rows,
         rows.tokens(),
         lambda chosen: _collate(model, chosen, config),

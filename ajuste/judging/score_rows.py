@@ -68,7 +68,6 @@ def _loaded(kind: str, params: dict, folder: Path, base: Path | None) -> tuple:
             dtype = getattr(torch, lookup(params, "evaluate.instruct.dtype"))
             # the pretrained base itself has no card of a trained model
             found = (*decoder.load_base(folder, dtype), {}) if folder == base else decoder.load(folder, base, dtype)
-            probe.supervised(found[0])
     except ValueError as error:
         raise UsageError(str(error)) from None
     return found[0].to(compute.torch_device()), found[1], found[2]
@@ -119,6 +118,10 @@ def _assistant(params: dict, model, _tokenizer, _card: dict, seconds: list[float
     if seconds is not None:
         _clock(seconds, chosen, lambda row: ragged.row_losses(model, [row], tokens))
         return ()
+    try:
+        probe.supervised(model)  # not where memory is measured: a single row has no neighbours and no padding
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     losses = ragged.row_losses(model, chosen, tokens).numpy()
     return rows.table["row_id"].take(pa.array(order)), losses[:, 0], losses[:, 1]
 

@@ -59,7 +59,7 @@ def first_step(model, rows, lengths: list[int], batch_rows: int, accumulation: i
             compute_loss_func=loss,
             callbacks=[caught],
         )
-        trainer.sampler = LengthGroupedSampler(lengths, batch_rows, seed=0)
+        trainer.sampler, trainer.figures = LengthGroupedSampler(lengths, batch_rows, seed=0), {}
         trainer.train()
     return {"loss": caught.loss, "gradients": caught.gradients}
 

@@ -129,6 +129,6 @@ def test_the_bound_from_counts_is_the_bound() -> None:
 def test_the_simulated_models_are_what_they_say() -> None:
     d = simulated.right_or_wrong(200_000, 0.6, 0.02, 1, np.random.default_rng(0))
     pa, pb = 0.82, 0.80
-    covariance = 0.6 * np.sqrt(pa * (1 - pa) * pb * (1 - pb))
+    covariance = 0.6 * pb * (1 - pb) * (1 - 0.02 / 0.2)  # of p and p + g (1 - p) / 0.2
     assert d.mean() == pytest.approx(0.02, abs=0.004)
     assert d.var() == pytest.approx(pa * (1 - pa) + pb * (1 - pb) - 2 * covariance, rel=0.05)

@@ -18,7 +18,8 @@ LABELS = ["no", "yes"]
 
 @pytest.mark.parametrize(
     ("name", "pooling", "heads"),
-    [("llama", "mean", ["head"]), ("mixtral", "cls", ["score"]), ("gpt-oss", "mean", ["head"]),
+    [("llama", "mean", ["head"]), ("mixtral", "cls", ["score"]),
+     pytest.param("gpt-oss", "mean", ["head"], marks=pytest.mark.slow),
      pytest.param("qwen3-next", "cls", ["score"], marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_lora_of_a_decoder_is_kept_and_merged(name, pooling, heads, tmp_path):

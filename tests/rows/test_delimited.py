@@ -55,6 +55,17 @@ def test_a_tsv_that_was_written_with_quotes_is_read_with_them(quoting):
     assert predicted("quoted.tsv") == [(row["text"], False) for row in rows]
 
 
+def test_a_carriage_return_costs_its_row_and_tells_nothing_of_quotes():
+    rows = texts(40)
+    rows[3]["text"], rows[9]["text"] = "two\nlines", "a\rb"
+    with open("quoted.tsv", "w", newline="") as file:
+        writer = csv.DictWriter(file, ["text", "label"], delimiter="\t", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    assert is_quoted(Path("quoted.tsv"))
+    assert predicted("quoted.tsv") == [(None, True) if i == 9 else (row["text"], False) for i, row in enumerate(rows)]
+
+
 def test_a_quote_that_closes_in_a_later_row_is_an_error_of_its_line_alone():
     rows = [f"{i},{sentence(i)},{'neg' if i % 2 else 'pos'}" for i in range(40)]
     rows[20], rows[23] = '20,"My screen and so on,neg', '23,the screen is 5",pos'

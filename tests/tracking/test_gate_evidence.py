@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ajuste.core.errors import UsageError
-from ajuste.tracking.registry.families import ppo, sft
+from ajuste.tracking.registry.families import policies, sft
 from ajuste.tracking.registry.families.ppo import PPO
 from ajuste.tracking.registry.families.reward import REWARD
 from ajuste.tracking.registry.families.sft import SFT
@@ -25,7 +25,7 @@ def version(number: str, method: str, name: str = "assistant", **tags: str) -> V
 def lines(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[dict]]:
     """answers.jsonl by run."""
     found: dict[str, list[dict]] = {}
-    monkeypatch.setattr(ppo, "lines", lambda run, name: found.get(run, []))
+    monkeypatch.setattr(policies, "lines", lambda run, name: found.get(run, []))
     return found
 
 
@@ -97,8 +97,8 @@ def test_what_a_ppo_version_must_keep_beside_the_one_before_and_the_champion(mon
         "answers.jsonl": [{"id": "a", "kept_sft": True, "kept_ppo": False}],
         "references.jsonl": [{"row_id": "te0", "rougeL_sft": 0.4, "rougeL_ppo": 0.3}],
     }
-    monkeypatch.setattr(ppo, "table", lambda run, name: losses if run else [])
-    monkeypatch.setattr(ppo, "lines", lambda run, name: found[name] if run else [])
+    monkeypatch.setattr(policies, "table", lambda run, name: losses if run else [])
+    monkeypatch.setattr(policies, "lines", lambda run, name: found[name] if run else [])
     tuned = version("2", "ppo", base_version="assistant/1", **{"run.assistant_ppo": "run"})
     kept = {one.figure: one.pair for one in PPO.kept(tuned, None, {})}
     assert list(kept) == ["loss", "rules", "rouge"] and "assistant/1" in kept["loss"].other

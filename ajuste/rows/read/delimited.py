@@ -21,6 +21,7 @@ MAX_RECORD = 1 << 23  # bytes; a longer record is broken, and what bounds the me
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 WHOLE_FIELD = re.compile(r'"(?:[^"]|"")*"')
 SEP = re.compile(rb'"?sep=([,;|\t])"?')
+BARE_CR = "has a carriage return in a field without quotes"
 FEW = 50  # different values of a column whose values say whether a line is a row
 
 Found = tuple[int, list[str], str | None]
@@ -62,7 +63,7 @@ def is_quoted(path: Path) -> bool:
         return bool(wrong or doubled) or begun >= lines - 1
     if not wrong:
         return False
-    return sum(problem is not None for _, _, problem in _quoted(path, "\t")) < wrong
+    return sum(problem is not None and BARE_CR not in problem for _, _, problem in _quoted(path, "\t")) < wrong
 
 
 def _plain(path: Path) -> Iterator[Found]:
@@ -204,6 +205,8 @@ def _reason(error: csv.Error) -> str:
         return "has a quote that is never closed"
     if "expected after" in text:
         return "has text after a closing quote"
+    if "new-line character" in text:
+        return BARE_CR
     if "field larger" in text:
         return f"has a field of over {MAX_RECORD} characters"
     return text if text.startswith(("is ", "has ")) else f"cannot be read: {text}"
