@@ -34,6 +34,7 @@ FOUND = ROOT / "docs/measured/mutation.json"
 REASONS = ROOT / "benchmarks/mutation.toml"
 WANTED = 0.95
 MUTATED = ("ajuste", "tasks")
+LOOKED_AT = ("ajuste/learning", "tasks/rl", "tasks/supervised")
 READ = ("tests", "flows", "params.yaml", "policy.yaml", "presets", "dvc.yaml")
 
 L, T = "ajuste/learning", "tests/learning"
@@ -202,9 +203,9 @@ def reason(file: str, survivor: dict, reasons: list[dict]) -> str | None:
 
 INTRO = """# Mutation testing
 
-**{killed} of {mutants} planted faults found: {score:.1%}.** `make mutation` measures it (mutmut {version}, by
-[benchmarks/mutation.py](../../benchmarks/mutation.py)); `make mutation FILES="kl loop"` measures some files and keeps
-the others' rows.
+**{killed} of {mutants} planted faults found in {files} files: {score:.1%}.** `make mutation` measures it (mutmut
+{version}, by [benchmarks/mutation.py](../../benchmarks/mutation.py)); `make mutation FILES="kl tasks/rl/loop"` measures
+some files and keeps the others' rows.
 
 mutmut changes one thing at a time in a function of `ajuste/learning/` or of the training loops (an operator, a number,
 a string, an argument, an assignment, a branch) and runs the tests that reach it. Found: a test fails, or runs far
@@ -213,7 +214,8 @@ find.
 
 Not changed: constants and defaults at the top of a module or in the body of a class, annotations, docstrings, and
 `len` and `isinstance`. Functions with decorators are measured without: their working copy says `f = decorator(f)`. Not
-measured: {missing}.
+measured yet, though tests of theirs stand beside the others: {missing}.
+
 Each key of a configuration has a test of its own beside these: a value that is no default against its closed form, in
 [tests/keys](../../tests/keys/test_first_step.py).
 
@@ -225,11 +227,11 @@ Each key of a configuration has a test of its own beside these: a value that is 
 def page(found: dict[str, dict], reasons: list[dict]) -> str:
     """docs/measured/mutation.md."""
     mutants, killed = (sum(one[name] for one in found.values()) for name in ("mutants", "killed"))
-    there = [path for folder in ("ajuste/learning", "tasks/rl") for path in sorted((ROOT / folder).rglob("*.py"))]
+    there = [path for folder in LOOKED_AT for path in sorted((ROOT / folder).rglob("*.py"))]
     missing = [file for file in (path.relative_to(ROOT).as_posix() for path in there if path.stat().st_size) if
                file not in found]  # fmt: skip
     text = INTRO.format(
-        killed=killed, mutants=mutants, score=killed / mutants, version=version("mutmut"),
+        killed=killed, mutants=mutants, files=len(found), score=killed / mutants, version=version("mutmut"),
         missing=", ".join(f"`{file}`" for file in missing) or "nothing",
     )  # fmt: skip
     for file, one in sorted(found.items()):

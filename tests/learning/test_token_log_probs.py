@@ -61,3 +61,15 @@ def test_bias_scale_and_soft_cap_of_the_head(bias: bool, scale: float, cap: floa
     assert torch.allclose(gradient, expected_gradient)
     with pytest.raises(ValueError, match="above 0"):
         log_probs_of_logits(logits, targets, 0.0)
+
+
+@pytest.mark.parametrize("scale", [2.0, 0.5])
+def test_a_scale_multiplies_logits_and_gradient(scale):
+    torch.manual_seed(0)
+    h, W = torch.randn(70, 5, dtype=torch.float64, requires_grad=True), torch.randn(9, 5, dtype=torch.float64)
+    targets, g = torch.randint(0, 9, (70,)), torch.randn(70, dtype=torch.float64)
+    expected = (scale * h @ W.t() / 0.7).log_softmax(1).gather(1, targets[:, None])[:, 0]
+    found, _ = token_log_probs(h, Head(W, scale=scale), targets, 0.7)
+    assert torch.allclose(found, expected)
+    (wanted,), (gradient,) = (torch.autograd.grad((x * g).sum(), h) for x in (expected, found))
+    assert torch.allclose(gradient, wanted)
