@@ -60,6 +60,13 @@ def test_ratings_that_are_missing_are_not_there():
     assert add(jsonl("gap.jsonl", rows)).reasons() == {8: ["missing_response"]}
 
 
+@pytest.mark.parametrize("value", [10**400, -(10**400), 1e308, float("inf"), "1e999"])
+def test_ratings_that_no_sum_can_hold_are_bad_ones(value):
+    rows = [{"text": sentence(i), "ratings": [i % 3, 1]} for i in range(60)]
+    rows[7]["ratings"] = [value, value]
+    assert add(jsonl("rated.jsonl", rows), "--prompt", "Joke.").reasons() == {8: ["bad_ratings"]}
+
+
 def test_labels_that_find_no_row_are_refused_and_nothing_is_published():
     with pytest.raises(UsageError, match="--labels 2=neg,3=pos finds no row: the values of the label column are 1, 0"):
         add(jsonl("gap.jsonl", [{"text": sentence(i), "label": i % 3 and 1} for i in range(40)]),

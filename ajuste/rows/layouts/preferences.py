@@ -40,6 +40,7 @@ LAYOUTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # needed column
     "raters": (("id", "ratings"), ()),
 }
 FAULTS = ("unreadable_row", "not_a_transcript", "different_prompts", "bad_ratings", "tied_ranks", "order_contradicted")
+LARGEST = 1e100  # a rating
 SEPARATOR = re.compile(r"[\s,;|]+")
 
 
@@ -222,8 +223,10 @@ def numbers(value: object) -> list[float]:
             result.append(float(part))
         except (TypeError, ValueError):
             raise _Fault("bad_ratings", f"the rating `{str(part)[:40]}` is no number") from None
-    if not all(map(math.isfinite, result)):
-        raise _Fault("bad_ratings", "a rating is not finite")
+        except OverflowError:  # a whole number of hundreds of digits
+            result.append(math.inf)
+    if not all(abs(number) < LARGEST for number in result):  # of NaN that is false too; sums of larger ones overflow
+        raise _Fault("bad_ratings", "a rating is not finite, or too large for one")
     return result
 
 
