@@ -26,7 +26,8 @@ import torch
 from ajuste.core.errors import DataError, UsageError
 from ajuste.core.params import Compute, typed
 from ajuste.learning.layers import ragged
-from ajuste.models import decoder, probe
+from ajuste.models import decoder
+from ajuste.models.probe.texts import supervised
 from ajuste.rows.encoded.conversations import read_conversations
 from ajuste.rows.encoded.labelled import Rows
 from ajuste.rows.split import SPLITS
@@ -96,7 +97,7 @@ def load(model: Path, base: Path, compute: Compute, dtype: str):
     """The model of a folder, adapter or whole, or the base itself; and its tokenizer."""
     number = getattr(torch, dtype)
     net, tokenizer = decoder.load_base(base, number) if model == base else decoder.load(model, base, number)[:2]
-    probe.supervised(net)
+    supervised(net)
     return net.to(compute.torch_device()), tokenizer
 
 

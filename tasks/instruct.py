@@ -4,7 +4,7 @@
 
 Only the responses' tokens count, each with its end of turn; prompts are read and not learnt. `method` says which
 weights learn: ajuste/models/methods.py. Batches hold rows of similar length, laid end to end without padding
-(ajuste/learning/layers/ragged.py), where that is exact for the architecture (ajuste/models/probe.py); prefix and prompt
+(ajuste/learning/layers/ragged.py), where that is exact for the architecture (ajuste/models/probe/); prefix and prompt
 tuning put tokens of their own before each row and take padded ones.
 
 `l2_to_w0` adds (l2/2) |W - W0|^2 to the loss of full fine-tuning: the weights are drawn back to where they started, so
@@ -36,8 +36,9 @@ from ajuste.core.stage import start
 from ajuste.learning.layers import ragged
 from ajuste.learning.losses.cross_entropy import IGNORED
 from ajuste.learning.seeds import seed_everything
-from ajuste.models import decoder, experts, methods, probe
+from ajuste.models import decoder, experts, methods
 from ajuste.models.folder import load_tokenizer
+from ajuste.models.probe.texts import supervised
 from ajuste.rows.encoded.conversations import check_fits, read_conversations
 from ajuste.rows.encoded.labelled import autocast, read_encoding
 from tasks.supervised.loop import LoopConfig, Loss, best_step, train
@@ -90,7 +91,7 @@ def instruct(config: InstructConfig, compute: Compute, encoded: Path, base: Path
         check_fits({"train": rows, "validation": validation}, encoded, model.config, _virtual_tokens(config))
         model = methods.attach(model, config.settings())
         about_experts = experts.told(model)
-        probe.supervised(model, training=True)
+        supervised(model, training=True)
     except ValueError as error:
         raise UsageError(f"instruct: {error}") from None
     tokenizer = load_tokenizer(base)

@@ -39,8 +39,9 @@ from ajuste.learning.losses.bradley_terry import comparison_loss
 from ajuste.learning.rl import rollout
 from ajuste.learning.seeds import seed_everything
 from ajuste.learning.text import chat
-from ajuste.models import decoder, experts, layers, probe, reward
+from ajuste.models import decoder, experts, layers, reward
 from ajuste.models.folder import load_tokenizer
+from ajuste.models.probe import samples
 from ajuste.rows.encoded.comparisons import Comparison, Comparisons, read_comparisons, read_prompts
 from ajuste.rows.encoded.labelled import read_encoding
 from tasks.supervised.loop import LoopConfig, best_step, train
@@ -166,7 +167,7 @@ def _normalise(
     """
     policy, _ = decoder.load_base(base, getattr(torch, config.dtype))
     try:
-        answers = probe.answers(policy.to(compute.torch_device()))
+        answers = samples.answers(policy.to(compute.torch_device()))
     except ValueError as error:
         raise UsageError(f"reward: {error}") from None
     generator = torch.Generator().manual_seed(compute.seed)

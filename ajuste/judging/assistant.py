@@ -28,7 +28,7 @@ from ajuste.learning.layers import ragged
 from ajuste.learning.statistics import metrics
 from ajuste.learning.text import chat
 from ajuste.learning.text.generate import generate
-from ajuste.models import probe
+from ajuste.models.probe.texts import supervised
 from ajuste.rows.encoded.labelled import Rows
 
 ROUGE = ("rouge1", "rougeL")
@@ -68,7 +68,7 @@ def ready(net: nn.Module, device: str) -> nn.Module:
     """
     net = net.to(device)
     try:
-        probe.supervised(net)
+        supervised(net)
     except ValueError as error:
         raise UsageError(str(error)) from None
     return net

@@ -26,7 +26,8 @@ from ajuste.core.params import Compute, lookup, read_yaml, typed
 from ajuste.learning.layers import ragged
 from ajuste.learning.losses.bradley_terry import pairs
 from ajuste.learning.seeds import seed_everything
-from ajuste.models import classifier, decoder, probe, reward
+from ajuste.models import classifier, decoder, reward
+from ajuste.models.probe.texts import supervised
 from ajuste.rows.encoded.comparisons import read_comparisons
 from ajuste.rows.encoded.conversations import read_conversations
 from ajuste.rows.encoded.labelled import autocast, read_labels
@@ -119,7 +120,7 @@ def _assistant(params: dict, model, _tokenizer, _card: dict, seconds: list[float
         _clock(seconds, chosen, lambda row: ragged.row_losses(model, [row], tokens))
         return ()
     try:
-        probe.supervised(model)  # not where memory is measured: a single row has no neighbours and no padding
+        supervised(model)  # not where memory is measured: a single row has no neighbours and no padding
     except ValueError as error:
         raise UsageError(str(error)) from None
     losses = ragged.row_losses(model, chosen, tokens).numpy()

@@ -36,9 +36,10 @@ from transformers.pytorch_utils import Conv1D
 from ajuste.learning.layers import float32_head, fused, shared_prefix
 from ajuste.learning.rl import rollout
 from ajuste.learning.rl.token_log_probs import log_probs_of_logits, token_log_probs
-from ajuste.models import decoder, experts, passes, probe
+from ajuste.models import decoder, experts, passes
 from ajuste.models.folder import quiet, read_card
 from ajuste.models.layers import without_noise
+from ajuste.models.probe import policies, samples
 
 POLICY, VALUE, REWARD = "policy", "value", "reward"
 WEIGHTS = "adapter_model.safetensors"
@@ -94,7 +95,7 @@ class OneBase(nn.Module):
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name.startswith("value_head.") or f".{POLICY}." in name or f".{VALUE}." in name)
         self.form: passes.Form = "shared"
-        self.way = probe.policy(self)  # takes the form that is right for this architecture
+        self.way = policies.policy(self)  # takes the form that is right for this architecture
 
     @classmethod
     def build(cls, base: Path, reward: Path | None, settings: Settings, dtype: torch.dtype) -> "OneBase":
@@ -108,7 +109,7 @@ class OneBase(nn.Module):
     def begin(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> rollout.Run:
         """A run of the policy, for ajuste/learning/rl/rollout.py: outside of `using` its adapter is the active one."""
         if self.answers is None:
-            self.answers = probe.answers(self.model, POLICY)
+            self.answers = samples.answers(self.model, POLICY)
         return self.answers.begin(prompts, max_new_tokens)
 
     def policy_and_values(

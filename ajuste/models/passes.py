@@ -4,7 +4,7 @@
     padded    padded on the right, through transformers' own trunk: for what is no plain attention
     whole     padded too, and the logits are the model's own: for an output layer that no `Head` describes
 
-Which one is right for a model says the probe (ajuste/models/probe.py). Places are (row, position) pairs.
+Which one is right for a model says the probe (ajuste/models/probe/). Places are (row, position) pairs.
 """
 
 from collections.abc import Sequence

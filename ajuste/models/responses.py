@@ -4,7 +4,7 @@
 
 What all rows of a batch begin with goes through the model once (ajuste/learning/layers/shared_prefix.py), so where
 everybody answers one prompt it is read once, and the output layer runs on the responses alone. Architectures for which
-that is not exact get padded rows (ajuste/models/probe.py). Of the N x V probabilities one copy is kept, in the logits'
+that is not exact get padded rows (ajuste/models/probe/). Of the N x V probabilities one copy is kept, in the logits'
 own dtype:
 
     d log pi(y_t) / dz = onehot(y_t) - p                                p = softmax(z)
@@ -27,7 +27,8 @@ from torch.autograd.function import once_differentiable
 
 from ajuste.learning.layers import active, fused, ragged, shared_prefix
 from ajuste.learning.layers.two_ways import SHARED
-from ajuste.models import decoder, layers, methods, probe
+from ajuste.models import decoder, layers, methods
+from ajuste.models.probe.prefixes import likelihoods
 
 TOKENS = 2048  # of one batch that is scored
 CHUNK = 64  # rows of logits turned into float32 at once
@@ -81,7 +82,7 @@ def _whole(base: Path, dtype: torch.dtype) -> nn.Module:
 
 def _attach(model: nn.Module) -> nn.Module:
     """The model, which takes rows behind a shared prefix if that is exact. Raises ValueError if padded rows are not."""
-    probe.likelihoods(model, lambda m, found: log_probs(m, collate(m, [Row(ids, SHARED) for ids in found])))
+    likelihoods(model, lambda m, found: log_probs(m, collate(m, [Row(ids, SHARED) for ids in found])))
     return model
 
 

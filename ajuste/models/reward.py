@@ -35,8 +35,10 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ajuste.learning.layers import ragged, shared_prefix
 from ajuste.learning.text import chat
-from ajuste.models import decoder, experts, layers, probe
+from ajuste.models import decoder, experts, layers
 from ajuste.models.folder import check_head, load_tokenizer, quiet, read_card
+from ajuste.models.probe import prefixes
+from ajuste.models.probe.ways import Way
 
 ADAPTER, WHOLE = "adapter_model.safetensors", "model.safetensors"
 HEAD = "score"
@@ -96,11 +98,11 @@ def attach(model: nn.Module, bias: float = 0.0) -> nn.Module:
     inner = _inner(model)
     inner.reward_bias = bias
     inner.forward = MethodType(_forward, inner)
-    inner.reward_way = probe.rewards(model, _together, _alone)
+    inner.reward_way = prefixes.rewards(model, _together, _alone)
     return model
 
 
-def way(model: nn.Module) -> probe.Way:
+def way(model: nn.Module) -> Way:
     """How the rows of an attached model go through it."""
     return _inner(model).reward_way
 

@@ -39,8 +39,9 @@ from ajuste.learning.rl.rollout import sample
 from ajuste.learning.seeds import seed_everything
 from ajuste.learning.statistics import metrics
 from ajuste.learning.text import chat
-from ajuste.models import classifier, decoder, probe, reward
+from ajuste.models import classifier, decoder, reward
 from ajuste.models.folder import read_card
+from ajuste.models.probe.samples import answers
 from tasks.forgetting.scores import ForgettingConfig, forgetting
 
 BEFORE = "sft"
@@ -180,7 +181,7 @@ def respond(
     The generator starts anew for each model, and a row's numbers do not depend on when other rows end: both models
     meet the same noise, so what differs between their responses is the models' doing.
     """
-    generator, policy = torch.Generator().manual_seed(seed), probe.answers(model, adapter)
+    generator, policy = torch.Generator().manual_seed(seed), answers(model, adapter)
     responses: list[list[int]] = []
     for first in range(0, len(prompts), how.batch_rows):
         some = prompts[first : first + how.batch_rows]

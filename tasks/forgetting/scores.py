@@ -34,7 +34,8 @@ from ajuste.learning.seeds import seed_everything
 from ajuste.learning.statistics import metrics
 from ajuste.learning.text.chat import segments
 from ajuste.learning.text.choices import log_likelihoods
-from ajuste.models import decoder, probe
+from ajuste.models import decoder
+from ajuste.models.probe.texts import supervised
 from ajuste.rows.control import Item, read_control
 
 METRICS = {"text": "log_likelihood_per_token", "choice": "accuracy"}
@@ -90,7 +91,7 @@ def score(
 ) -> tuple[pa.Table, int]:
     """One row an item (set, row_id, task, score, weight), and the number of tokens read."""
     try:
-        probe.supervised(model)
+        supervised(model)
     except ValueError as error:
         raise UsageError(str(error)) from None
     columns: dict[str, list] = {name: [] for name in ("set", "row_id", "task", "score", "weight")}

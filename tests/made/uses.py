@@ -30,10 +30,12 @@ from ajuste.core.params import Compute
 from ajuste.learning.layers import fused, ragged
 from ajuste.learning.rl import rollout
 from ajuste.learning.text.generate import generate
-from ajuste.models import classifier, decoder, methods, probe, reward
+from ajuste.models import classifier, decoder, methods, reward
 from ajuste.models.features import FeatureReader
 from ajuste.models.folder import load_tokenizer, quiet
 from ajuste.models.one_base import OneBase, Settings
+from ajuste.models.probe import samples
+from ajuste.models.probe.texts import supervised
 from tasks.merge.decoder import DecoderConfig, merge_decoder
 from tests.made.architectures import EOS, PAD, SHAPES, make, rows_of, write
 
@@ -103,7 +105,7 @@ def sft(name: str, folder: Path) -> tuple[str, Difference]:
         settings = LORA._replace(method=method)
         plain, ours = (_tuned(methods.attach(methods.load_base(folder, method, torch.float32), settings))
                        for _ in range(2))
-        taken.add(probe.supervised(ours, training=True).name)
+        taken.add(supervised(ours, training=True).name)
         collate = ragged.collate if ragged.takes_ragged(ours) else partial(ragged.padded, pad_id=PAD)
         losses = torch.stack([_nll(_logits(plain, row), labels) for row, labels in rows])
         items = sum(label != ragged.IGNORED for _, labels in rows for label in labels[1:])
@@ -148,8 +150,8 @@ def sample(name: str, folder: Path) -> tuple[str, Difference]:
     base = decoder.load_base(folder)[0]
     tuned = _tuned(methods.attach(methods.load_base(folder, "lora", torch.float32), LORA))
     plain = _tuned(methods.attach(methods.load_base(folder, "lora", torch.float32), LORA))
-    ours = probe.answers(base)
-    for policy, model in ((ours, make(name)), (probe.answers(tuned, "default"), plain)):
+    ours = samples.answers(base)
+    for policy, model in ((ours, make(name)), (samples.answers(tuned, "default"), plain)):
         found = rollout.sample(policy, prompts, 7, [EOS], PAD, 0.0)
         answers = [row[keep].tolist() for row, keep in zip(found.responses, found.mask, strict=True)]
         for prompt, answer, log_p in zip(prompts, answers, found.log_probs, strict=True):

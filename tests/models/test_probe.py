@@ -1,4 +1,4 @@
-"""ajuste/models/probe.py: no base is silently wrong. Each architecture here was, in a way of its own.
+"""ajuste/models/probe/: no base is silently wrong. Each architecture here was, in a way of its own.
 
 The truth is a model with the same weights that the project never touched, each row alone.
 """
@@ -13,8 +13,11 @@ from transformers import LlamaForCausalLM
 from ajuste.core import notes
 from ajuste.learning.layers import active, fused, ragged, shared_prefix
 from ajuste.learning.rl import rollout
-from ajuste.models import methods, probe, reward
+from ajuste.models import methods, reward
 from ajuste.models.one_base import OneBase, Settings
+from ajuste.models.probe import ways
+from ajuste.models.probe.samples import answers
+from ajuste.models.probe.texts import supervised
 from tests.made.architectures import make, rows_of, write
 
 # everything but attention works on single tokens: not in these
@@ -33,13 +36,13 @@ def _quiet() -> None:
 @torch.no_grad()
 def log_probs(model: nn.Module, row: list[int], begin: int = 1) -> Tensor:
     logits = model(input_ids=torch.tensor([row]), use_cache=False).logits[0, begin - 1 : -1]
-    return probe.log_p(logits, torch.tensor(row[begin:]))
+    return ways.log_p(logits, torch.tensor(row[begin:]))
 
 
 @pytest.mark.parametrize("name", [*STATES, *ARGUMENTS])
 def test_supervised_rows_are_padded_where_only_that_is_right(name: str, capsys: pytest.CaptureFixture):
     model, rows = make(name), rows_of()
-    way = probe.supervised(model)
+    way = supervised(model)
     assert way.name == "plain" and not ragged.takes_ragged(model) and way.reason
     found = ragged.row_losses(model, [(row, row) for row in rows], 4096)[:, 0]
     expected = torch.stack([-log_probs(make(name), row).sum() for row in rows])
@@ -52,7 +55,7 @@ def test_supervised_rows_are_padded_where_only_that_is_right(name: str, capsys: 
 def test_supervised_rows_go_without_padding_where_that_is_exact(name: str, capsys: pytest.CaptureFixture):
     model = methods.attach(make(name), methods.Settings("lora", r=2))
     state = torch.get_rng_state()
-    assert probe.supervised(model, training=True) == ("exact", "")
+    assert supervised(model, training=True) == ("exact", "")
     assert ragged.takes_ragged(model) and model.training and torch.equal(torch.get_rng_state(), state)
     assert any("forward" in vars(module) for module in model.modules())  # fused
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -119,13 +122,13 @@ def test_log_probabilities_of_a_policy_are_those_of_its_own_logits(name: str):
 
 def test_a_sampler_that_padding_disturbs_takes_rows_of_one_length():
     model = make("llama4")
-    policy = probe.answers(model)
+    policy = answers(model)
     assert policy.form == "apart" and len(notes.said()) == 1
     prompts = [row[: 5 + i % 3] for i, row in enumerate(rows_of((20, 20, 20, 20), shared=4))]
     found = rollout.sample(policy, prompts, 6, [], 0, 0.0)
     for prompt, answer, log_p in zip(prompts, found.responses.tolist(), found.log_probs, strict=True):
         assert torch.allclose(log_probs(make("llama4"), prompt + answer, len(prompt)), log_p, atol=2e-5)
-    assert probe.answers(make("mistral")).form == probe.answers(make("jamba")).form == "packed"
+    assert answers(make("mistral")).form == answers(make("jamba")).form == "packed"
 
 
 @pytest.mark.parametrize("name, way", [("qwen3", "exact"), ("jamba", "plain"), ("gpt-oss", "plain")])
@@ -154,7 +157,7 @@ def test_where_no_way_is_right_it_is_refused():
     model = make("llama")
     model.__class__ = CountsColumns
     with pytest.raises(ValueError, match="CountsColumns cannot be used for rows of text, no way .*exact: .* plain: "):
-        probe.supervised(model)
+        supervised(model)
     assert not ragged.takes_ragged(model) and not notes.said()
     with pytest.raises(ValueError, match="cannot be used for log-probabilities"):
         OneBase(model, Settings(r=2))
@@ -163,7 +166,7 @@ def test_where_no_way_is_right_it_is_refused():
 @pytest.mark.parametrize("method", ["prefix", "prompt"])
 def test_virtual_tokens_have_padded_rows_as_their_own_way(method: str):
     model = methods.attach(make("llama"), methods.Settings(method, virtual_tokens=3))
-    assert probe.supervised(model, training=True) == ("exact", "")
+    assert supervised(model, training=True) == ("exact", "")
     assert not ragged.takes_ragged(model) and not notes.said()
 
 

@@ -9,7 +9,7 @@ with its sinks, soft cap or position bias, SDPA as this model has it.
 
 Our form of a batch carries the lengths of its rows in the place of the mask (ragged.py, shared_prefix.py). Nothing but
 plain causal attention with or without a window is computed for it: `plain_arguments` refuses every other argument.
-What cannot be seen here, such as layers that are no attention, is found by the probe (ajuste/models/probe.py).
+What cannot be seen here, such as layers that are no attention, is found by the probe (ajuste/models/probe/).
 """
 
 import sys

@@ -92,7 +92,7 @@ def attach(model: nn.Module) -> nn.Module:
 
     Every other batch (padded, or a generation with its cache) goes through the attention that was active, as before
     (active.py). Nothing of this is saved with the model. Whether the architecture takes them exactly is the probe's to
-    say (ajuste/models/probe.py). Raises ValueError when it takes no attention function from outside.
+    say (ajuste/models/probe/). Raises ValueError when it takes no attention function from outside.
     """
     active.attach(_base(model), NAME, _attention)
     return model

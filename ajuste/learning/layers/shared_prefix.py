@@ -82,7 +82,7 @@ def attach(model: nn.Module) -> nn.Module:
     """Let a causal language model or classifier of transformers, wrapped by PEFT or not, take such batches; returns it.
 
     Every other batch goes through the attention that was active, as before (active.py). Nothing of this is saved with
-    the model. Whether the architecture takes them exactly is the probe's to say (ajuste/models/probe.py).
+    the model. Whether the architecture takes them exactly is the probe's to say (ajuste/models/probe/).
     Raises ValueError when it takes no attention function from outside.
     """
     active.attach(_base(model), NAME, _attention)

@@ -13,7 +13,7 @@ show every kind of layer that it has: weights, gradients, dropout and random num
 are, rounding hides nothing, and it costs a fraction of a second. In the copy, trained matrices that start at zero (B of
 LoRA) are not zero. A quantised model is copied in its own arithmetic and compared with a wider tolerance.
 
-    chosen = choose(model, truth, {"exact": ragged_rows, "plain": padded_rows})     # ajuste/models/probe.py
+    chosen = choose(model, truth, {"exact": ragged_rows, "plain": padded_rows})     # ajuste/models/probe/
 """
 
 import copy
