@@ -21,7 +21,7 @@ import pyarrow as pa
 import torch
 
 from ajuste.learning.losses.bradley_terry import pairs
-from ajuste.learning.statistics import calibration
+from ajuste.learning.statistics import calibration, metrics
 from ajuste.learning.statistics.metrics import estimate, resamples, wilson_interval
 from ajuste.rows.encoded.comparisons import HUMANS, Comparisons
 from ajuste.rows.parquet import ParquetRows
@@ -156,7 +156,7 @@ def _calibration(difference: np.ndarray, owner: np.ndarray) -> dict:
         "error": calibration.calibration_error(bins),
         **{
             name: estimate(np.bincount(owner, weights * score(chances, first)), np.ones(len(counts[0])), counts)
-            for name, score in (("brier", calibration.brier), ("nll", calibration.nll))
+            for name, score in (("brier", metrics.brier), ("nll", metrics.nll))
         },
         "ece": calibration.plain_error(bins),
         "bins": rows,

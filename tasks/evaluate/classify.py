@@ -70,8 +70,8 @@ def measure_sequence(model: nn.Module, rows: Rows, labels: list[str], batch_rows
         "macro_f1": sk.f1_score(true, predicted, labels=every, average="macro", zero_division=0),
         "mcc": sk.matthews_corrcoef(true, predicted),
         "auc": _auc(true, probabilities),
-        "brier": calibration.brier(probabilities, true).mean(),
-        "nll": calibration.nll(probabilities, true).mean(),
+        "brier": metrics.brier(probabilities, true).mean(),
+        "nll": metrics.nll(probabilities, true).mean(),
     }
     columns = {
         "label": pa.array(true, pa.int32()),

@@ -9,12 +9,11 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from ajuste.learning.statistics.calibration import (
     BINS,
     bins_of,
-    brier,
     calibration_error,
     holds,
-    nll,
     plain_error,
 )
+from ajuste.learning.statistics.metrics import brier, nll
 from benchmarks import calibration as simulated
 
 

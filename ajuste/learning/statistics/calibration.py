@@ -1,4 +1,4 @@
-"""Do probabilities mean what they say? The calibration error with an interval that holds, and two proper scores.
+"""Do probabilities mean what they say? The calibration error with an interval that holds.
 
     gap_b   = share right in bin b - mean confidence in bin b             BINS equal-width bins (low, high]
     theta   = sqrt(sum_b pi_b gap_b^2),  pi_b: share of all rows in bin b       the calibration error, root mean square
@@ -15,9 +15,6 @@ has no corner: its bias is known whatever the gaps are, and their direction move
 T' = theta^2 (1 + spread) + 2 theta A + B: gaps theta d_b + binomial noise of n_b rows, with sum_b pi_b d_b^2 = 1. The
 direction d is that of the gaps seen, drawn towards their mean by as much as they differ no more than noise would
 (DerSimonian and Laird 1986). benchmarks/calibration.py measures how often the interval holds the truth.
-
-    Brier = mean over rows of sum_c (p_c - 1[y = c])^2 / 2 of two classes, without the half of more     as scikit-learn
-    NLL   = mean of -log p_y, with p at least the smallest double above 0
 """
 
 import math
@@ -124,17 +121,6 @@ def _share(even: np.ndarray, rows: int, p: float) -> np.ndarray:
 def plain_error(bins: Bins) -> float:
     """sum_b pi_b |gap_b|: the expected calibration error as it is mostly published; too large of few rows."""
     return float((bins.rows * np.abs(bins.right - bins.confidence)).sum() / bins.rows.sum())
-
-
-def brier(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Of each row [N]. probabilities: [N, C], labels: integers [N]."""
-    squares = ((probabilities - np.eye(probabilities.shape[1])[labels]) ** 2).sum(axis=1)
-    return squares / 2 if probabilities.shape[1] == 2 else squares
-
-
-def nll(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """-log p of the true class, in nats, of each row [N]. probabilities: [N, C], labels: integers [N]."""
-    return -np.log(np.maximum(probabilities[np.arange(len(labels)), labels], np.finfo(np.float64).tiny))
 
 
 def _chance(bins: Bins, gap: np.ndarray) -> np.ndarray:

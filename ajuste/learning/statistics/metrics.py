@@ -7,7 +7,8 @@ and answers for all B resamples at once with matrix products:
     macro-F1   = mean_c 2 M[c,c] / (sum_p M[c,p] + sum_y M[y,c])               0 for a class never seen nor predicted
     MCC        = (s c - sum_k t_k p_k) / sqrt((s^2 - sum p_k^2)(s^2 - sum t_k^2))      Gorodkin 2004, any C classes
     AUC        = P(score of a positive > score of a negative) + P(equal) / 2          one class against the rest, mean
-    Brier, NLL = mean of a row's own score                                     ajuste/learning/statistics/calibration.py
+    Brier      = mean over rows of sum_c (p_c - 1[y = c])^2 / 2 of two classes, without the half of more; scikit-learn's
+    NLL        = mean of -log p_y, with p at least the smallest double above 0
 
     interval(metric over resamples) = its 2.5 % and 97.5 % percentiles (Efron's percentile bootstrap)
     distinct-n = different n-grams / n-grams over all responses      Li et al. 2016; low: a model repeats itself
@@ -18,8 +19,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-
-from ajuste.learning.statistics.calibration import brier, nll
 
 METRICS = ("accuracy", "macro_f1", "mcc", "auc", "brier", "nll")
 
@@ -77,6 +76,17 @@ def _auc_of_class(score: np.ndarray, positive: np.ndarray, counts: np.ndarray) -
     pairs = positives.sum(axis=1) * negatives.sum(axis=1)
     wins = (positives * (below + negatives / 2)).sum(axis=1)
     return np.divide(wins, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
+
+
+def brier(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Of each row [N]. probabilities: [N, C], labels: integers [N]."""
+    squares = ((probabilities - np.eye(probabilities.shape[1])[labels]) ** 2).sum(axis=1)
+    return squares / 2 if probabilities.shape[1] == 2 else squares
+
+
+def nll(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """-log p of the true class, in nats, of each row [N]. probabilities: [N, C], labels: integers [N]."""
+    return -np.log(np.maximum(probabilities[np.arange(len(labels)), labels], np.finfo(np.float64).tiny))
 
 
 def all_metrics(
