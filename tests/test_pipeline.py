@@ -1,30 +1,53 @@
-"""The whole way on preset tiny, in a clone, by the command line: what a newcomer does and sees."""
+"""The way on preset tiny, in a clone, by the command line: what a newcomer does and sees.
+
+Twice: to the classifier and the assistant, which half of the stages make, and (slow) the whole way with RLHF and DPO.
+"""
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from tests.made.projects import ajuste, mlflow_runs, run, tiny_project
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone in which the pipeline has run once."""
+class Way(NamedTuple):
+    """A clone, what was asked of `ajuste run` there, and the stages that this ran."""
+
+    project: Path
+    targets: tuple[str, ...]
+    stages: frozenset[str]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(("reviews-classifier", "assistant"), id="half"),
+        pytest.param((), id="whole", marks=pytest.mark.slow),
+    ],
+)
+def way(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Way:
+    """The pipeline has run once."""
     folder = tiny_project(tmp_path_factory.mktemp("pipeline") / "ajuste")
-    ajuste(folder, "run")
-    return folder
+    done = ajuste(folder, "run", *request.param)
+    return Way(folder, request.param, frozenset(ran(done.stderr)))
 
 
-def stages(project: Path) -> list[str]:
+@pytest.fixture
+def project(way: Way) -> Path:
+    return way.project
+
+
+def stages(project: Path) -> set[str]:
     import yaml
 
-    return list(yaml.safe_load((project / "dvc.yaml").read_text())["stages"])
+    return set(yaml.safe_load((project / "dvc.yaml").read_text())["stages"])
 
 
-def stale(project: Path) -> set[str]:
-    """What DVC finds changed in the default run; studies, which it finds too, have not run here."""
-    return {name for name in json.loads(run(project, "dvc", "status", "--json").stdout) if "/" not in name}
+def stale(way: Way) -> set[str]:
+    """What DVC finds changed of the stages that have run here."""
+    return json.loads(run(way.project, "dvc", "status", "--json").stdout).keys() & way.stages
 
 
 def ran(output: str) -> set[str]:
@@ -36,49 +59,50 @@ def ran(output: str) -> set[str]:
     }
 
 
-def test_one_mlflow_run_a_stage_under_one_parent(project: Path) -> None:
+def test_the_targets_stages_ran_and_no_others(way: Way) -> None:
+    assert {"evaluate_classify", "evaluate_instruct", "forgetting_instruct"} < way.stages <= stages(way.project)
+    assert way.stages == stages(way.project) if not way.targets else not {"reward", "ppo", "dpo"} & way.stages
+
+
+def test_one_mlflow_run_a_stage_under_one_parent(way: Way) -> None:
+    project = way.project
     runs = [run for run in mlflow_runs(project) if "ajuste.move.id" not in run["tags"]]  # the gate may have promoted
     by_key = {run["tags"]["ajuste.stage_key"]: run for run in runs if "ajuste.stage_key" in run["tags"]}
-    assert len(by_key) == len(stages(project)) == len(runs) - 1
+    assert len(by_key) == len(way.stages) == len(runs) - 1
     parents = {run["tags"]["mlflow.parentRunId"] for run in by_key.values()}
     assert len(parents) == 1 and all(run["status"] == "FINISHED" for run in runs)
 
 
-def test_the_second_run_does_nothing_and_says_so(project: Path) -> None:
+def test_the_second_run_does_nothing_and_says_so(way: Way) -> None:
+    project = way.project
     before, count = (project / "dvc.lock").read_bytes(), len(mlflow_runs(project))
-    done = ajuste(project, "run")
+    done = ajuste(project, "run", *way.targets)
     assert "Nothing to do" in done.stderr and ran(done.stderr) == set()
     assert (project / "dvc.lock").read_bytes() == before and len(mlflow_runs(project)) == count
 
 
-@pytest.mark.parametrize(
-    ("until", "made"),
-    [
-        (["--until", "merge_classify"], {"classify_lora", "merge_classify"}),
-        pytest.param(
-            [], {"classify_lora", "merge_classify", "evaluate_classify", "summary"}, marks=pytest.mark.slow, id="whole"
-        ),
-    ],
-)
-def test_only_what_depends_on_a_change_runs_again(project: Path, until: list[str], made: set[str]) -> None:
-    assert stale(project) == set()
+def test_only_what_depends_on_a_change_runs_again(way: Way) -> None:
+    project = way.project
+    until = ["--until", "merge_classify"] if way.targets else []
+    made = {"classify_lora", "merge_classify"} | (set() if way.targets else {"evaluate_classify", "summary"})
+    assert stale(way) == set()
     unused = ("ajuste/cli/main.py", "tasks/__init__.py", "ajuste/serving/app.py")
     for name in unused:
         path = project / name
         path.write_text(path.read_text() + "\n# a comment\n")
-    assert stale(project) == set()
+    assert stale(way) == set()
     params = project / "params.yaml"
     text = params.read_text()
     assert "    r: 4" in text
     params.write_text(text.replace("    r: 4", "    r: 2"))
-    assert stale(project) == {"classify_lora"}
+    assert stale(way) == {"classify_lora"}
     done = ajuste(project, "run", *until)
     assert ran(done.stderr) == made
     # what reads the merged model and its proof, unless it was made too
-    assert stale(project) == {"evaluate_classify", "summary"} - made
+    assert stale(way) == ({"evaluate_classify", "summary"} & way.stages) - made
     params.write_text(text)
     done = ajuste(project, "run", *until)
-    assert ran(done.stderr) == made and stale(project) == set()
+    assert ran(done.stderr) == made and stale(way) == set()
     run(project, "git", "checkout", "--quiet", *unused)
 
 

@@ -9,6 +9,7 @@ from tests.invariants.gloo import run_two
 from tests.invariants.ppo_processes import run
 
 torch.set_num_threads(1)
+pytestmark = pytest.mark.slow  # two processes that import torch and train
 
 
 @pytest.fixture(scope="module")
