@@ -2,7 +2,7 @@
 
     pip install -c constraints.txt -e '.[mutation]'
     make mutation                                    # every file of the table below; writes docs/measured/mutation.md
-    make mutation FILES="kl tasks/rl/loop"           # these alone, by the end of their path; the page keeps the others
+    make mutation FILES="kl rl/loop"           # these alone, by the end of their path; the page keeps the others
 
 mutmut (3.x) changes one operator, number, argument, string or assignment at a time, and runs the tests that reach the
 function: a fault that no test notices has survived.
@@ -204,7 +204,7 @@ def reason(file: str, survivor: dict, reasons: list[dict]) -> str | None:
 INTRO = """# Mutation testing
 
 **{killed} of {mutants} planted faults found in {files} files: {score:.1%}.** `make mutation` measures it (mutmut
-{version}, by [benchmarks/mutation.py](../../benchmarks/mutation.py)); `make mutation FILES="kl tasks/rl/loop"` measures
+{version}, by [benchmarks/mutation.py](../../benchmarks/mutation.py)); `make mutation FILES="kl rl/loop"` measures
 some files and keeps the others' rows.
 
 mutmut changes one thing at a time in a function of `ajuste/learning/` or of the training loops (an operator, a number,
