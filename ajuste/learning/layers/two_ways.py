@@ -50,13 +50,15 @@ def choose(module: nn.Module, truth: Way, ways: dict[str, Way]) -> Chosen:
     """The first of `ways` that agrees with `truth` on a copy of `module`, which itself is not touched.
 
     A way changes the copy as it needs, also from what another way made of it; one that raises does not agree. Raises
-    ValueError when the model's own forward fails.
+    ValueError when the model's own forward fails, or gives what is no number.
     """
     small, exact = shallow(module)
     try:
         expected = truth(small)
     except Exception as error:
         raise ValueError(f"its own forward fails on two short rows ({_said(error)})") from error
+    if not all(bool(value.isfinite().all()) for value in expected.values()):
+        raise ValueError("what it says of two short rows is not finite: its weights are damaged")
     reasons = {}
     for name, way in ways.items():
         try:

@@ -7,7 +7,7 @@
 for each use, in a module of its own beside this one:
 
     texts      `supervised`: losses and gradients, for stage instruct; without gradients for all that scores texts
-    samples    `answers`: sampling and its log-probabilities: reward, ppo, dpo, and what evaluates a policy
+    samples    `answers`: sampling and its log-probabilities, wherever a decoder answers by chance
     policies   `policy`: log-probabilities of policy and reference, values, scores: OneBase asks when made; `one.way`
     prefixes   `rewards` of a reward model, which asks when it is built or loaded; `reward.way(model)`
                `likelihoods` of whole responses, log pi(y | x): ajuste/models/responses.py asks when it builds one
