@@ -23,7 +23,7 @@ class Way(NamedTuple):
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param(("reviews-classifier", "assistant"), id="half"),
+        pytest.param(("reviews-classifier", "assistant:sft"), id="half"),
         pytest.param((), id="whole", marks=pytest.mark.slow),
     ],
 )
