@@ -49,6 +49,23 @@ def label(side: str, names: dict[str, str]) -> str:
     return names[name] + (ALLOCATOR if side != name else "")
 
 
+def write_pairs(encoded: Path, work: Path, number: int) -> None:
+    """The first `number` pairs by row id at work/pairs, one of the other splits, and two prompts."""
+    import pyarrow.parquet as pq
+
+    (work / "pairs").mkdir()
+    for name in ("train", "validation", "test"):
+        table = pq.read_table(encoded / f"{name}.parquet").sort_by("row_id")
+        two = [len(responses) == 2 for responses in table["responses"].to_pylist()]
+        table = table.filter(two).slice(0, number if name == "train" else 1)
+        if name == "train" and table.num_rows < number:
+            raise SystemExit(f"{encoded} has {table.num_rows} pairs, {number} are needed: lower --steps")
+        pq.write_table(table, work / "pairs" / f"{name}.parquet")
+        prompts = pq.read_table(encoded / f"prompts_{name}.parquet").slice(0, 2)
+        pq.write_table(prompts, work / "pairs" / f"prompts_{name}.parquet")
+    (work / "pairs" / "encoding.json").write_bytes((encoded / "encoding.json").read_bytes())
+
+
 def loads_of(results: Sequence[dict]) -> str:
     """What else the machine did, in one line."""
     loads = [result["load"] for result in results]

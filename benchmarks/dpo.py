@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from benchmarks.beside import ALLOCATOR, in_turn, label, loads_of, options_beside_trl, publish, run_side
+from benchmarks.beside import ALLOCATOR, in_turn, label, loads_of, options_beside_trl, publish, run_side, write_pairs
 
 FIGURES = ("pairs_per_second", "pairs_per_cpu_second", "startup_s", "peak_mb")
 PEERS = ("default", "plain", "precomputed")
@@ -29,23 +29,6 @@ NAMES = {
     "plain": "TRL, bfloat16",
     "precomputed": "TRL, bfloat16, reference before",
 }
-
-
-def write_pairs(encoded: Path, work: Path, number: int) -> None:
-    """The first `number` pairs by row id at work/pairs, one of the other splits, and two prompts."""
-    import pyarrow.parquet as pq
-
-    (work / "pairs").mkdir()
-    for name in ("train", "validation", "test"):
-        table = pq.read_table(encoded / f"{name}.parquet").sort_by("row_id")
-        two = [len(responses) == 2 for responses in table["responses"].to_pylist()]
-        table = table.filter(two).slice(0, number if name == "train" else 1)
-        if name == "train" and table.num_rows < number:
-            raise SystemExit(f"{encoded} has {table.num_rows} pairs, {number} are needed: lower --steps")
-        pq.write_table(table, work / "pairs" / f"{name}.parquet")
-        prompts = pq.read_table(encoded / f"prompts_{name}.parquet").slice(0, 2)
-        pq.write_table(prompts, work / "pairs" / f"prompts_{name}.parquet")
-    (work / "pairs" / "encoding.json").write_bytes((encoded / "encoding.json").read_bytes())
 
 
 def run(side: str, options: argparse.Namespace, work: Path, seed: int) -> dict:

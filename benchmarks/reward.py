@@ -20,6 +20,7 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
+from benchmarks import beside
 from benchmarks.beside import ALLOCATOR, in_turn, label, loads_of, options_beside_trl, publish, run_side
 
 TOLERANCE = 1e-6
@@ -38,22 +39,11 @@ def write_pairs(encoded: Path, base: Path, work: Path, number: int) -> int:
 
     The adapter's A and w are drawn as stage `reward` draws them; B too, or half of the gradients would be zero.
     """
-    import pyarrow.parquet as pq
     import torch
 
     from ajuste.models import decoder, reward
 
-    (work / "pairs").mkdir()
-    for name in ("train", "validation", "test"):
-        table = pq.read_table(encoded / f"{name}.parquet").sort_by("row_id")
-        two = [len(responses) == 2 for responses in table["responses"].to_pylist()]
-        table = table.filter(two).slice(0, number if name == "train" else 1)
-        if name == "train" and table.num_rows < number:
-            raise SystemExit(f"{encoded} has {table.num_rows} pairs, {number} are needed: lower --steps")
-        pq.write_table(table, work / "pairs" / f"{name}.parquet")
-        prompts = pq.read_table(encoded / f"prompts_{name}.parquet").slice(0, 2)
-        pq.write_table(prompts, work / "pairs" / f"prompts_{name}.parquet")
-    (work / "pairs" / "encoding.json").write_bytes((encoded / "encoding.json").read_bytes())
+    beside.write_pairs(encoded, work, number)
     torch.manual_seed(0)
     model = reward.build(base, reward.Settings())
     with torch.no_grad():

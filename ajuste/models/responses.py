@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ajuste.learning.layers import active, fused, ragged, shared_prefix
+from ajuste.learning.layers import fused, ragged, shared_prefix
 from ajuste.learning.layers.two_ways import SHARED
 from ajuste.models import decoder, layers, methods
 from ajuste.models.probe.prefixes import likelihoods
@@ -86,12 +86,6 @@ def _attach(model: nn.Module) -> nn.Module:
     return model
 
 
-def _inner(model: nn.Module) -> nn.Module:
-    """The model of transformers inside DDP and PEFT."""
-    model = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
 # --- batches ----------------------------------------------------------------------------------------------------------
 
 
@@ -108,7 +102,7 @@ def collate(model: nn.Module, rows: Sequence[Row]) -> dict[str, Tensor]:
     owners = torch.repeat_interleave(torch.arange(len(rows)), counts)
     positions = torch.cat([torch.arange(row.prompt - 1, len(row.ids) - 1) for row in rows])  # each predicts the next
     ids = [torch.as_tensor(row.ids, dtype=torch.int64) for row in rows]
-    if active.attached(_inner(model), shared_prefix.NAME):
+    if shared_prefix.takes_shared(model):
         shared = shared_prefix.collate([row.ids for row in rows])
         batch, at = shared._asdict(), shared.places(owners, positions)
         columns, places = at.unique(return_inverse=True)

@@ -37,7 +37,6 @@ def ours(options: argparse.Namespace, watch: Watch) -> float:
     from ajuste.core.params import Compute
     from tasks.dpo import DpoConfig, Folders, dpo
     from tasks.reference import ReferenceConfig, reference
-    from tasks.supervised import loop
 
     config = DpoConfig(
         loss="sigmoid", beta=0.1, label_smoothing=0.0, gamma=0.0, r=8, alpha=16, lora_dropout=0.0,
@@ -46,15 +45,7 @@ def ours(options: argparse.Namespace, watch: Watch) -> float:
         new_tokens=2, temperature=1.0,
     )  # fmt: skip
     compute = Compute(dtype=options.dtype, device="cpu", threads=options.threads, seed=options.seed)
-    step_end = loop._Follow.on_step_end
-
-    def timed(self, args, state, control, **kwargs):
-        watch.tokens[-1] += options.batch_pairs
-        watch.end()
-        step_end(self, args, state, control, **kwargs)
-
-    loop._Follow.on_step_begin = lambda *args, **kwargs: watch.begin()
-    loop._Follow.on_step_end = timed
+    watch.follow_loop(options.batch_pairs)
     encoded = options.work / "pairs"
     with tempfile.TemporaryDirectory() as folder:
         out, checkpoints, word = (Path(folder) / name for name in ("out", "checkpoints", "reference"))

@@ -38,7 +38,6 @@ def ours(options: argparse.Namespace, watch: Watch) -> None:
     """Stage `reward`, with one evaluation, on a single comparison, after the last step."""
     from ajuste.core.params import Compute
     from tasks.reward import RewardConfig, train_reward_model
-    from tasks.supervised import loop
 
     config = RewardConfig(
         r=8, alpha=16, lora_dropout=0.0, targets=["all-linear"], dtype=options.dtype, margin=0.0, soft_labels=False,
@@ -46,15 +45,7 @@ def ours(options: argparse.Namespace, watch: Watch) -> None:
         max_grad_norm=1.0, evaluations=1, patience=1, samples=2, new_tokens=2, temperature=1.0,
     )  # fmt: skip
     compute = Compute(dtype=options.dtype, device="cpu", threads=options.threads, seed=options.seed)
-    step_end = loop._Follow.on_step_end
-
-    def timed(self, args, state, control, **kwargs):
-        watch.tokens[-1] += options.batch_pairs
-        watch.end()
-        step_end(self, args, state, control, **kwargs)
-
-    loop._Follow.on_step_begin = lambda *args, **kwargs: watch.begin()
-    loop._Follow.on_step_end = timed
+    watch.follow_loop(options.batch_pairs)
     with tempfile.TemporaryDirectory() as folder:
         out, checkpoints = Path(folder) / "out", Path(folder) / "checkpoints"
         checkpoints.mkdir()

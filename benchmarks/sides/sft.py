@@ -40,6 +40,20 @@ class Watch:
         self.ends.append((time.perf_counter(), time.process_time()))
         self.tokens.append(0)
 
+    def follow_loop(self, tokens: int = 0) -> None:
+        """Watch every step that tasks/supervised/loop.py takes in this process; each trains so many tokens more."""
+        from tasks.supervised import loop
+
+        step_end = loop._Follow.on_step_end
+
+        def timed(follow, args, state, control, **kwargs):
+            self.tokens[-1] += tokens
+            self.end()
+            step_end(follow, args, state, control, **kwargs)
+
+        loop._Follow.on_step_begin = lambda *args, **kwargs: self.begin()
+        loop._Follow.on_step_end = timed
+
     def result(self) -> dict:
         after = min(WARM_UP, len(self.ends) - 2)  # ends[0] is the beginning
         wall, cpu = (last - first for first, last in zip(self.ends[after], self.ends[-1], strict=True))
@@ -60,7 +74,6 @@ def ours(options: argparse.Namespace, watch: Watch) -> None:
     from ajuste.core.params import Compute
     from ajuste.learning.layers import ragged
     from tasks.instruct import InstructConfig, instruct
-    from tasks.supervised import loop
 
     config = InstructConfig(
         method="lora", r=8, alpha=16, lora_dropout=0.0, targets=["all-linear"], virtual_tokens=1, bottleneck_width=1,
@@ -68,19 +81,14 @@ def ours(options: argparse.Namespace, watch: Watch) -> None:
         weight_decay=0.0, l2_to_w0=0.0, max_grad_norm=1.0, evaluations=1, patience=1,
     )  # fmt: skip
     compute = Compute(dtype=options.dtype, device="cpu", threads=options.threads, seed=options.seed)
-    loss, step_end = ragged.response_loss, loop._Follow.on_step_end
+    loss = ragged.response_loss
 
     def counted(model, batch, items=None):
         watch.count(batch["labels"])
         return loss(model, batch, items)
 
-    def timed(self, args, state, control, **kwargs):
-        watch.end()
-        step_end(self, args, state, control, **kwargs)
-
     ragged.response_loss = counted
-    loop._Follow.on_step_begin = lambda *args, **kwargs: watch.begin()
-    loop._Follow.on_step_end = timed
+    watch.follow_loop()
     with tempfile.TemporaryDirectory() as folder:
         out, checkpoints = Path(folder) / "out", Path(folder) / "checkpoints"
         checkpoints.mkdir()
