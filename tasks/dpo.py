@@ -144,7 +144,6 @@ def dpo(config: DpoConfig, compute: Compute, folders: Folders, out: Path, checkp
     )
     world.first_goes_on()
     trained = time.monotonic()
-    world.first_goes_on()
     test, rewards = _test(model, splits["test"], config.preference())
     evaluated = time.monotonic()
     best = next(row for row in history if row["step"] == best_step(history, "loss") and "eval_loss" in row)
