@@ -8,7 +8,6 @@ the KL of a token by its ratio (DeepSeek-V3.2); here, as in GRPO's paper, it is 
 
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
