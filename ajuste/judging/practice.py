@@ -27,6 +27,12 @@ class Practice(BaseModel):
     id: Text
     prompt: Text
     rules: list[Rule] = Field(min_length=1)
+    topic: str = ""
+
+    @property
+    def kind(self) -> str:
+        """The id of the prompt that it was filled from."""
+        return self.id.removesuffix(f"-{self.topic}")
 
 
 class _File(BaseModel):
@@ -62,6 +68,6 @@ def read(folder: Path, split: str) -> list[Practice]:
         key = ".".join(str(part) for part in first["loc"])
         raise UsageError(f"{path}: {f'`{key}`: ' if key else ''}{first['msg'].removeprefix('Value error, ')}") from None
     return [
-        Practice(id=f"{one.id}-{topic}", prompt=one.prompt.replace(PLACE, topic), rules=one.rules)
+        Practice(id=f"{one.id}-{topic}", prompt=one.prompt.replace(PLACE, topic), rules=one.rules, topic=topic)
         for topic in found.topics[split] for one in found.asked
     ]  # fmt: skip
