@@ -13,7 +13,7 @@ METHODS = {
     "grpo": {}, "dr-grpo": {"scale": "none", "mean": "constant"}, "dapo": {"mean": "token", "clip_high": 0.28},
     "grpo, KL in the reward": {"kl_in": "reward"}, "rloo": {},
 }  # fmt: skip
-FAST = ("grpo", "rloo")
+FAST = ("grpo", pytest.param("rloo", marks=pytest.mark.slow))
 
 
 def run(method: str, seed: int, folder: Path, updates: int, random: bool = False) -> float:
