@@ -71,7 +71,7 @@ class OneBase(nn.Module):
         import peft  # takes seconds
 
         if settings.value not in ("trunk", "adapter", "none") or settings.value_start not in ("zero", "reward"):
-            raise ValueError("value must be trunk, adapter or none, and value_start zero or reward")
+            raise ValueError("value must be trunk or adapter or none, and value_start zero or reward")
         if settings.value_start == "reward" and (reward is None or settings.value != "adapter"):
             raise ValueError("value_start: reward needs a reward model and value: adapter")
         self.settings = settings
