@@ -40,7 +40,10 @@ def start(study: str, name: str, config_type: type[Config], values: dict[str, An
             checkpoints.mkdir(parents=True, exist_ok=True)
             if compute.portable:
                 arithmetic.exact_roots()
-            yield Stage(name, config, compute, key, checkpoints)
+            try:
+                yield Stage(name, config, compute, key, checkpoints)
+            except KeyboardInterrupt:
+                raise SystemExit(f"{name} was interrupted; run again to go on from its last checkpoint") from None
             shutil.rmtree(checkpoints)
 
 
