@@ -2,7 +2,7 @@
 
     policy       pi(y_t | x, y_<t)          the base with adapter `policy`, which learns
     reference    pi_ref                     the base with all adapters off: bit for bit the base, and no copy of it
-    value        V(s_t) = w . h_t + b       a head on the policy's own trunk, or on adapter `value` of its own
+    value        V(s_t) = w . h_t + b       a head on the policy's own trunk, or on adapter `value` of its own, or none
     reward       r(x, y) = w_r . h + b_r    the base with adapter `reward`, frozen, at the last real token
 
 Four models in the memory of one: adapters are float32 and a few per cent of the base, which keeps its own dtype. `h_t`
@@ -18,8 +18,9 @@ same code runs and gives the same bits, so the ratio of the first minibatch of a
 off, in training mode too. A batch may be cut into micro-batches of rows in any way: sums over rows do not change but
 for rounding.
 
-A value head starts at zero (Ziegler et al., 2019). Adapter `value` starts as a fresh LoRA, which changes nothing yet,
-or as a copy of the reward model, head and bias included (Huang et al., 2024).
+An algorithm that needs no value function has none (value: none): no head, no adapter, no pass for it. The reward model
+is there only if its folder is given. A value head starts at zero (Ziegler et al., 2019). Adapter `value` starts as a
+fresh LoRA, which changes nothing yet, or as a copy of the reward model, head and bias included (Huang et al., 2024).
 """
 
 from collections.abc import Iterator, Sequence
@@ -52,7 +53,7 @@ class Settings(NamedTuple):
     r: int = 8
     alpha: float = 16.0
     targets: tuple[str, ...] = ("all-linear",)
-    value: str = "trunk"  # or "adapter"
+    value: str = "trunk"  # or "adapter", or "none"
     value_start: str = "zero"  # or "reward": a copy of the reward model, for an adapter of its own
     float32_head: bool = False  # logits in float32, of sampler and trainer: ajuste/learning/layers/float32_head.py
 
@@ -69,8 +70,8 @@ class OneBase(nn.Module):
         super().__init__()
         import peft  # takes seconds
 
-        if settings.value not in ("trunk", "adapter") or settings.value_start not in ("zero", "reward"):
-            raise ValueError("value must be trunk or adapter, and value_start zero or reward")
+        if settings.value not in ("trunk", "adapter", "none") or settings.value_start not in ("zero", "reward"):
+            raise ValueError("value must be trunk or adapter or none, and value_start zero or reward")
         if settings.value_start == "reward" and (reward is None or settings.value != "adapter"):
             raise ValueError("value_start: reward needs a reward model and value: adapter")
         self.settings = settings
@@ -85,9 +86,11 @@ class OneBase(nn.Module):
             self.model = peft.get_peft_model(model.eval(), peft.LoraConfig(**config), adapter_name=POLICY)
             if settings.value == "adapter" and settings.value_start == "zero":
                 self.model.add_adapter(VALUE, peft.LoraConfig(**config))
-            self.value_head = nn.Linear(model.config.hidden_size, 1).to(model.device)
-            nn.init.zeros_(self.value_head.weight)
-            nn.init.zeros_(self.value_head.bias)
+            self.value_head: nn.Linear | None = None
+            if settings.value != "none":
+                self.value_head = nn.Linear(model.config.hidden_size, 1).to(model.device)
+                nn.init.zeros_(self.value_head.weight)
+                nn.init.zeros_(self.value_head.bias)
             self.register_buffer("reward_head", None, persistent=False)  # moves with the rest
             if reward is not None:
                 self._load_reward(reward)
@@ -114,14 +117,17 @@ class OneBase(nn.Module):
 
     def policy_and_values(
         self, prompts: Sequence[Sequence[int]], responses: Tensor, mask: Tensor, temperature: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """log pi(y_t) at the temperature [B, R], the entropy of pi in nats [B, R] without gradient, and V [B, R + 1].
 
-        values[:, t] = V(state before token t); values[b, L_b] = V after the last token of row b, then zeros.
+        values[:, t] = V(state before token t); values[b, L_b] = V after the last token of row b, then zeros. Without a
+        value function it is None.
         """
         with self.using(POLICY):
             found = self._passed(prompts, responses, mask)
         log_probs, entropy = self._log_probs(found, responses, mask, temperature)
+        if self.value_head is None:
+            return log_probs, entropy, None
         if self.valuing == VALUE:
             with self.using(VALUE):
                 found = self._passed(prompts, responses, mask)
@@ -156,7 +162,7 @@ class OneBase(nn.Module):
         return [parameter for name, parameter in self._trainable() if name.startswith(POLICY)]
 
     def value_parameters(self) -> list[nn.Parameter]:
-        """The value head's, and those of adapter `value` if there is one."""
+        """The value head's, and those of adapter `value` if there is one; none without a value function."""
         return [parameter for name, parameter in self._trainable() if not name.startswith(POLICY)]
 
     def trainable_state(self) -> dict[str, Tensor]:
@@ -200,9 +206,9 @@ class OneBase(nn.Module):
         for name in names:
             self.model.add_adapter(name, config)
             found = peft.set_peft_model_state_dict(self.model, weights, adapter_name=name)
-            if found.unexpected_keys or score.shape != self.value_head.weight.shape:
+            if found.unexpected_keys or score.shape != (1, self.model.config.hidden_size):
                 raise ValueError(f"reward model {folder} does not fit this base: {found.unexpected_keys[:3]}")
-        self.reward_head, self.reward_bias = score[0].to(self.value_head.weight.device), bias
+        self.reward_head, self.reward_bias = score[0].to(self.model.device), bias
         if self.settings.value_start == "reward":
             with torch.no_grad():
                 self.value_head.weight.copy_(score)

@@ -86,10 +86,10 @@ def ours(options: argparse.Namespace, given: dict, watch: Watch) -> None:
     asked = one.scores([row[:-1] for row in prompts], last, torch.ones_like(last, dtype=torch.bool))
     watch.check = asked.mean().item()
     config = PpoConfig(
-        dtype=options.dtype, r=8, alpha=16, targets=["all-linear"], float32_head=False, value=options.side,
-        value_start=value_start, updates=options.updates, batch_rows=options.batch_rows, minibatches=1,
-        micro_rows=options.batch_rows,
-        epochs=options.epochs, max_new_tokens=options.new_tokens, temperature=1.0, gamma=1.0, lam=0.95,
+        score="reward", dtype=options.dtype, r=8, alpha=16, targets=["all-linear"], float32_head=False,
+        value=options.side, value_start=value_start, updates=options.updates, batch_rows=options.batch_rows,
+        minibatches=1, micro_rows=options.batch_rows, epochs=options.epochs,
+        max_new_tokens=options.new_tokens, temperature=1.0, gamma=1.0, lam=0.95,
         terminal="after_end", missing_end="none", missing_end_penalty=1.0, whiten_rewards=False, whiten_advantages=True,
         unbiased=True, clip=0.2, dual_clip=None, importance_cap=None, value_clip=0.2, vf_coef=0.1, kl_estimator="k1",
         kl_control="fixed", beta=0.05, kl_target=6.0, kl_horizon=10000, lr=options.lr, lr_schedule="linear",

@@ -4,8 +4,8 @@
     losses     once a micro-batch of an optimiser step: what the policy says now -> terms to minimise, and figures
 
 Both are functions of tensors on the CPU and know neither models nor folders: the loop samples, scores, runs the policy,
-adds the gradients up over micro-batches and processes, and steps. tasks/rl/ppo.py is one; tests/made/reinforce.py is
-another in twenty lines, REINFORCE with the mean of a prompt's responses as baseline.
+adds the gradients up over micro-batches and processes, and steps. tasks/rl/ppo.py is one, tasks/rl/group.py are two;
+tests/made/reinforce.py is one in twenty lines, REINFORCE with the mean of a prompt's responses as baseline.
 """
 
 from typing import NamedTuple, Protocol
@@ -21,7 +21,7 @@ class Now(NamedTuple):
 
     log_probs: Tensor  # [B, R], with gradients
     entropy: Tensor  # [B, R], in nats
-    values: Tensor  # [B, R+1], with gradients: V of the state before token t, and after the last
+    values: Tensor | None  # [B, R+1], with gradients: V of the state before token t, and after the last; or no V
 
 
 class Items(NamedTuple):

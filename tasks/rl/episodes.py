@@ -7,6 +7,7 @@
     new_log_probs    of the last epoch, just before its optimiser step
     values, returns, rewards, value_mask    [B, R+1]: column t belongs to the state before token t
     advantages   [B, R], whitened if the algorithm does; scores, ended [B]
+    flat, betas  [B]: no variance in its group's scores; the price of a nat of KL in the loss
 """
 
 from dataclasses import dataclass, fields
@@ -34,6 +35,8 @@ class Episodes:
     advantages: Tensor | None = None
     returns: Tensor | None = None
     value_mask: Tensor | None = None
+    flat: Tensor | None = None
+    betas: Tensor | None = None
     new_log_probs: Tensor | None = None
 
     def batch(self) -> tuple[list[list[int]], Tensor, Tensor]:

@@ -69,7 +69,8 @@ def _step(
     largest: Row = {"ratio_error": 0.0}
     for part in rows.split(config.micro_rows):
         some = episodes.rows(part)
-        now = Now(*(tensor.cpu() for tensor in state.one.policy_and_values(*some.batch(), config.temperature)))
+        found = state.one.policy_and_values(*some.batch(), config.temperature)
+        now = Now(*(None if tensor is None else tensor.cpu() for tensor in found))
         losses = algorithm.losses(now, some, items)
         weights = {name: weight for name, (weight, _) in losses.terms.items()}
         total(losses.terms).backward()

@@ -100,6 +100,7 @@ class _Loop:
         self.clock = clock
         self.own_seed = seed + OTHER_RANK * self.world.rank
         groups = [{"params": one.policy_parameters()}, {"params": one.value_parameters()}]
+        groups = [group for group in groups if group["params"]]  # without a value function there is one
         optimiser = steps.Adam(groups, config.lr, eps=config.adam_eps, eps_mode=config.adam_eps_mode)
         beta = kl.Beta(config.beta, config.kl_control, config.kl_target, config.kl_horizon)
         generator = torch.Generator().manual_seed(self.own_seed)

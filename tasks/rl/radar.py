@@ -1,7 +1,8 @@
 """Radar for reward hacking: what the policy of this moment answers to the validation prompts, judged twice.
 
-    proxy       the reward model's score, which training raises
-    gold        P(positive) of a classifier that the reward model never saw, on the text of prefill and response
+    proxy       the score that training raises: a reward model's, a rule's
+    gold        P(positive) of a classifier that the reward model never saw, on the text of prefill and response; for
+                prompts that such a judge has nothing to say of, there is none
     kl          sum of log pi - log pi_ref over a response's tokens, in nats
     *_gain      the same prompts' difference to update 0, paired
 
@@ -22,21 +23,24 @@ from ajuste.learning.rl import kl, rollout
 from ajuste.learning.statistics.metrics import estimate, resamples
 from ajuste.learning.text import chat
 from ajuste.models.one_base import OneBase
+from tasks.rl.score import Score
 
 RESAMPLES = 1000
 SHOWN = 8  # prompts whose responses are kept as samples
+JUDGES = ("proxy", "gold")
 
 
 @dataclass
 class Radar:
-    """`look` is what the loop calls. gold(texts) -> [N]; prefills: the beginning of each response's text."""
+    """`look` is what the loop calls. gold(texts) -> [N], or None; prefills: the beginning of each response's text."""
 
     one: OneBase
+    score: Score
     ids: list[str]
     prompts: list[list[int]]
     prefills: list[str]
     tokenizer: PreTrainedTokenizerBase
-    gold: Callable[[list[str]], Tensor]
+    gold: Callable[[list[str]], Tensor] | None
     max_new_tokens: int
     temperature: float
     micro_rows: int
@@ -57,17 +61,21 @@ class Radar:
             responses, mask = sampled.responses, sampled.mask
             log_probs, _, _ = self.one.policy_and_values(prompts, responses, mask, self.temperature)
             reference = self.one.reference(prompts, responses, mask, self.temperature)
-            numbers["proxy"] += self.one.scores(prompts, responses, mask).tolist()
+            numbers["proxy"] += self.score(prompts, responses, mask).tolist()
             numbers["kl"] += kl.response_kl(log_probs, reference, mask.to(log_probs.device)).tolist()
             numbers["length"] += mask.sum(1).tolist()
             numbers["ended"] += sampled.ended.float().tolist()
             for row, keep in zip(responses, mask, strict=True):
                 texts.append(chat.response_text(self.tokenizer, [t for t in row[keep].tolist() if t not in stop]))
-        numbers["gold"] = self.gold([a + b for a, b in zip(self.prefills, texts, strict=True)]).tolist()
+        if self.gold is None:
+            del numbers["gold"]
+        else:
+            numbers["gold"] = self.gold([a + b for a, b in zip(self.prefills, texts, strict=True)]).tolist()
+        judges = [name for name in JUDGES if name in numbers]
         row = self._row(update, numbers, first)
         samples = [
             {"update": update, "id": self.ids[i], "prefill": self.prefills[i], "response": texts[i],
-             **{name: numbers[name][i] for name in ("proxy", "gold", "kl")}}
+             **{name: numbers[name][i] for name in (*judges, "kl")}}
             for i in range(min(SHOWN, len(texts)))
         ]
         return row, samples
@@ -82,11 +90,12 @@ class Radar:
         found = {name: np.array(values) for name, values in numbers.items()}
         means = {name: float(found[name].mean()) for name in ("kl", "length", "ended")}
         row = {"update": update, **means, "sqrt_kl": max(0.0, means["kl"]) ** 0.5}
-        for name in ("proxy", "gold"):
+        judges = [name for name in JUDGES if name in numbers]
+        for name in judges:
             row[name] = interval(found[name])
             before = np.array(first["rows"][name]) if first else found[name]
             row[f"{name}_gain"] = interval(found[name] - before)
-        return {**row, "rows": {name: numbers[name] for name in ("proxy", "gold", "kl")}}
+        return {**row, "rows": {name: numbers[name] for name in (*judges, "kl")}}
 
 
 def published(radar: list[dict], kept: int) -> list[dict]:

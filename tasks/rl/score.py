@@ -1,8 +1,9 @@
 """Steps 1 and 2 of the loop: the policy answers, and its answers are judged.
 
     rollout    y_t ~ softmax(z_t / T) of the policy
-    scores     the score function's, a number a response
-    opinions   log pi(y_t), entropy and V of the policy, log pi_ref(y_t) of the reference, at the same temperature
+    scores     the score function's, a number a response (tasks/rl/scores.py)
+    opinions   log pi(y_t), entropy and V (if there is one) of the policy, log pi_ref(y_t) of the reference, at the same
+               temperature
 
 The opinions are computed in the micro-batches of the first epoch, by the code that learns: so the first ratio of an
 update is exactly 1. The sampler's own log-probs stay beside them: the gap between the two is watched
@@ -43,13 +44,16 @@ def padding(stop_ids: list[int]) -> int:
 def judged(episodes: Episodes, one: OneBase, score: Score, parts: list[Tensor], temperature: float) -> Episodes:
     """With scores, and what policy and reference think of the sampled tokens. parts: row numbers of micro-batches."""
     B, R = episodes.mask.shape
-    scores, values = torch.empty(B), torch.zeros(B, R + 1)
+    scores, values = torch.empty(B), None
     log_probs, entropy, reference = (torch.zeros(B, R) for _ in range(3))
     for part in parts:
         batch = episodes.rows(part).batch()
         scores[part] = score(*batch).float().cpu()
-        found = one.policy_and_values(*batch, temperature)
-        log_probs[part], entropy[part], values[part] = (tensor.cpu() for tensor in found)
+        *found, valued = one.policy_and_values(*batch, temperature)
+        log_probs[part], entropy[part] = (tensor.cpu() for tensor in found)
+        if valued is not None:
+            values = torch.zeros(B, R + 1) if values is None else values
+            values[part] = valued.cpu()
         reference[part] = one.reference(*batch, temperature).cpu()
     return replace(
         episodes, scores=scores, values=values, log_probs=log_probs, entropy=entropy, reference=reference
@@ -65,6 +69,8 @@ def figures(episodes: Episodes, clip: float | None, beta: float, world: World) -
         "length": mask.sum(1), "ended": episodes.ended, "repeats": repeats(episodes),
         "entropy": episodes.entropy.sum(1), "squares": episodes.scores.double() ** 2,
     }  # fmt: skip
+    if episodes.flat is not None:
+        columns["flat_groups"] = episodes.flat  # all groups have as many rows: the share of rows is that of groups
     totals = world.totals({name: column.double().sum() for name, column in columns.items()})
     means = {name: total / (len(mask) * world.processes) for name, total in totals.items()}
     gap = gap_figures(*(world.stacked(x) for x in (episodes.log_probs, episodes.drawn, mask)), clip)

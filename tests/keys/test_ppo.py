@@ -19,6 +19,7 @@ SECTIONS = {
 FAR = {"lr": 0.3, "epochs": 4}  # steps so large that ratios, values and gradients leave their bounds
 CASES = {
     "ppo": {
+        "score": "rules",
         "dtype": "bfloat16", "float32_head": To(True, under={"dtype": "bfloat16"}),
         "importance_cap": To(1.0, under={"dtype": "bfloat16"}), "alarm_sampler_gap": 1e-12,
         "r": 2, "alpha": 16, "targets": ["q_proj"],

@@ -15,6 +15,7 @@ VOCABULARY = 64
 STOP = [2]
 LIKED = 32
 CONFIG = yaml.safe_load("""
+score: reward
 dtype: float32
 r: 4
 alpha: 8

@@ -246,6 +246,21 @@ def test_settings_that_do_not_fit(settings, words):
         OneBase(decoder(), Settings(**settings))
 
 
+def test_without_a_value_function_all_else_is_as_it_was(folders):
+    base, folder = folders
+    with_values, without = (OneBase.build(base, folder, Settings(r=4, value=value), torch.float32)
+                            for value in ("trunk", "none"))  # fmt: skip
+    without.load_trainable_state({name: x for name, x in with_values.trainable_state().items() if "head" not in name})
+    asked = PROMPTS, RESPONSES, MASK
+    for found, expected in zip(without.policy_and_values(*asked, T), with_values.policy_and_values(*asked, T)[:2],
+                               strict=False):  # fmt: skip
+        assert torch.equal(found, expected)
+    assert without.policy_and_values(*asked, T)[2] is None
+    assert torch.equal(without.scores(*asked), with_values.scores(*asked))
+    assert torch.equal(without.reference(*asked, T), with_values.reference(*asked, T))
+    assert without.value_parameters() == [] and len(without.policy_parameters()) == len(with_values.policy_parameters())
+
+
 def test_no_reward_model(folders, tmp_path):
     base, _ = folders
     with pytest.raises(ValueError, match="no reward model"):

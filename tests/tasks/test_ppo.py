@@ -27,8 +27,9 @@ from ajuste.models import decoder
 from ajuste.models.folder import sha256_of
 from ajuste.models.one_base import OneBase, Settings
 from ajuste.rows.encoded.conversations import read_conversations
-from tasks.ppo import _ptx, halves, ppo, read_prompts, said
+from tasks.ppo import ppo
 from tasks.rl import explain, recorder
+from tasks.rl.policy import halves, ptx_loss, read_prompts, said
 from tests.made import tiny_classifiers, tiny_decoders, tiny_rlhf
 from tests.made.tiny_ppo import config, files
 
@@ -130,7 +131,8 @@ def test_ptx_reads_instructions_and_changes_the_result(artifacts, done, tmp_path
     first = np.random.default_rng([0, 0]).permutation(len(rows))[:2]
     model = ragged.attach(decoder.load_base(both / "merged/instruct")[0])
     expected = ragged.response_loss(model, ragged.collate([rows[int(i)] for i in first]))
-    loss = _ptx(OneBase(decoder.load_base(both / "merged/instruct")[0], Settings()), both / "encoded/instructions", 0)
+    one = OneBase(decoder.load_base(both / "merged/instruct")[0], Settings())
+    loss = ptx_loss(one, both / "encoded/instructions", 0)
     total, items = loss(range(2))
     assert total.item() / items == pytest.approx(expected.item(), rel=1e-5)
     changed, plain = (load_file(folder / "adapter_model.safetensors") for folder in (tmp_path / "out", done[1]))

@@ -23,8 +23,19 @@ FAST, SLOW = range(2), range(10)
 TARGET = 6.0  # nats; without a price the policy goes to 34, and says nothing but token 7
 
 
-def toy(seed: int, folder: Path, random: bool = False, **changes: object) -> tuple[list[float], list[dict]]:
-    """(mean number of wanted tokens of each update, its history). random: the score is noise, whatever was said."""
+USUAL = {
+    "updates": 40, "batch_rows": 16, "micro_rows": 16, "minibatches": 1, "epochs": 4, "max_new_tokens": 8,
+    "lr": 3e-3, "kl_control": "fixed", "beta": 0.02, "checkpoint_every": 1000, "record": [], "radar_every": 1000,
+}  # fmt: skip
+
+
+def toy(
+    seed: int, folder: Path, random: bool = False, config=config, value: str = "trunk", **changes: object
+) -> tuple[list[float], list[dict]]:
+    """(mean number of wanted tokens of each update, its history). random: the score is noise, whatever was said.
+
+    config: makes the section of an algorithm from changes; value: of OneBase.
+    """
     torch.manual_seed(0)
     base = LlamaForCausalLM(
         LlamaConfig(
@@ -34,7 +45,7 @@ def toy(seed: int, folder: Path, random: bool = False, **changes: object) -> tup
         )
     )  # fmt: skip
     torch.manual_seed(seed)
-    one = OneBase(base, Settings(r=8, alpha=16.0))
+    one = OneBase(base, Settings(r=8, alpha=16.0, value=value))
     noise, said = torch.Generator().manual_seed(seed), []
 
     def score(prompts: list[list[int]], responses: Tensor, mask: Tensor) -> Tensor:
@@ -42,11 +53,7 @@ def toy(seed: int, folder: Path, random: bool = False, **changes: object) -> tup
         said.append(found.mean().item())
         return torch.randn(len(found), generator=noise) if random else found
 
-    usual = {
-        "updates": 40, "batch_rows": 16, "micro_rows": 16, "minibatches": 1, "epochs": 4, "max_new_tokens": 8,
-        "lr": 3e-3, "kl_control": "fixed", "beta": 0.02, "checkpoint_every": 1000, "record": [], "radar_every": 1000,
-    }  # fmt: skip
-    settings = config(**{**usual, **changes})
+    settings = config(**{**USUAL, **changes})
     outcome = loop.train(one, settings.algorithm(), PROMPTS, score, settings, seed, folder, [END])
     return said, outcome.history
 

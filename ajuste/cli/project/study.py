@@ -7,12 +7,12 @@ import typer
 
 
 def command(name: Annotated[str, typer.Argument(help="The folder under studies/; `list` shows them.")]) -> None:
-    """Run a study through DVC: only its stale points are run.
+    """Run a study through DVC: only its stale points are run. Models that it makes are registered.
 
-    Examples:  ajuste study list   |   ajuste study data-size
+    Examples:  ajuste study list   |   ajuste study data-size   |   ajuste study grpo
     """
     from ajuste.core.errors import UsageError
-    from ajuste.tracking.project import dvc, raw_data
+    from ajuste.tracking.project import dvc, lock, raw_data
 
     names = sorted(path.parent.name for path in Path("studies").glob("*/dvc.yaml"))
     if name == "list":
@@ -22,4 +22,10 @@ def command(name: Annotated[str, typer.Argument(help="The folder under studies/;
         raise UsageError(f"no study `{name}`: studies are {', '.join(names)}")
     dvc.heal()
     raw_data.check()
-    raise typer.Exit(dvc.repro_study(f"studies/{name}/dvc.yaml"))
+    code = dvc.repro_study(f"studies/{name}/dvc.yaml")
+    if code == 0 and (stages := lock.in_rooms(Path("studies") / name / "dvc.lock")):
+        from ajuste.tracking.registry.register import register_all
+
+        for registered, number in register_all(None, stages):
+            typer.echo(f"registered {registered}/{number}")
+    raise typer.Exit(code)

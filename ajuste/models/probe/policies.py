@@ -36,7 +36,7 @@ def policy(one: "OneBase") -> Way:
 def _responses(one: "OneBase", rows: list[list[int]], form: passes.Form) -> two_ways.Seen:
     """What `one` says of two responses in that form: what the rows share is the beginning of their prompts."""
     one.take(form)
-    device, begin = one.value_head.weight.device, two_ways.SHARED
+    device, begin = one.model.device, two_ways.SHARED
     tails = [torch.tensor(row[begin:], device=device) for row in rows]
     pad = partial(nn.utils.rnn.pad_sequence, batch_first=True)
     batch = [row[:begin] for row in rows], pad(tails), pad([torch.ones_like(tail) for tail in tails]).bool()
@@ -46,7 +46,8 @@ def _responses(one: "OneBase", rows: list[list[int]], form: passes.Form) -> two_
     reference = one.reference(*batch, 1.0)[mask]
     with one.using(None), torch.no_grad():
         ordinary = torch.cat([_own_log_probs(one, torch.tensor([row], device=device)) for row in rows])
-    seen = _of_policy(one, log_probs[mask], values[passes.after(mask)], reference, scores)
+    values = None if values is None else values[passes.after(mask)]
+    seen = _of_policy(one, log_probs[mask], values, reference, scores)
     return seen | {"ordinary batches": ordinary}
 
 
@@ -54,17 +55,19 @@ def _responses_alone(one: "OneBase", rows: list[list[int]]) -> two_ways.Seen:
     """The same from the model's own forward, a row at a time."""
     log_probs, values, reference, scores = [], [], [], []
     for row in rows:
-        ids = torch.tensor([row], device=one.value_head.weight.device)
+        ids = torch.tensor([row], device=one.model.device)
         for adapter, found in ((POLICY, log_probs), (None, reference)):
             with one.using(adapter):
                 found.append(_own_log_probs(one, ids))
-        with one.using(one.valuing):
-            values.append(one.value_head(_trunk(one.model, ids)[two_ways.SHARED - 1 :]).squeeze(1))
+        if one.value_head is not None:
+            with one.using(one.valuing):
+                values.append(one.value_head(_trunk(one.model, ids)[two_ways.SHARED - 1 :]).squeeze(1))
         if one.reward_head is not None:
             with one.using(REWARD), torch.no_grad():
                 scores.append(_trunk(one.model, ids)[-1] @ one.reward_head + one.reward_bias)
     scores = torch.stack(scores) if scores else None
-    seen = _of_policy(one, torch.cat(log_probs), torch.cat(values), torch.cat(reference), scores)
+    values = torch.cat(values) if values else None
+    seen = _of_policy(one, torch.cat(log_probs), values, torch.cat(reference), scores)
     return seen | {"ordinary batches": seen["reference"]}
 
 
@@ -75,12 +78,15 @@ def _own_log_probs(one: "OneBase", ids: Tensor) -> Tensor:
 
 
 def _of_policy(
-    one: "OneBase", log_probs: Tensor, values: Tensor, reference: Tensor, scores: Tensor | None
+    one: "OneBase", log_probs: Tensor, values: Tensor | None, reference: Tensor, scores: Tensor | None
 ) -> two_ways.Seen:
-    found = {"log-probabilities": log_probs.detach(), "values": values.detach(), "reference": reference.detach()}
+    found, learnt = {"log-probabilities": log_probs.detach()}, log_probs.mean()
+    if values is not None:
+        found["values"], learnt = values.detach(), learnt + values.mean()
+    found["reference"] = reference.detach()
     if scores is not None:
         found["rewards"] = scores
-    return found | two_ways.gradients(log_probs.mean() + values.mean(), one)
+    return found | two_ways.gradients(learnt, one)
 
 
 def _trunk(model: nn.Module, ids: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from ajuste.core.params import lookup, parse_yaml, read_yaml
 from ajuste.core.stages import definitions, key_of, md5_of
 
 LOCK = Path("dvc.lock")
+ROOMS = ("artifacts/adapters/", "artifacts/merged/", "artifacts/evaluated/")  # where the registry looks
 
 
 def parse(text: str) -> dict:
@@ -21,15 +22,26 @@ def parse(text: str) -> dict:
     return copy.deepcopy(_parsed(text))
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=12)
 def _parsed(text: str) -> dict:
     # a run asks a hundred times for what takes 0.2 s to parse
     return parse_yaml(text).get("stages", {})
 
 
 def stages() -> dict:
-    """The stages of dvc.lock by name; empty before the first run."""
-    return parse(LOCK.read_text(encoding="utf-8")) if LOCK.exists() else {}
+    """The stages of dvc.lock by name, and those of studies that stand in the rooms; empty before the first run."""
+    found = parse(LOCK.read_text(encoding="utf-8")) if LOCK.exists() else {}
+    for path in sorted(Path("studies").glob("*/dvc.lock")):
+        found = in_rooms(path) | found
+    return found
+
+
+def in_rooms(path: Path) -> dict:
+    """Of a study's dvc.lock, the stages whose outs stand beside those of the default run: the registry knows them."""
+    found = _parsed(path.read_text(encoding="utf-8")) if path.exists() else {}
+    outs = {name: [out["path"] for out in entry.get("outs", [])] for name, entry in found.items()}
+    inside = [name for name, paths in outs.items() if paths and all(path.startswith(ROOMS) for path in paths)]
+    return copy.deepcopy({name: found[name] for name in inside})
 
 
 def entry(name: str) -> dict:
