@@ -1,4 +1,7 @@
-"""DPO in the registry beside PPO: found, ranked with it by one figure, gated, compared, reported."""
+"""DPO in the registry beside PPO: found, ranked with it by one figure, gated, compared, reported.
+
+And rejection sampling, a method that a study makes, beside both.
+"""
 
 import json
 from dataclasses import replace
@@ -7,16 +10,20 @@ from types import SimpleNamespace
 
 import pytest
 
+from ajuste.cli.project import study
 from ajuste.core.imports import ROOT
 from ajuste.core.params import read_yaml, typed
 from ajuste.judging.gate import GateConfig
 from ajuste.tracking.comparing import compare, text
 from ajuste.tracking.pages import report, report_dpo
+from ajuste.tracking.project import dvc, lock, raw_data
 from ajuste.tracking.registry import registry
 from ajuste.tracking.registry.families.dpo import DPO
 from ajuste.tracking.registry.rank import _best
 from ajuste.tracking.verdicts import gate
 from flows import _steps
+from flows._plan import stages_of_names
+from tests.cli.registered import run
 from tests.made import tiny_rlhf
 from tests.tracking import rlhf
 from tests.tracking.stored import stored, within
@@ -121,3 +128,48 @@ def test_an_alarm_is_shown_where_the_person_looks(tmp_path: Path, monkeypatch: p
     assert (state, what) == ("warn", "DPO: preferred responses stay likely") and "ALARM: step 6" in detail
     monkeypatch.setattr(_steps.lock, "stages", lambda: {"dpo": {"outs": [{"path": str(folder)}]}})
     assert _steps._alarms("dpo") == ["step 6: preferred responses have lost 0.3 nats"]
+
+
+# --- a method that a study makes, after the run: the last tests of this store -----------------------------------------
+
+
+@pytest.fixture(scope="module")
+def studied(store) -> Path:
+    """Study best-of-n has run, and nothing of it is registered yet."""
+    return rlhf.add_rejection(store[1], gold_gain=0.4, gold_gain_low=0.3, gold_gain_high=0.5)
+
+
+def test_a_study_registers_what_it_made(studied, root: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    assert lock.of_study("best-of-n") == set(rlhf.REJECTION) and lock.of_study("none") == set()
+    assert not set(rlhf.REJECTION) & lock.stages().keys() and set(rlhf.REJECTION) < lock.every().keys()
+    asked, codes = [], [1, 0]
+    monkeypatch.setattr(dvc, "heal", lambda: None)
+    monkeypatch.setattr(raw_data, "check", lambda: None)
+    monkeypatch.setattr(dvc, "repro_study", lambda path: asked.append(path) or codes.pop(0))
+    versions = len(registry.versions(NAME))
+    assert run(study.command, "best-of-n") == 1 and len(registry.versions(NAME)) == versions, "it failed"
+    run(study.command, "best-of-n")
+    assert asked == ["studies/best-of-n/dvc.yaml"] * 2
+    sft, rejection = of(root, folder="instruct"), of(root, folder="rejection")
+    said = capsys.readouterr().out
+    assert f"registered {NAME}/{rejection.version}" in said and f"registered {NAME}-adapter/" in said
+    assert (rejection.tags["method"], rejection.tags["base_version"]) == ("rejection", f"{NAME}/{sft.version}")
+    assert (rejection.tags["n"], rejection.tags["samples"]) == ("16", "4096")
+    assert float(rejection.tags["test.gold_gain"]) == 0.08 and float(rejection.tags["test.loss"]) == 2.03
+    assert rejection.tags["judge.gold"] == of(root, folder="ppo").tags["judge.gold"]
+    assert rejection.aliases == ("challenger",)
+    page = registry.client().get_model_version(NAME, rejection.version).description
+    assert "the best of 16: 4,096 samples drawn: merged into its base" in page
+
+
+def test_it_is_compared_and_in_the_report(studied, root: Path) -> None:
+    registry.register_all(stages=lock.of_study("best-of-n"))
+    ppo, rejection = of(root, folder="ppo").version, of(root, folder="rejection").version
+    found = compare.compare(NAME, [ppo, rejection])
+    assert {pair["metric"] for pair in found["paired"]} == {"gold score", "proxy reward", "held-out loss"}
+    assert "rejection sampling: really better" in text_of(report.write_report(Path("index.html")))
+
+
+def test_a_run_of_the_pipeline_asks_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert f"{NAME}:rejection" not in stages_of_names() and f"{NAME}:dpo" in stages_of_names()

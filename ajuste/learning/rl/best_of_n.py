@@ -2,7 +2,7 @@
 
     value(n) = E[v of the best by proxy of n draws], estimated from all N >= n samples of a prompt, not from n of them:
                sum_i C(i - 1, n - 1) / C(N, n) v_(i)          v_(i): of the sample with the i-th lowest proxy
-               the mean over all subsets of n, so it is unbiased (Nakano et al., 2021, WebGPT); equals share their weight
+               the mean over all subsets of n, so it is unbiased (Nakano et al., 2021, WebGPT); equals share a weight
     KL(p_n || p) <= ln n - (n - 1)/n                          the bound (Stiennon et al., 2020; Beirami et al., 2024)
 
 The bound is reached where no two responses have the same score. With equals (the same response drawn twice is one) the
