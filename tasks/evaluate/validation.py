@@ -9,7 +9,7 @@ The validation prompts in the order of their ids have two halves: a training may
 2 radar_prompts), and nobody by the second, which is asked here. All methods answer the same prompts from the same
 generator, so their gains compare; which of them becomes `challenger`: ajuste/judging/choosing.py.
 
-Writes  validation.json, validation.jsonl (a line a prompt)
+Writes  ranking.json, ranking.jsonl (a line a prompt)
 """
 
 from pathlib import Path
@@ -101,7 +101,7 @@ def answered(
 
 
 def summarised(found: Answered, method: str, bootstrap: int, seed: int) -> dict:
-    """validation.json: of each judge both means and the gain, and the KL, with intervals over the prompts."""
+    """ranking.json: of each judge both means and the gain, and the KL, with intervals over the prompts."""
     P = len(found.kl)
     counts, ones = metrics.resamples(P, bootstrap, seed), np.ones(P)
     report: dict = {"prompts": P, "kl": metrics.estimate(found.kl, ones, counts)}
@@ -115,7 +115,7 @@ def judge_policy(
     config: policy.PolicyConfig, compute: Compute, before: Path, after: Path, by: Judges, encoded: Path, out: Path,
     method: str,
 ) -> dict:  # fmt: skip
-    """Write validation.json and validation.jsonl of the policy `after` into `out`; returns the first.
+    """Write ranking.json and ranking.jsonl of the policy `after` into `out`; returns the first.
 
     Raises UsageError for a folder that is no such model or a missing input, DataError without any prompt.
     """
@@ -130,9 +130,10 @@ def judge_policy(
     except ValueError as error:
         raise UsageError(str(error)) from None
     report = summarised(found, method, config.bootstrap, compute.seed)
+    report |= {"temperature": config.temperature, "max_new_tokens": config.max_new_tokens}
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "validation.json", report, sort_keys=True)
-    write_lines(out / "validation.jsonl", [
+    write_json(out / "ranking.json", report, sort_keys=True)
+    write_lines(out / "ranking.jsonl", [
         {"id": row_id, "kl": float(found.kl[i]),
          **{f"{judge}_{name}": float(of[name][i]) for judge, of in found.scores.items() for name in of}}
         for i, row_id in enumerate(prompts.row_ids)

@@ -1,12 +1,14 @@
 """A finished RLHF in miniature on top of a finished instruction fine-tuning: reward model, PPO, their evaluation."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ajuste.core.imports import ROOT
 from tests.made import tiny_rlhf
 from tests.tracking import assistants, projects
 from tests.tracking.assistants import interval
@@ -46,6 +48,7 @@ def make(root: Path, seed: int = 30, instruct_seed: int = 10, loss: float = 2.0,
     tiny_rlhf.policy_merged(base, policy, root / MERGED / "ppo")
     evaluate_policy(root / "artifacts/evaluated/ppo", seed)
     still_assistant(root / "artifacts/evaluated")
+    shutil.copyfile(ROOT / "policy.yaml", root / "policy.yaml")
     lock(root)
     return root
 
