@@ -9,6 +9,7 @@ The validation prompts in the order of their ids have two halves: a training may
 2 radar_prompts), and nobody by the second, which is asked here. All methods answer the same prompts from the same
 generator, so their gains compare; which of them becomes `challenger`: ajuste/judging/choosing.py.
 
+Stages `evaluate_<method>` do it behind their test prompts, with the same section.
 Writes  ranking.json, ranking.jsonl (a line a prompt)
 """
 
@@ -23,6 +24,7 @@ from transformers import PreTrainedTokenizerBase
 from ajuste.core.errors import UsageError
 from ajuste.core.figures import write_json, write_lines
 from ajuste.core.params import Compute
+from ajuste.core.stage import Stage
 from ajuste.learning.rl import divergence
 from ajuste.learning.seeds import seed_everything
 from ajuste.learning.statistics import metrics
@@ -139,3 +141,17 @@ def judge_policy(
         for i, row_id in enumerate(prompts.row_ids)
     ])  # fmt: skip
     return report
+
+
+def run(stage: Stage, method: str) -> None:
+    """What stage `evaluate_<method>` does with validation prompts in the folders of artifacts/, and its words."""
+    artifacts, merged = Path("artifacts"), Path("artifacts/merged")
+    by = judges(merged / "gold", merged / "classify_full")
+    with stage.phase("validation"):
+        report = judge_policy(
+            stage.config, stage.compute, merged / "instruct", merged / method, by, artifacts / "encoded/preferences",
+            artifacts / "evaluated" / method, method,
+        )  # fmt: skip
+    said = [f"{judge} {gap['value']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f})"
+            for judge in JUDGES if judge in report for gap in [report[judge]["difference"]]]  # fmt: skip
+    print(f"on {report['prompts']} validation prompts that chose nothing: {', '.join(said)}")

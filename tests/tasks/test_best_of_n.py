@@ -132,3 +132,51 @@ def test_a_training_on_them_raises_what_they_were_chosen_by(made, tmp_path: Path
     assert contents(tmp_path / "one/out") == contents(tmp_path / "two/out")
     with pytest.raises(UsageError, match="rejection.method is `full`"):
         rejection(of("full"), CONFIG, COMPUTE, rows, folders.base, folders.gold, folders.encoded, tmp_path, tmp_path)
+
+
+# --- what ranks methods: tasks/evaluate/validation.py -----------------------------------------------------------------
+
+
+def test_a_policy_is_judged_twice_on_the_validation_prompts_that_chose_nothing(made, tmp_path: Path) -> None:
+    folders, _ = made
+    after = tiny_rlhf.whole(folders.base, tmp_path / "after", 4)
+    second = tiny_classifiers.tiny_full(tiny_classifiers.tiny_base(tmp_path / "encoder", 7), tmp_path / "second")
+    by = validation.judges(folders.gold, second)
+    assert by == (folders.gold, second)
+
+    def judge(policy_folder: Path, out: Path) -> tuple[dict, list[dict]]:
+        report = validation.judge_policy(CONFIG, COMPUTE, folders.base, policy_folder, by, folders.encoded, out, "dpo")
+        assert json.loads((out / "ranking.json").read_text()) == rounded(report)
+        return report, [json.loads(line) for line in (out / "ranking.jsonl").read_text().splitlines()]
+
+    report, lines = judge(after, tmp_path / "one")
+    every = policy.read_prompts(folders.encoded, "validation", None).row_ids
+    chose, judges = (half.row_ids for half in validation.halves(folders.encoded))
+    assert [line["id"] for line in lines] == judges == every[3:] and chose == every[:3]
+    for name in ("gold", "second"):
+        gains = [line[f"{name}_dpo"] - line[f"{name}_sft"] for line in lines]
+        gap = report[name]["difference"]
+        assert gap["value"] == pytest.approx(np.mean(gains), abs=1e-5) and gap["low"] < gap["value"] < gap["high"]
+    assert [line["gold_dpo"] for line in lines] != [line["second_dpo"] for line in lines]
+    assert report["kl"]["value"] == pytest.approx(np.mean([line["kl"] for line in lines]), rel=1e-5)
+    assert (report["temperature"], report["max_new_tokens"], report["prompts"]) == (0.05, 3, 3)
+
+    nothing = {"value": 0.0, "low": 0.0, "high": 0.0}
+    report, _ = judge(folders.base, tmp_path / "itself")
+    assert report["gold"]["difference"] == nothing == report["second"]["difference"] == report["kl"]
+
+
+def test_a_second_judge_that_knows_no_positive_is_none(made, tmp_path: Path) -> None:
+    folders, _ = made
+    (tmp_path / "ajuste.json").write_text(json.dumps({"labels": ["billing", "shipping"]}))
+    assert validation.judges(folders.gold, tmp_path).second is None
+    with pytest.raises(UsageError, match="is no model folder"):
+        validation.judges(folders.gold, tmp_path / "no")
+
+
+def test_one_validation_prompt_does_both(made, tmp_path: Path) -> None:
+    folders, _ = made
+    pq.write_table(pq.read_table(folders.encoded / "prompts_validation.parquet").slice(0, 1),
+                   tmp_path / "prompts_validation.parquet")  # fmt: skip
+    chose, judges = validation.halves(tmp_path)
+    assert chose.row_ids == judges.row_ids and len(chose.row_ids) == 1
