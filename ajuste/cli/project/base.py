@@ -13,7 +13,7 @@ WEIGHTS = "model.safetensors"
 def command(
     model: Annotated[str, typer.Argument(help="NAME@ALIAS, models:/NAME@ALIAS, NAME/VERSION, or a folder.")],
 ) -> None:
-    """Point params.yaml at a model that follows instructions already: PPO, DPO and the reward model start from it.
+    """Point params.yaml at a model that follows instructions already: all that learns from preferences starts there.
 
     \b
     ajuste base models:/assistant@champion    a registered assistant; the version that the alias names now
