@@ -1,4 +1,7 @@
-"""Own pairs, 2 % of them broken, all the way to a registered DPO version on preset tiny; and `kill -9` on that way."""
+"""Own pairs, 2 % of them broken, all the way to a registered DPO version on preset tiny; and `kill -9` on that way.
+
+And study best-of-n on the same run: a registered version of rejection sampling, with a kill too.
+"""
 
 import json
 import os
@@ -79,9 +82,9 @@ def test_a_killed_stage_run_again_ends_with_the_same_bytes(project, stage: str) 
         """`dpo` is in its steps, `reference` with its code loaded."""
         if stage == "dpo":
             return any(path.stat().st_size for path in (folder / ".checkpoints").glob("*/history.jsonl"))
-        return any(process.memory_info().rss > 300e6 for process in _stages(folder, stage))
+        return _loaded(folder, f"tasks.{stage}")
 
-    _kill_when(folder, stage, trains)
+    _kill_when(folder, ("run", TARGET, "--from", stage, "--until", stage), trains)
     out = folder / ("artifacts/reference" if stage == "reference" else "artifacts/adapters/dpo")
     assert not out.exists(), "it was killed before it had written"
     done = ajuste(folder, "run", TARGET)
@@ -89,16 +92,41 @@ def test_a_killed_stage_run_again_ends_with_the_same_bytes(project, stage: str) 
     assert (folder / "dvc.lock").read_bytes() == expected
 
 
-def _kill_when(folder: Path, stage: str, ready: Callable[[], bool]) -> None:
+@pytest.mark.slow
+def test_the_study_registers_rejection_sampling_and_ends_with_the_same_bytes_after_a_kill(project) -> None:
+    folder, _ = project
+    params = folder / "studies/best-of-n/params.yaml"
+    text = params.read_text()
+    for old, new in (("samples: 16", "samples: 4"), ("train: 256", "train: 16"), ("n: 16 ", "n: 4 ")):
+        assert old in text
+        text = text.replace(old, new)
+    params.write_text(text)
+    done = ajuste(folder, "study", "best-of-n")
+    assert "registered assistant/" in done.stdout and "registered assistant-adapter/" in done.stdout
+    versions = json.loads(run(folder, sys.executable, "-c", VERSIONS).stdout.strip().splitlines()[-1])
+    (made,) = [version for version in versions if version["method"] == "rejection"]
+    assert made["n"] == "4" and int(made["samples"]) == 4 * (16 + 8) and "ranked.kl" in made
+    assert "| best of 4 |" in (folder / "docs/measured/best-of-n.md").read_text()
+    lock = folder / "studies/best-of-n/dvc.lock"
+    expected = lock.read_bytes()
+    lock.unlink()  # from the start again
+    _kill_when(folder, ("study", "best-of-n"), lambda: _loaded(folder, "studies.best-of-n.rejection"))
+    assert not (folder / "artifacts/adapters/rejection").exists()
+    ajuste(folder, "study", "best-of-n")
+    assert lock.read_bytes() == expected and (folder / "artifacts/adapters/rejection/ajuste.json").is_file()
+
+
+def _kill_when(folder: Path, asked: tuple[str, ...], ready: Callable[[], bool]) -> None:
     shutil.rmtree(folder / ".dvc/cache/runs", ignore_errors=True)  # or DVC would remember, and nothing would run
-    command = [sys.executable, "-m", "ajuste.cli.main", "run", TARGET, "--from", stage, "--until", stage]
+    command = [sys.executable, "-m", "ajuste.cli.main", *asked]
     process = subprocess.Popen(command, cwd=folder, env=environment(folder), stdout=subprocess.DEVNULL,
                                stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
     deadline = time.monotonic() + 600
     while not ready():
         assert process.poll() is None and time.monotonic() < deadline, "it ended before it could be killed"
         time.sleep(0.02)
-    victims = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid), *_stages(folder)]
+    victims = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid),
+               *_processes(folder, "tasks."), *_processes(folder, "studies.")]  # fmt: skip
     for victim in {one.pid for one in victims}:
         try:
             os.kill(victim, signal.SIGKILL)
@@ -107,13 +135,21 @@ def _kill_when(folder: Path, stage: str, ready: Callable[[], bool]) -> None:
     process.wait()
 
 
-def _stages(folder: Path, stage: str = "") -> list[psutil.Process]:
-    """The processes of stages of that project."""
+def _loaded(folder: Path, module: str) -> bool:
+    """Whether the module runs with its libraries in memory."""
+    try:
+        return any(process.memory_info().rss > 300e6 for process in _processes(folder, module))
+    except psutil.Error:  # it has ended
+        return False
+
+
+def _processes(folder: Path, module: str) -> list[psutil.Process]:
+    """Those that run a module of that project whose name begins so."""
     found = []
     for process in psutil.process_iter():
         try:
             line = process.cmdline()
-            if line[1:2] == ["-m"] and line[2].startswith(f"tasks.{stage}") and process.cwd() == str(folder):
+            if line[1:2] == ["-m"] and line[2].startswith(module) and process.cwd() == str(folder):
                 found.append(process)
         except psutil.Error:
             continue
