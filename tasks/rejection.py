@@ -93,7 +93,7 @@ def rejection(
     if config.method != "lora":
         raise UsageError(f"rejection.method is `{config.method}`: versions of this method are LoRA, set it to lora")
     done = instruct(config, compute, rows, base, out, checkpoints)
-    prompts = validation.first(validation.halves(encoded)[1], judging.prompts)
+    prompts = validation.first(validation.halves(encoded)[1], validation.MOST)
     dtype, device = getattr(torch, judging.dtype), compute.torch_device()
     try:
         after, tokenizer, _ = decoder.load(out, base, dtype)

@@ -34,6 +34,7 @@ from ajuste.models.folder import read_card
 from tasks.evaluate import policy
 
 JUDGES = ("gold", "second")
+MOST = 128  # prompts that are asked; the test prompts' number where that is less
 
 
 class Judges(NamedTuple):
@@ -122,7 +123,7 @@ def judge_policy(
     Raises UsageError for a folder that is no such model or a missing input, DataError without any prompt.
     """
     seed_everything(compute.seed, compute.threads)
-    prompts = first(halves(encoded)[1], config.prompts)
+    prompts = first(halves(encoded)[1], min(MOST, config.prompts or MOST))
     models = {}
     try:
         for name, folder in ((policy.BEFORE, before), (method, after)):
