@@ -54,6 +54,8 @@ def stages_of_names() -> dict[str, set[str]]:
     for family in FAMILIES:
         own = {family.merge, family.evaluate, family.forgetting, family.keeping} & set(order)
         own |= {stage for stage in order if split_name(stage)[0] == family.trains}
+        if not own:  # a study makes them
+            continue
         name = family.registered
         if "{set}" in name:
             name = name.format(set=lookup(params, f"validate.{family.encoded.name}.set"))

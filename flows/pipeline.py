@@ -61,13 +61,13 @@ def adapt(targets: list[str] | None = None, from_stage: str | None = None, until
     judge = stage("merge_reward", plan, wait_for=[reward])
     policy = stage("ppo", plan, wait_for=[reward, gold, masked])
     aligned = stage("merge_ppo", plan, wait_for=[policy])
-    gain = stage("evaluate_ppo", plan, wait_for=[aligned, judge, gold, before])
+    gain = stage("evaluate_ppo", plan, wait_for=[aligned, judge, gold, before, full])
     kept = stage("assistant_ppo", plan, wait_for=[aligned, answers])
 
     reference = stage("reference", plan, wait_for=[comparisons, assistant])
     direct = stage("dpo", plan, wait_for=[reference, gold])
     preferred = stage("merge_dpo", plan, wait_for=[direct])
-    won = stage("evaluate_dpo", plan, wait_for=[preferred, judge, gold, before])
+    won = stage("evaluate_dpo", plan, wait_for=[preferred, judge, gold, before, full])
     stayed = stage("assistant_dpo", plan, wait_for=[preferred, answers])
 
     summary = stage("summary", plan, wait_for=[scores, answers, after, gain, kept, won, stayed])

@@ -1,11 +1,12 @@
-"""Stage `instruct`: a pretrained decoder learns to follow instructions, by one of nine methods.
+"""Stage `instruct`: a pretrained decoder learns to follow instructions, by one of nine methods; or came knowing it.
 
     L(theta) = -sum_t log p(y_t | y_<t, x; theta) / N      over the N response tokens of a whole optimiser step
 
 Only the responses' tokens count, each with its end of turn; prompts are read and not learnt. `method` says which
 weights learn: ajuste/models/methods.py. Batches hold rows of similar length, laid end to end without padding
 (ajuste/learning/layers/ragged.py), where that is exact for the architecture (ajuste/models/probe/); prefix and prompt
-tuning put tokens of their own before each row and take padded ones.
+tuning put tokens of their own before each row and take padded ones. Method `none` is for a base that follows
+instructions already: no weight is trained, the loss is measured, and the model goes on as it came.
 
 `l2_to_w0` adds (l2/2) |W - W0|^2 to the loss of full fine-tuning: the weights are drawn back to where they started, so
 that less is forgotten (Li et al., 2018). The logged loss holds the penalty, the held-out loss does not.
@@ -47,9 +48,9 @@ from tasks.supervised.loop import LoopConfig, Loss, best_step, train
 class InstructConfig(LoopConfig):
     """Section `instruct`. A key that the method does not use may stay."""
 
-    method: Literal["full", "lora", "rslora", "dora", "qlora", "qlora8", "prefix", "prompt", "bottleneck"] = Field(
-        description="Which weights learn."
-    )
+    method: Literal[
+        "full", "lora", "rslora", "dora", "qlora", "qlora8", "prefix", "prompt", "bottleneck", "none"
+    ] = Field(description="Which weights learn; none: the base follows instructions already.")
     r: int = Field(ge=1, description="Rank of B A (the lora kinds).")
     alpha: float = Field(gt=0, description="The update is scaled by alpha/r, for rslora by alpha/sqrt(r).")
     lora_dropout: float = Field(ge=0, lt=1, description="Dropout on x before A (the lora kinds).")
@@ -82,6 +83,8 @@ def instruct(config: InstructConfig, compute: Compute, encoded: Path, base: Path
     checkpoints: an existing folder for history.jsonl and checkpoints; a run that finds whole ones there goes on from
     them. Returns the card, with `tokens` (trained) and `train_seconds` added. Raises UsageError and DataError.
     """
+    if config.method == "none":
+        return _as_it_came(config, compute, encoded, base, out)
     seed_everything(compute.seed, compute.threads)
     rows, validation = (read_conversations(encoded, split) for split in ("train", "validation"))
     dtype = getattr(torch, config.dtype)
@@ -113,25 +116,49 @@ def instruct(config: InstructConfig, compute: Compute, encoded: Path, base: Path
     seconds = time.monotonic() - began
     world.first_goes_on()
     best = next(row for row in history if row["step"] == best_step(history, "loss") and "eval_loss" in row)
-    card = {
-        "kind": "decoder",
-        "method": config.method,
-        "strategy": config.method,
-        "base": identity,
-        "parameters": methods.count_parameters(model),
-        "validation": {name: best[f"eval_{name}"] for name in ("loss", "perplexity")},
-        "max_tokens": read_encoding(encoded)["max_tokens"],
-        "dtype": config.dtype,
-        "mergeable": config.method in methods.MERGEABLE,
-        "quantisation": methods.QUANTISATION.get(config.method),
-        **about_experts,
-    }
+    found = {name: best[f"eval_{name}"] for name in ("loss", "perplexity")}
+    card = {**_card(config, identity, model, found, encoded), **about_experts}
     save = decoder.save_whole if config.method == "full" else decoder.save_adapter
     save(model, tokenizer, out, card)
     write_lines(out / "history.jsonl", history)
     trained = sum(int((labels[1:] != IGNORED).sum()) for labels in rows.labels)
     passes = min(history[-1]["step"] * config.batch_rows / len(rows), config.epochs)
     return {**card, "tokens": round(trained * passes), "train_seconds": seconds}
+
+
+def _card(config: InstructConfig, identity: dict, model: nn.Module, validation: dict, encoded: Path) -> dict:
+    """ajuste.json: which base, which weights learnt, and how well."""
+    return {
+        "kind": "decoder",
+        "method": config.method,
+        "strategy": config.method,
+        "base": identity,
+        "parameters": methods.count_parameters(model),
+        "validation": validation,
+        "max_tokens": read_encoding(encoded)["max_tokens"],
+        "dtype": config.dtype,
+        "mergeable": config.method in methods.MERGEABLE,
+        "quantisation": methods.QUANTISATION.get(config.method),
+    }
+
+
+def _as_it_came(config: InstructConfig, compute: Compute, encoded: Path, base: Path, out: Path) -> dict:
+    """The base itself as the whole model that others are made from, with its held-out loss; as `instruct` returns."""
+    seed_everything(compute.seed, compute.threads)
+    validation = read_conversations(encoded, "validation")
+    try:
+        identity = decoder.identity_of(base)
+        model = decoder.load_base(base)[0].requires_grad_(False)
+        check_fits({"validation": validation}, encoded, model.config, 0)
+        supervised(model)
+    except ValueError as error:
+        raise UsageError(f"instruct: {error}") from None
+    precision = compute.model_copy(update={"dtype": config.dtype})
+    found = _held_out(model.to(compute.torch_device()).eval(), list(validation), precision)
+    card = _card(config, identity, model, found, encoded)
+    decoder.save_whole(model, load_tokenizer(base), out, card)
+    write_lines(out / "history.jsonl", [{"step": 0, **{f"eval_{name}": value for name, value in found.items()}}])
+    return {**card, "tokens": 0, "train_seconds": 0.0}
 
 
 def _virtual_tokens(config: InstructConfig) -> int:

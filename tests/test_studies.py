@@ -152,3 +152,29 @@ def test_the_table_of_seeds_says_what_its_intervals_support(tmp_path: Path, monk
     assert "excludes 0 for 5 of 5 seeds, gold for 3." in page
     gains = "+0.50 (+0.20 to +0.80) | +0.100 (-0.033 to +0.300)"
     assert f"| 4 | 10 of 15 | 8.00 | {gains} | 0.90 | +0.500 (+0.200 to +0.800) | 0 |" in page
+
+
+def test_the_picture_and_the_table_of_best_of_n(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made-up points: gold is best at n = 4 and falls behind it, what was trained stands beside."""
+    draw = module("best-of-n", "draw")
+
+    def around(value: float, half: float = 0.02) -> dict:
+        return {"value": value, "low": value - half, "high": value + half}
+
+    for name, folder in (("STUDY", ROOT / "studies/best-of-n"), ("POINTS", tmp_path), ("EVALUATED", tmp_path),
+                         ("ADAPTERS", tmp_path)):  # fmt: skip
+        monkeypatch.setattr(draw, name, folder)
+    points = [{"n": n, "kl": around(kl, 0.0), "kl_bound": kl + 0.01, "proxy_gain": around(proxy),
+               "gold_gain": around(gold)}
+              for n, kl, proxy, gold in ((1, 0, 0, 0), (2, 0.19, 0.5, 0.1), (4, 0.63, 0.9, 0.3), (8, 1.2, 1.2, 0.2))]
+    (tmp_path / "curve.json").write_text(json.dumps({"prompts": 128, "samples": 8, "points": points}))
+    for method in ("ppo", "dpo", "rejection"):
+        (tmp_path / method).mkdir()
+        one = {"kl": around(2.0), "proxy": {"difference": around(0.4)}, "gold": {"difference": around(0.15)}}
+        (tmp_path / method / f"{method}.json").write_text(json.dumps({**one, "prompts": 256}))
+    (tmp_path / "rejection/ajuste.json").write_text(json.dumps({"n": 8, "samples": 2432}))
+    page = drawn_twice(draw, tmp_path, monkeypatch, "best-of-n.md")
+    assert "| best of 4 | 0.63 | 0.64 | +0.900 (+0.880 to +0.920) | +0.300 (+0.280 to +0.320) |" in page
+    assert "| PPO | 2.00 |  | +0.400 (+0.380 to +0.420) | +0.150 (+0.130 to +0.170) |" in page
+    assert "The best of 2 or more has a higher gold (interval above 0); past n = 4 gold falls while the proxy" in page
+    assert "drew 2,432 samples, 8 to each of 256" in page

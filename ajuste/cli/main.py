@@ -21,7 +21,7 @@ from ajuste.cli.models import (
     rollback,
     serve,
 )
-from ajuste.cli.project import deploy, diff, doctor, preset, prune, reproduce, run, status, study, sweep, ui
+from ajuste.cli.project import base, deploy, diff, doctor, preset, prune, reproduce, run, status, study, sweep, ui
 from ajuste.core.errors import DataError, UsageError
 
 QUIET = {
@@ -45,6 +45,7 @@ app.command("run")(run.command)
 app.command("status")(status.command)
 app.add_typer(data.app, name="data")
 app.command("preset")(preset.command)
+app.command("base")(base.command)
 app.command("show-mask")(show_mask.command)
 app.add_typer(explain.app, name="explain")
 app.command("compare")(compare.command)

@@ -4,7 +4,7 @@
     DoRA            W = m (W0 + (alpha/r) B A) / ||...||           by row
     QLoRA           W = dequantised(W0) + (alpha/r) B A            the base that it was trained on, not the original
     prefix, prompt, bottleneck    no W holds them: the adapter's files are copied, and are what is served
-    full            nothing to merge: the model is copied
+    full, none      nothing to merge: the model is copied
 
 The proof, proof.json, is computed after saving, from disk. The trained model (base with its adapter, quantised where it
 was trained so) and the merged folder get the same held-out rows: the largest |logit difference| over all the responses'
@@ -69,7 +69,8 @@ def merge_decoder(
             raise UsageError(f"{needed} is missing: run the stage that makes it first (`ajuste run` does)")
     card = json.loads((adapter / "ajuste.json").read_text(encoding="utf-8"))
     if not decoder.is_adapter(adapter):
-        return _copy(adapter, out, "full fine-tuning has nothing to merge")
+        what = "no weight was trained, which" if card["method"] == "none" else "full fine-tuning"
+        return _copy(adapter, out, f"{what} has nothing to merge")
     if not card["mergeable"]:
         return _copy(adapter, out, f"{card['method']} is no change of a matrix W0: it is served as adapter on its base")
     seed_everything(compute.seed, compute.threads)

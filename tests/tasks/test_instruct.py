@@ -22,8 +22,9 @@ from ajuste.learning import lora
 from ajuste.learning.layers import bottleneck, ragged
 from ajuste.models import decoder, methods
 from ajuste.models.folder import sha256_of
+from tasks.merge.decoder import DecoderConfig, merge_decoder
 from tests.made.killed import die_thrice, interrupt
-from tests.made.tuned import CONFIG, files, history, logits, of, pairs, run
+from tests.made.tuned import COMPUTE, CONFIG, files, history, logits, of, pairs, run
 
 # --- methods ---------------------------------------------------------------------------------------------------------
 
@@ -129,6 +130,24 @@ def test_the_best_evaluation_is_the_one_of_the_lowest_loss(encoded: Path, base: 
     model, _, _ = decoder.load(tmp_path / "out", base)
     nll, tokens = ragged.row_losses(model, pairs(encoded), 500).sum(0).tolist()
     assert nll / tokens == pytest.approx(card["validation"]["loss"], rel=1e-5)
+
+
+def test_a_base_that_follows_instructions_already_goes_on_as_it_came(encoded: Path, base: Path, tmp_path: Path) -> None:
+    """Method `none`: the base's own weights, its own held-out loss, and the merge copies them and says why."""
+    card = run(of("none"), encoded, base, tmp_path)
+    before, out = decoder.load_base(base)[0], tmp_path / "out"
+    after = decoder.load(out)[0].state_dict()
+    assert all(torch.equal(after[name], weight) for name, weight in before.state_dict().items())
+    assert (card["method"], card["parameters"]["trainable"], card["tokens"]) == ("none", 0, 0)
+    nll, tokens = ragged.row_losses(before, pairs(encoded), 500).sum(0).tolist()
+    assert card["validation"]["loss"] == pytest.approx(nll / tokens, rel=1e-5)
+    assert json.loads((out / "history.jsonl").read_text())["eval_loss"] == pytest.approx(nll / tokens, rel=1e-5)
+    merge = DecoderConfig(dtype="float32", max_logit_difference=1e-4, min_equal_tokens=1.0, rows=2, prompts=2,
+                          new_tokens=2)  # fmt: skip
+    proof = merge_decoder(merge, COMPUTE, out, base, encoded, tmp_path / "merged")
+    assert proof == {"merged": False, "why": "no weight was trained, which has nothing to merge"}
+    run(of("none"), encoded, base, tmp_path / "again")
+    assert files(out) == files(tmp_path / "again/out")
 
 
 def test_trained_tokens_are_counted(encoded: Path, base: Path, tmp_path: Path) -> None:

@@ -114,8 +114,8 @@ def evaluate(folder: Path, seed: int = 0, bound: float = 0.1) -> None:
     pq.write_table(pa.Table.from_pylist(rows), folder / "predictions.parquet")
 
 
-def lock(root: Path, params: dict = PARAMS, stages_: dict = STAGES) -> None:
-    """dvc.lock with the true hashes, params.yaml, and .state of every stage with the key that belongs to it."""
+def lock(root: Path, params: dict = PARAMS, stages_: dict = STAGES, file: str = "dvc.lock") -> None:
+    """dvc.lock (or a study's) with the true hashes, params.yaml, and .state of every stage with its key."""
     (root / "params.yaml").write_text(yaml.safe_dump({"compute": {"seed": 0}}))
     (root / ".state").mkdir(exist_ok=True)
     stages = {}
@@ -134,4 +134,4 @@ def lock(root: Path, params: dict = PARAMS, stages_: dict = STAGES) -> None:
             "peak_memory_mb": 800.0, "tokens": 10, "tokens_per_second": 1200.0, "device": "cpu", "threads": 2,
             "error": None,
         }))
-    (root / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}, sort_keys=False))
+    (root / file).write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}, sort_keys=False))

@@ -1,12 +1,14 @@
 """A finished RLHF in miniature on top of a finished instruction fine-tuning: reward model, PPO, their evaluation."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ajuste.core.imports import ROOT
 from tests.made import tiny_rlhf
 from tests.tracking import assistants, projects
 from tests.tracking.assistants import interval
@@ -46,6 +48,7 @@ def make(root: Path, seed: int = 30, instruct_seed: int = 10, loss: float = 2.0,
     tiny_rlhf.policy_merged(base, policy, root / MERGED / "ppo")
     evaluate_policy(root / "artifacts/evaluated/ppo", seed)
     still_assistant(root / "artifacts/evaluated")
+    shutil.copyfile(ROOT / "policy.yaml", root / "policy.yaml")
     lock(root)
     return root
 
@@ -73,6 +76,36 @@ def add_dpo(root: Path, seed: int = 50, lost: float = 0.03, **validation: float)
     evaluate_policy(root / "artifacts/evaluated/dpo", seed, method="dpo")
     still_assistant(root / "artifacts/evaluated", lost, "dpo")
     lock(root, DPO)
+    return root
+
+
+REJECTION = {
+    "rejection": (["artifacts/encoded/preferences", f"{MERGED}/gold", f"{MERGED}/instruct"], f"{ADAPTERS}/rejection"),
+    "merge_rejection": ([f"{ADAPTERS}/rejection", f"{MERGED}/instruct"], f"{MERGED}/rejection"),
+    "evaluate_rejection": (["artifacts/evaluated/forgetting_base", f"{MERGED}/gold", f"{MERGED}/instruct",
+                            f"{MERGED}/rejection", f"{MERGED}/reward"], "artifacts/evaluated/rejection"),
+    "assistant_rejection": (["artifacts/encoded/instructions", "artifacts/evaluated/instruct", f"{MERGED}/rejection"],
+                            "artifacts/evaluated/assistant_rejection"),
+}
+
+
+def add_rejection(root: Path, seed: int = 70, lost: float = 0.03, **validation: float) -> Path:
+    """Study best-of-n after a run that is made: its models and evaluations, and a dvc.lock of its own."""
+    base, adapter = root / MERGED / "instruct", root / ADAPTERS / "rejection"
+    tiny_rlhf.policy(base, adapter, seed)
+    for name in ("radar.json", "samples.jsonl"):
+        (adapter / name).unlink()
+    found = {"gold": 0.7, "gold_gain": 0.05, "gold_gain_low": 0.01, "gold_gain_high": 0.09, "kl": 1.5, "loss": 1.9}
+    card = json.loads((adapter / "ajuste.json").read_text())
+    card |= {"method": "rejection", "strategy": "rejection", "n": 16, "samples": 4096, "validation": found | validation}
+    (adapter / "ajuste.json").write_text(json.dumps(card))
+    tiny_rlhf.policy_merged(base, adapter, root / MERGED / "rejection")
+    evaluate_policy(root / "artifacts/evaluated/rejection", seed, method="rejection")
+    still_assistant(root / "artifacts/evaluated", lost, "rejection")
+    study = root / "studies/best-of-n"
+    study.mkdir(parents=True)
+    (study / "dvc.yaml").write_text("stages: {}")
+    projects.lock(root, {name: {} for name in REJECTION}, REJECTION, "studies/best-of-n/dvc.lock")
     return root
 
 

@@ -90,11 +90,10 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_studys_stages_count_where_the_registry_looks_and_nowhere_else(bare: None) -> None:
-    assert set(STAGES) <= lock.stages().keys() and "draw" not in lock.stages()
-    assert lock.in_rooms(Path("studies/none/dvc.lock")) == {}
-    assert set(lock.in_rooms(Path("studies/grpo/dvc.lock"))) == set(STAGES)
-    lock.stages()["grpo"]["cmd"] = "changed"
-    assert lock.stages()["grpo"]["cmd"] != "changed", "what is parsed once is given as a copy"
+    assert set(STAGES) == lock.every().keys() == lock.of_study("grpo") and lock.stages() == {}
+    assert lock.of_study("none") == set()
+    lock.every()["grpo"]["cmd"] = "changed"
+    assert lock.every()["grpo"]["cmd"] != "changed", "what is parsed once is given as a copy"
 
 
 @pytest.mark.slow  # a store, three policies and their registration

@@ -120,7 +120,8 @@ def test_the_challenger_is_a_ppo_only_where_gold_says_so(project) -> None:
     (1, {3: (1, 0.4, -0.01)}, "1"),  # maybe better
     (1, {3: (1, 0.0, 0.0)}, "1"),  # the update 0 was kept
     (1, {3: (2, 0.9, 0.8)}, "1"),  # made from the worse SFT: nothing says that it beats version 1
-    (1, {3: (1, 0.1, 0.05), 4: (1, 0.2, 0.01)}, "4"),  # the larger gain
+    (1, {3: (1, 0.1, 0.05), 4: (1, 0.2, 0.15)}, "4"),  # the larger gain
+    (1, {3: (1, 0.1, 0.05), 4: (1, 0.2, 0.01)}, "3"),  # which may be chance: of overlapping ones the older
     (2, {3: (1, 0.1, 0.05)}, "2"),
 ])  # fmt: skip
 def test_the_rule_of_the_challenger(best, gains, expected) -> None:

@@ -16,6 +16,7 @@ STRATEGIES = {
     "qlora8": "QLoRA: LoRA on a base quantised to 8 bits",
     "prefix": "Prefix tuning: learnt keys and values before the text, in every layer",
     "prompt": "Prompt tuning: learnt embeddings before the text",
+    "none": "As it came: it follows instructions already, and no weight was trained here",
     "bottleneck": "Bottleneck adapters: small layers behind attention and MLP; PEFT has none and cannot load them",
 }
 

@@ -3,24 +3,32 @@
 Only versions with the same validation rows can be compared: those of the newest one. The method that starts from a
 pretrained base ranks by its family's figure; equals go to the version with fewer trainable parameters, then to the
 older one. A method that is made from a registered version takes over from that very version, by its family's own rule
-(ajuste/tracking/registry/families/), and so on along the chain. Methods that rank by the same figure are ranked
-together; others have no common scale, so of two such that take over the one with the newest version goes on. Tag
-`unranked` says of a version that this is still to be done.
+(ajuste/tracking/registry/families/), and so on along the chain. Of several that are judged alike, ajuste/judging/
+choosing.py says which one goes on: the gain's lower bound, KL, cost, and none that is a worse assistant than before by
+more than the gate's margins. Methods that rank by the same figure are ranked together; others have no common scale, so
+of two such that take over the one with the newest version goes on. Tag `unranked` says of a version that this is still
+to be done.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from ajuste.judging.choosing import Candidate, choose, lost
+from ajuste.judging.gate import GateConfig
+from ajuste.judging.policy import policy
 from ajuste.tracking.registry.families.all import of_method
-from ajuste.tracking.registry.families.family import Family
+from ajuste.tracking.registry.families.family import RANKED, Family
 from ajuste.tracking.registry.promotion import settle
 from ajuste.tracking.registry.tags import unfold
 from ajuste.tracking.runs.store import client, locked
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
+
+    Evidence = Callable[[ModelVersion, dict[str, str]], tuple[float | None, str]]
 
 
 def rank(name: str) -> None:
@@ -34,7 +42,7 @@ def rank(name: str) -> None:
         if not found or ("challenger" in current and not unranked):
             return
         facts = {version.version: unfold(version.tags) for version in found}
-        best, why = _best(found, facts)
+        best, why = _best(found, facts, _evidence)
         if best is not None and current.get("challenger") != str(best.version):
             before = f"before it version {current['challenger']}" if "challenger" in current else "the first"
             opened.set_model_version_tag(
@@ -45,7 +53,8 @@ def rank(name: str) -> None:
             opened.delete_model_version_tag(name, version.version, "unranked")
 
 
-def _best(found: list[ModelVersion], facts: dict[str, dict[str, str]]) -> tuple[ModelVersion | None, str]:
+def _best(found: list[ModelVersion], facts: dict[str, dict[str, str]], evidence: Evidence | None = None
+          ) -> tuple[ModelVersion | None, str]:  # fmt: skip
     """(version, why). None where all are made from others: there is nothing that they could be held against."""
     known = {version.version: of_method(facts[version.version]["method"]) for version in found}
     plain = [version for version in found if (family := known[version.version]) and not family.from_another]
@@ -58,10 +67,14 @@ def _best(found: list[ModelVersion], facts: dict[str, dict[str, str]]) -> tuple[
     why = f"best validation {family.best_name} {figure:.4f} of {of} versions"
     while made := [version for version in found if _takes_over(known[version.version], facts[version.version], best)]:
         family, before = known[made[-1].version], best
-        best, _ = _first(family, [version for version in made if known[version.version].best == family.best], facts)
-        family = known[best.version]
+        alike = [version for version in made if known[version.version].best == family.best]
+        chosen, because = _chosen(alike, facts, evidence)
+        because = f"; {because}" if because else ""
+        if chosen is None:
+            return before, why + because
+        best, family = chosen, known[chosen.version]
         why = (f"{family.takes_over(facts[best.version])} version {before.version}, which it was made from and which "
-               f"has the {why}")
+               f"has the {why}{because}")
     return best, why
 
 
@@ -71,13 +84,30 @@ def _takes_over(family: Family | None, tags: dict[str, str], best: ModelVersion)
     return bool(family and family.from_another and tags.get("base_version") == made_from and family.takes_over(tags))
 
 
+def _chosen(
+    versions: list[ModelVersion], facts: dict[str, dict[str, str]], evidence: Evidence | None
+) -> tuple[ModelVersion | None, str]:
+    """(the one of those made from one version that goes on, why), of those with the newest one's validation rows."""
+    group = _comparable(versions, facts)
+    tags = [facts[version.version] for version in group]
+    families = [of_method(of["method"]) for of in tags]
+    shared = all(f"ranked.{family.best}" in of for family, of in zip(families, tags, strict=True))
+    shared = shared and len({tuple(of.get(key) for key in RANKED) for of in tags}) == 1
+    judged = [family.judged(of, shared) for family, of in zip(families, tags, strict=True)]
+    if None in judged:
+        return _first(families[-1], versions, facts)[0], ""
+    best, why = choose([
+        Candidate(version.version, one, int(of["parameters.trainable"]), *(evidence(version, of) if evidence else ()))
+        for version, one, of in zip(group, judged, tags, strict=True)
+    ])  # fmt: skip
+    return next((version for version in group if best and version.version == best.version), None), why
+
+
 def _first(
     family: Family, versions: list[ModelVersion], facts: dict[str, dict[str, str]]
 ) -> tuple[ModelVersion, int]:
     """The best of the versions whose validation rows are those of the newest, and how many these are."""
-    newest = next((v for v in reversed(versions) if "unranked" in v.tags), versions[-1])
-    rows = facts[newest.version].get("validation_rows")
-    group = [version for version in versions if facts[version.version].get("validation_rows") == rows]
+    group = _comparable(versions, facts)
 
     def order(version: ModelVersion) -> tuple:
         tags = facts[version.version]
@@ -85,3 +115,43 @@ def _first(
         return figure if family.lower else -figure, int(tags["parameters.trainable"]), int(version.version)
 
     return min(group, key=order), len(group)
+
+
+def _comparable(versions: list[ModelVersion], facts: dict[str, dict[str, str]]) -> list[ModelVersion]:
+    """Those whose validation rows are the newest one's."""
+    newest = next((v for v in reversed(versions) if "unranked" in v.tags), versions[-1])
+    rows = facts[newest.version].get("validation_rows")
+    return [version for version in versions if facts[version.version].get("validation_rows") == rows]
+
+
+# --- evidence ---------------------------------------------------------------------------------------------------------
+
+
+def _evidence(version: ModelVersion, tags: dict[str, str]) -> tuple[float | None, str]:
+    """(seconds of its training and merge, what it lost of the instruction evaluation) as the store has them."""
+    from ajuste.tracking.registry.registry import Version
+
+    family = of_method(tags["method"])
+    own = Version(version.name, str(version.version), None, None, tags, version.run_id)
+    kept = family.kept(own, None, {}) if family.keeping else []
+    return _seconds(version, tags), lost(kept, _margins()) if kept else ""
+
+
+def _margins() -> dict[str, float]:
+    """What the gate allows a version to lose, by figure."""
+    gate = policy("gate", GateConfig)
+    return {"loss": gate.loss_margin, "rules": gate.rules_margin, "rouge": gate.rouge_margin}
+
+
+def _seconds(version: ModelVersion, tags: dict[str, str]) -> float | None:
+    """Of the runs that trained and merged the version; None where one of them was not measured or is gone."""
+    from mlflow.exceptions import MlflowException
+
+    opened = client()
+    try:
+        runs = [version.run_id]
+        if number := tags.get("adapter_version"):
+            runs.append(opened.get_model_version(f"{version.name}-adapter", number).run_id)
+        return sum(opened.get_run(run).data.metrics["cost/seconds"] for run in runs)
+    except (MlflowException, KeyError):
+        return None

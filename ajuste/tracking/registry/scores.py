@@ -15,6 +15,8 @@ from ajuste.tracking.registry.tags import unfold
 from ajuste.tracking.runs import facts, runs
 from ajuste.tracking.runs.store import client
 
+JUDGES = {"gold": "gold", "reward": "reward", "second": "classify_full"}  # of an evaluation -> their folders
+
 
 def scores_of(model: Model, parent: str | None) -> dict[str, str]:
     """The test figures of a served model as tags; {} if dvc.lock has no evaluation of these very weights."""
@@ -31,8 +33,8 @@ def scores_of(model: Model, parent: str | None) -> dict[str, str]:
 def _judges(stage: str) -> dict[str, str]:
     """The DVC hashes of the models that judged, as tags: scores of other judges do not compare."""
     deps = {Path(dep["path"]): dep["md5"] for dep in lock.entry(stage).get("deps", [])}
-    return {f"judge.{name}": deps[folder] for name in ("gold", "reward")
-            if (folder := Path("artifacts/merged") / name) in deps}
+    return {f"judge.{name}": deps[path] for name, folder in JUDGES.items()
+            if (path := Path("artifacts/merged") / folder) in deps}
 
 
 def log_scores(model: Model, run_id: str, number: str, scores: dict[str, str]) -> None:
@@ -66,7 +68,7 @@ def _metric(tag: str) -> str:
 
 def stage_of(folder: Path) -> str:
     """The stage whose out the folder is."""
-    return next(stage for stage, entry in lock.stages().items()
+    return next(stage for stage, entry in lock.every().items()
                 if any(Path(out["path"]) == folder for out in entry.get("outs", [])))
 
 

@@ -11,12 +11,13 @@ from ajuste.tracking.registry.families.dpo import DPO
 from ajuste.tracking.registry.families.family import Family, Metric, Picture
 from ajuste.tracking.registry.families.grpo import GRPO
 from ajuste.tracking.registry.families.ppo import PPO
+from ajuste.tracking.registry.families.rejection import REJECTION
 from ajuste.tracking.registry.families.reward import REWARD
 from ajuste.tracking.registry.families.rloo import RLOO
 from ajuste.tracking.registry.families.sft import SFT
 from ajuste.tracking.runs import facts
 
-FAMILIES: tuple[Family, ...] = (CLASSIFIER, SFT, REWARD, PPO, DPO, GRPO, RLOO)
+FAMILIES: tuple[Family, ...] = (CLASSIFIER, SFT, REWARD, PPO, DPO, GRPO, RLOO, REJECTION)
 
 
 def of_folder(folder: Path) -> Family | None:

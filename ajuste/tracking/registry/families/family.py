@@ -5,7 +5,7 @@ order of a version's life:
 
     where     folders, trains, merge, evaluate, encoded: which stages make its models, and of which rows
     name      registered: the name that its versions stand under
-    rank      best, lower, validation_interval; takes_over of a method that is made from another version
+    rank      best, lower, validation_interval; takes_over and judged of a method that is made from another version
     figures   scores: the test figures of these very weights, which become tags of the version
     words     about, page, headline: what the registry's pages say
     compare   figures, validation, pictures, metrics, row_values, answers
@@ -27,12 +27,16 @@ from ajuste.tracking.project import lock
 from ajuste.tracking.runs import facts
 
 if TYPE_CHECKING:
+    from ajuste.judging.choosing import Judged
     from ajuste.judging.gate import Kept, Paired
     from ajuste.tracking.registry.registry import Version
 
 EVALUATED = Path("artifacts/evaluated")
 Values = dict[object, tuple[float, float]]  # by row: (sum, weight); a mean is sum / weight
 Tags = Mapping[str, str]
+# what makes gains on validation comparable: the prompts, the judges, how answers were drawn
+RANKED = ("validation_rows", "judge.gold", "judge.second", "ranked.prompts", "ranked.temperature",
+          "ranked.max_new_tokens")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,14 @@ class Family:
         """Where `from_another`: why the version may be challenger in place of the one that it was made from, as the
         beginning of a sentence ("its ... is ... above"); "" if it may not."""
         return ""
+
+    def judged(self, tags: Tags, shared: bool) -> Judged | None:
+        """Where `from_another`: its gain and its KL on validation, to be chosen by; None: by `best` alone.
+
+        shared: whether all that it is compared with answered the same prompts for the same judges (RANKED); else by
+        what its own training says.
+        """
+        return None
 
     def validation_interval(self, folder: Path, card: dict) -> tuple[float | None, float | None]:
         """The 95 % interval of `best` on validation rows; None where a bound is not known."""
@@ -200,7 +212,7 @@ class Family:
 
 def judged(stage: str, folder: Path, md5: str) -> bool:
     """Whether dvc.lock has that stage's run on these very weights."""
-    return names(lock.stages().get(stage, {}).get("deps", []), folder, md5)
+    return names(lock.every().get(stage, {}).get("deps", []), folder, md5)
 
 
 def names(entries: list[dict], folder: Path, md5: str) -> bool:

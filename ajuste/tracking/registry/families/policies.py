@@ -2,8 +2,10 @@
 
 Challenger   such a version takes the alias over only from the very version that it was made from (tag `base_version`),
              and only if the gold scorer, which no training saw, puts it above that one with a 95 % interval that
-             excludes 0, on validation prompts that did not choose its weights; of several, by whatever method, the
-             largest gain wins. A policy that only raised its own proxy stays behind.
+             excludes 0, on validation prompts that did not choose its weights, and so does a second judge, by which
+             nothing was chosen (tasks/evaluate/validation.py). Of several, by whatever method, the greatest lower
+             bound wins, then the smaller KL, then the smaller cost (ajuste/judging/choosing.py); one that is a worse
+             assistant than before is out. A policy that only raised its own proxy stays behind.
 Gate         gold on the test prompts, beside the version that it was made from and the champion. And it must not have
              lost the assistant: held-out loss, rules and ROUGE of the instruction evaluation (stage
              `assistant_<method>`) not worse than before by more than their margins.
@@ -44,11 +46,13 @@ from ajuste.tracking.runs import facts
 from ajuste.tracking.runs.results import lines, table
 
 if TYPE_CHECKING:
+    from ajuste.judging.choosing import Interval, Judged
     from ajuste.judging.gate import Kept, Paired
     from ajuste.tracking.registry.registry import Version
 
 BEFORE = "sft"  # the model before in the files of its evaluations
 JUDGES = {"gold score": "gold", "proxy reward": "reward"}  # metric -> the tag of the model that judged it
+JUDGES_IN_WORDS = {"gold_gain": "gold score", "second_gain": "score by the second judge"}
 VARIED = 0.8  # distinct-2 below this share of what it was: the responses have become alike
 
 
@@ -58,8 +62,20 @@ class Policy(Assistant):
     # --- rank and figures ---
 
     def takes_over(self, tags: Tags) -> str:
-        gain, low = (float(tags.get(f"validation.{key}", "nan")) for key in (self.best, f"{self.best}_low"))
-        return f"its gold score on validation is {gain:.4f} (at least {low:.4f}) above" if low > 0 else ""
+        found = self.judged(tags, f"ranked.{self.best}" in tags)
+        if not found.gain.low > 0:
+            return ""
+        return f"its {found.by} on validation is {found.gain.value:.4f} (at least {found.gain.low:.4f}) above"
+
+    def judged(self, tags: Tags, shared: bool) -> Judged:
+        from ajuste.judging.choosing import Judged
+
+        if not shared:  # the card says bounds as `gold_gain_low`
+            return Judged(_interval(tags, f"validation.{self.best}", "_"), JUDGES_IN_WORDS[self.best],
+                          _interval(tags, "validation.kl", "_") if "validation.kl" in tags else None)
+        gain, by = min(((_interval(tags, f"ranked.{key}", "."), words) for key, words in JUDGES_IN_WORDS.items()
+                        if f"ranked.{key}" in tags), key=lambda one: one[0].low)
+        return Judged(gain, by, _interval(tags, "ranked.kl", "."))
 
     def scores(self, folder: Path, md5: str, strategy: str) -> tuple[dict[str, float], list[str]]:
         found, by = {}, []
@@ -68,6 +84,7 @@ class Policy(Assistant):
             found |= as_tags("test", test_figures(result, self.method))
             found |= {"test.rows": result["prompts"]} if found and result.get("prompts") else {}
             found |= forgotten(EVALUATED / self.method / "scores.json")
+            found |= ranked_figures(facts.read_json(EVALUATED / self.method / "ranking.json"))
             by += [self.evaluate] if found else []
         if judged(self.keeping, folder, md5):
             result = facts.read_json(EVALUATED / f"assistant_{self.method}" / "assistant.json")
@@ -84,8 +101,8 @@ class Policy(Assistant):
     # --- words ---
 
     def challenger_rule(self) -> str:
-        return (f"a {self.title} version becomes `challenger` only if the gold scorer puts it above the SFT version "
-                "that it was made from")
+        return (f"a {self.title} version becomes `challenger` only if the gold scorer and a second judge put it above "
+                "the SFT version that it was made from")
 
     def page(self, tags: Tags) -> list[str]:
         found = [f"- validation: gold {number(tags, 'validation.gold_gain', '+.4f')} above the model before "
@@ -244,6 +261,23 @@ def test_figures(result: dict, method: str) -> dict[str, dict | float]:
     return found
 
 
+def ranked_figures(result: dict) -> dict[str, float]:
+    """ranking.json as tags: both judges' gains, the KL, and how the answers were drawn."""
+    if not result:
+        return {}
+    gains = {f"{judge}_gain": result[judge]["difference"] for judge in ("gold", "second") if judge in result}
+    how = {f"ranked.{key}": result[key] for key in ("prompts", "temperature", "max_new_tokens")}
+    return as_tags("ranked", {**gains, "kl": result["kl"]}) | how
+
+
+def _interval(tags: Tags, key: str, before: str) -> Interval:
+    """A figure of the tags with its bounds, key<before>low and key<before>high; one that is not known is the value."""
+    from ajuste.judging.choosing import Interval
+
+    value = float(tags.get(key, "nan"))
+    return Interval(value, *(float(tags.get(f"{key}{before}{bound}", value)) for bound in ("low", "high")))
+
+
 def described(method: str, title: str) -> dict:
     """What a description says of every policy."""
     return {
@@ -266,6 +300,7 @@ def described(method: str, title: str) -> dict:
     }  # fmt: skip
 
 
-RESULTS = ("answers.jsonl", "scores.json", "rows.parquet", "alarms.json", "assistant.json", "references.jsonl")
+RESULTS = ("answers.jsonl", "scores.json", "rows.parquet", "alarms.json", "assistant.json", "references.jsonl",
+           "ranking.json", "ranking.jsonl")  # fmt: skip
 GOLD = {"gold_gain": ("validation gold gain", "+.3f"), "gold_gain_low": ("  at least", "+.3f")}
 KL = {"kl": ("validation KL", ".2f")}

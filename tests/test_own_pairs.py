@@ -1,0 +1,156 @@
+"""Own pairs, 2 % of them broken, all the way to a registered DPO version on preset tiny; and `kill -9` on that way.
+
+And study best-of-n on the same run: a registered version of rejection sampling, with a kill too.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from tests.made.preference_files import ROWS, broken, triples
+from tests.made.projects import ajuste, environment, run, tiny_project
+
+PAIRS = 400
+TARGET = "assistant:dpo"
+VERSIONS = """
+import json
+from ajuste.tracking.registry import registry
+print(json.dumps([{"version": v.version, **v.tags} for v in registry.versions("assistant")]))
+"""
+
+
+def pairs_file(path: Path) -> dict[int, str]:
+    """PAIRS good rows and 2 % of all broken, one of each kind, in hh-rlhf's form; line -> why it is broken."""
+    lines: list = [ROWS["transcripts"](*row) for row in triples(PAIRS)]
+    kinds = {reason: row for reason, row in broken(*triples(1, seed=99)[0]).items() if reason != "over_long"}
+    chosen = dict(list(kinds.items())[: round(0.02 * PAIRS)])
+    places = sorted(random.Random(1).sample(range(10, PAIRS), len(chosen)))
+    for place, row in reversed(list(zip(places, chosen.values(), strict=True))):
+        lines.insert(place, row)
+    path.write_text("".join(json.dumps(row) + "\n" for row in lines), encoding="utf-8")
+    return {place + shift + 1: reason for shift, (place, reason) in enumerate(zip(places, chosen, strict=True))}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, str]]:
+    """The pairs were added, and the pipeline ran to DPO."""
+    folder = tiny_project(tmp_path_factory.mktemp("own") / "ajuste")
+    wrong = pairs_file(folder / "pairs.jsonl")
+    said = ajuste(folder, "data", "add", "mine", "pairs.jsonl", "--use").stdout
+    assert "layout transcripts, recognised" in said and "params.yaml: validate.preferences.set: mine" in said
+    params = folder / "params.yaml"
+    text = params.read_text()
+    assert text.count("sample: 0.15") == 1
+    params.write_text(text.replace("sample: 0.15", "sample: 1.0"))
+    ajuste(folder, "run", TARGET)
+    return folder, wrong
+
+
+@pytest.mark.slow
+def test_each_broken_row_is_in_quarantine_and_the_others_make_a_registered_version(project) -> None:
+    folder, wrong = project
+    rows = pq.read_table(folder / "artifacts/validated/preferences/quarantine.parquet").to_pylist()
+    assert {row["location"]: row["reasons"] for row in rows} == {
+        f"data/mine/pairs.jsonl:{line}": [reason] for line, reason in wrong.items()
+    }
+    versions = json.loads(run(folder, sys.executable, "-c", VERSIONS).stdout.strip().splitlines()[-1])
+    (dpo,) = [version for version in versions if version["method"] == "dpo"]
+    (sft,) = [version for version in versions if version["method"] == "sft"]
+    assert dpo["base_version"] == f"assistant/{sft['version']}" and float(dpo["proof.max_logit_difference"]) <= 1e-3
+    assert float(dpo["test.loss"]) > 0 and "validation.gold_gain" in dpo and "ranked.second_gain" in dpo
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["reference", "dpo"])
+def test_a_killed_stage_run_again_ends_with_the_same_bytes(project, stage: str) -> None:
+    """kill -9 of all that the run had started, in the middle of the stage."""
+    folder, _ = project
+    expected = (folder / "dvc.lock").read_bytes()
+
+    def trains() -> bool:
+        """`dpo` is in its steps, `reference` with its code loaded."""
+        if stage == "dpo":
+            return any(path.stat().st_size for path in (folder / ".checkpoints").glob("*/history.jsonl"))
+        return _loaded(folder, f"tasks.{stage}")
+
+    _kill_when(folder, ("run", TARGET, "--from", stage, "--until", stage), trains)
+    out = folder / ("artifacts/reference" if stage == "reference" else "artifacts/adapters/dpo")
+    assert not out.exists(), "it was killed before it had written"
+    done = ajuste(folder, "run", TARGET)
+    assert [line.split()[1] for line in done.stderr.splitlines() if line.split()[:1] == [stage]][-1] == "ran"
+    assert (folder / "dvc.lock").read_bytes() == expected
+
+
+@pytest.mark.slow
+def test_the_study_registers_rejection_sampling_and_ends_with_the_same_bytes_after_a_kill(project) -> None:
+    folder, _ = project
+    params = folder / "studies/best-of-n/params.yaml"
+    text = params.read_text()
+    for old, new in (("samples: 16", "samples: 4"), ("train: 256", "train: 16"), ("n: 16 ", "n: 4 ")):
+        assert old in text
+        text = text.replace(old, new)
+    params.write_text(text)
+    done = ajuste(folder, "study", "best-of-n")
+    assert "registered assistant/" in done.stdout and "registered assistant-adapter/" in done.stdout
+    versions = json.loads(run(folder, sys.executable, "-c", VERSIONS).stdout.strip().splitlines()[-1])
+    (made,) = [version for version in versions if version["method"] == "rejection"]
+    assert made["n"] == "4" and int(made["samples"]) == 4 * (16 + 8) and "ranked.kl" in made
+    assert "| best of 4 |" in (folder / "docs/measured/best-of-n.md").read_text()
+    lock = folder / "studies/best-of-n/dvc.lock"
+    expected = lock.read_bytes()
+    lock.unlink()  # from the start again
+    _kill_when(folder, ("study", "best-of-n"), lambda: _loaded(folder, "studies.best-of-n.rejection"))
+    assert not (folder / "artifacts/adapters/rejection").exists()
+    ajuste(folder, "study", "best-of-n")
+    assert lock.read_bytes() == expected and (folder / "artifacts/adapters/rejection/ajuste.json").is_file()
+
+
+def _kill_when(folder: Path, asked: tuple[str, ...], ready: Callable[[], bool]) -> None:
+    shutil.rmtree(folder / ".dvc/cache/runs", ignore_errors=True)  # or DVC would remember, and nothing would run
+    command = [sys.executable, "-m", "ajuste.cli.main", *asked]
+    process = subprocess.Popen(command, cwd=folder, env=environment(folder), stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
+    deadline = time.monotonic() + 600
+    while not ready():
+        assert process.poll() is None and time.monotonic() < deadline, "it ended before it could be killed"
+        time.sleep(0.02)
+    victims = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid),
+               *_processes(folder, "tasks."), *_processes(folder, "studies.")]  # fmt: skip
+    for victim in {one.pid for one in victims}:
+        try:
+            os.kill(victim, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    process.wait()
+
+
+def _loaded(folder: Path, module: str) -> bool:
+    """Whether the module runs with its libraries in memory."""
+    try:
+        return any(process.memory_info().rss > 300e6 for process in _processes(folder, module))
+    except psutil.Error:  # it has ended
+        return False
+
+
+def _processes(folder: Path, module: str) -> list[psutil.Process]:
+    """Those that run a module of that project whose name begins so."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            line = process.cmdline()
+            if line[1:2] == ["-m"] and line[2].startswith(module) and process.cwd() == str(folder):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
