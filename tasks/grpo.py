@@ -7,7 +7,7 @@ clip_low it has two of DAPO's four changes (Yu et al. 2025). Formulas: ajuste/le
 tasks/rl/loop.py, what makes it GRPO tasks/rl/group.py, and what stands around both tasks/rl/policy.py.
 
 Reads   artifacts/merged/instruct; by `score` artifacts/adapters/reward, artifacts/merged/gold and
-        artifacts/encoded/preferences, or sources/rules (tasks/rl/scores.py); with `ptx` above 0 also
+        artifacts/encoded/preferences, or sources/rules (tasks/rl/scores/kinds.py); with `ptx` above 0 also
         artifacts/encoded/instructions
 Writes  artifacts/adapters/grpo: the policy's adapter (PEFT's layout), tokenizer, ajuste.json (the card), history.jsonl,
         radar.json, samples.jsonl, alarms.json, flight/

@@ -8,7 +8,7 @@ adapter of its own (ajuste/models/one_base.py). The loop is tasks/rl/loop.py, wh
 it PPO tasks/rl/ppo.py, and what stands around both, prompts and judges, tasks/rl/policy.py.
 
 Reads   artifacts/merged/{instruct, gold}, artifacts/adapters/reward, artifacts/encoded/preferences; with `ptx` above
-        0 also artifacts/encoded/instructions; of `score` see tasks/rl/scores.py
+        0 also artifacts/encoded/instructions; of `score` see tasks/rl/scores/kinds.py
 Writes  artifacts/adapters/ppo: the policy's adapter (PEFT's layout), tokenizer, ajuste.json (the card),
         value.safetensors (the value function's weights), history.jsonl, radar.json, samples.jsonl, alarms.json, flight/
 Run it: `dvc repro ppo`. Killed or interrupted, it goes on from its last checkpoint to the same bytes.
@@ -25,10 +25,10 @@ from ajuste.core.params import Compute
 from ajuste.core.stage import start
 from ajuste.learning.rl.advantages import Options
 from ajuste.models.one_base import Settings
-from tasks.rl import scores
 from tasks.rl.config import SamplesConfig
 from tasks.rl.policy import Made, said, train_policy
 from tasks.rl.ppo import Ppo
+from tasks.rl.scores import kinds as scores
 
 
 class PpoConfig(SamplesConfig):

@@ -20,8 +20,6 @@ import torch
 from ajuste.core import allocator
 from ajuste.core.errors import UsageError
 from ajuste.core.params import Compute, read_yaml, typed
-from ajuste.judging import practice
-from ajuste.judging.practice import Practice
 from ajuste.judging.rules import check
 from ajuste.learning.rl import divergence
 from ajuste.learning.statistics import metrics, paired
@@ -31,6 +29,8 @@ from studies.points import errors_told, write
 from studies.stages import sampled
 from tasks.evaluate import policy
 from tasks.grpo import GrpoConfig, grpo
+from tasks.rl.scores import practice
+from tasks.rl.scores.practice import Practice
 
 STUDY, OUT, ARTIFACTS = Path("studies/rules"), Path("artifacts/studies/rules"), Path("artifacts")
 PRACTICE = Path("sources/rules")

@@ -21,7 +21,7 @@ from ajuste.models.one_base import Settings
 from tasks.rl.algorithm import Items, Losses, Now
 from tasks.rl.config import SamplesConfig
 from tasks.rl.episodes import Episodes
-from tasks.rl.scores import PATTERN
+from tasks.rl.scores.kinds import PATTERN
 
 
 class GroupConfig(SamplesConfig):

@@ -2,7 +2,7 @@
 
 One frozen base in memory: artifacts/merged/instruct. The policy is a LoRA adapter on it, the reference the same base
 with adapters off; reward model and value function are there if score and algorithm need them
-(ajuste/models/one_base.py). What responses are paid for: tasks/rl/scores.py.
+(ajuste/models/one_base.py). What responses are paid for: tasks/rl/scores/kinds.py.
 
 The policy answers the set's prompts, prefilled with the beginning of a held-out text where the set has one, so that
 a reward model reads what it was trained to read. Validation prompts are looked at every `radar_every` updates
@@ -27,7 +27,6 @@ from ajuste.core import world
 from ajuste.core.errors import DataError, UsageError
 from ajuste.core.figures import write_json, write_lines
 from ajuste.core.params import Compute
-from ajuste.judging import practice
 from ajuste.learning.layers import ragged
 from ajuste.learning.losses.cross_entropy import IGNORED
 from ajuste.learning.seeds import seed_everything
@@ -36,12 +35,14 @@ from ajuste.models import classifier, decoder, methods
 from ajuste.models.folder import load_tokenizer, read_card
 from ajuste.models.one_base import POLICY, OneBase, Settings
 from ajuste.rows.encoded.conversations import read_conversations
-from tasks.rl import loop, scores
+from tasks.rl import loop
 from tasks.rl.algorithm import Algorithm
 from tasks.rl.config import SamplesConfig
 from tasks.rl.learn import Ptx
 from tasks.rl.radar import Radar, published
 from tasks.rl.score import Score
+from tasks.rl.scores import kinds as scores
+from tasks.rl.scores import practice
 
 PRACTICE = Path("sources/rules")
 Gold = Callable[[list[str]], Tensor]
@@ -53,7 +54,7 @@ class Made(NamedTuple):
     config: SamplesConfig
     algorithm: Algorithm
     settings: Settings
-    score: str  # tasks/rl/scores.py
+    score: str  # tasks/rl/scores/kinds.py
     dtype: str
     radar_prompts: int
 

@@ -1,7 +1,7 @@
 """Steps 1 and 2 of the loop: the policy answers, and its answers are judged.
 
     rollout    y_t ~ softmax(z_t / T) of the policy
-    scores     the score function's, a number a response (tasks/rl/scores.py)
+    scores     the score function's, a number a response (tasks/rl/scores/kinds.py)
     opinions   log pi(y_t), entropy and V (if there is one) of the policy, log pi_ref(y_t) of the reference, at the same
                temperature
 

@@ -8,11 +8,11 @@ import torch
 from ajuste.core.errors import DataError, UsageError
 from ajuste.core.imports import ROOT
 from ajuste.core.params import read_yaml
-from ajuste.judging import practice
 from ajuste.judging.prompts import read_prompts
 from ajuste.learning.text import chat
 from ajuste.models.folder import load_tokenizer
-from tasks.rl import scores
+from tasks.rl.scores import kinds as scores
+from tasks.rl.scores import practice
 
 SOURCES = ROOT / "sources/rules"
 

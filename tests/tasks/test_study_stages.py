@@ -11,10 +11,10 @@ from ajuste.core import stages as core_stages
 from ajuste.core.imports import ROOT
 from ajuste.core.params import Config
 from ajuste.core.stages import md5_of
-from ajuste.judging import practice
 from ajuste.tracking.project import lock
 from studies import stages
 from studies.rules import draw, point
+from tasks.rl.scores import practice
 from tests.made import tiny_decoders, tiny_rlhf
 from tests.made.tiny_group import SECTIONS
 from tests.made.tiny_ppo import CONFIG as PPO

@@ -216,7 +216,7 @@ ALLOWED = {  # files and folders that name a method, each with its reason
     "flows/pipeline.py": "the map: one line a stage",
     "tasks/": "the stages",
 }
-WORD = re.compile(r"(?<![a-z])(ppo|sft|dpo|rejection)(?![a-z])", re.IGNORECASE)
+WORD = re.compile(r"(?<![a-z])(ppo|sft|dpo|rejection|grpo|rloo)(?![a-z])", re.IGNORECASE)
 
 
 def test_no_other_file_names_a_method() -> None:

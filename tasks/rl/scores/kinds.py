@@ -2,7 +2,7 @@
 
     reward              the reward model of artifacts/adapters/reward, on the prompts of the preferences
     rules               the share of a prompt's rules that its response keeps (ajuste/judging/rules.py), on the prompts
-                        of sources/rules, which come with rules (ajuste/judging/practice.py); no reward model is read
+                        of sources/rules, which come with rules (tasks/rl/scores/practice.py); no reward model is read
     <path>.py:<name>    a function of the user's own, (prompts, responses) -> a finite number a response, on the
                         prompts of the preferences; both are lists of texts, the prompt with its chat template and the
                         beginning of its response, as the model reads it
@@ -20,10 +20,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ajuste.core.errors import DataError, UsageError
-from ajuste.judging.practice import Practice
 from ajuste.judging.rules import check
 from ajuste.learning.text import chat
 from tasks.rl.score import Score
+from tasks.rl.scores.practice import Practice
 
 REWARD, RULES = "reward", "rules"
 PATTERN = rf"^({REWARD}|{RULES}|[^:]+\.py:[A-Za-z_]\w*)$"  # of the key
