@@ -7,8 +7,9 @@
 
     revised.jsonl, set.yaml   rows of layout `prompt_completion`: a set for `ajuste data add`, `validate_instructions`
     trace.jsonl               id, language, principle, prompt, answer, critique, revision, fate
-    critique.json             counts: prompts, kept; left out: empty, unfinished (cut at the limit), too long, with a
-                              control token; unchanged (the revision is the answer; kept), by principle, tokens
+    critique.json             counts: prompts, kept; left out: empty, damaged (ajuste/rows/clean.py), unfinished (cut at
+                              the limit), too long, with a control token; unchanged (the revision is the answer; kept),
+                              by principle; tokens
 
 Each request is criticised in its own language. Temperature 0 is greedy, above it answers are drawn with the run's seed.
 Differs from the paper: one revision and not four, no few-shot examples, and by default a model of 135 M that has never
@@ -35,8 +36,10 @@ from ajuste.learning.seeds import seed_everything
 from ajuste.learning.text import chat
 from ajuste.models import decoder
 from ajuste.models.probe.samples import answers
+from ajuste.rows.clean import damage
 
 STEPS = ("answer", "critique", "revision")
+LEFT_OUT = ("empty", "damaged", "unfinished", "too_long", "control_token")
 Turns = list[dict[str, str]]
 
 
@@ -113,7 +116,7 @@ def critique(config: CritiqueConfig, compute: Compute, principles: Path, folder:
     write_lines(out / "trace.jsonl", [{key: row[key] for key in shown} for row in rows])
     report = {
         "prompts": len(rows), "kept": len(kept),
-        "left_out": {why: counts[why] for why in ("empty", "unfinished", "too_long", "control_token")},
+        "left_out": {why: counts[why] for why in LEFT_OUT},
         "unchanged": sum(row["revision"] == row["answer"] for row in kept),
         "by_principle": dict(sorted(Counter(row["principle"] for row in kept).items())), "tokens": policy.tokens,
     }  # fmt: skip
@@ -153,9 +156,12 @@ def _continue(step: str, rows: list[dict], policy: Policy, known: Constitution) 
         return
     for row, (text, ended) in zip(going, policy.go_on(prompts), strict=True):
         row[step] = text
+        last = step == STEPS[-1]
         if not text:
             row["fate"] = "empty"
-        elif step == STEPS[-1] and not ended and policy.config.unfinished == "drop":
+        elif last and damage(text):
+            row["fate"] = "damaged"
+        elif last and not ended and policy.config.unfinished == "drop":
             row["fate"] = "unfinished"
 
 

@@ -3,7 +3,8 @@
     y_0, y_1 ~ pi(. | x)        pi: the model that is to be trained, at `temperature`
 
     samples.parquet   row_id (of the prompt), prompt, prefill, answers (two texts, each with its prefill), ended
-    samples.json      prompts, pairs, left out: prompts whose two answers are the same text or one of them empty; tokens
+    samples.json      prompts, pairs; left out: same (both answers are one text), empty, damaged (a character was cut or
+                      is none: ajuste/rows/clean.py); tokens
 
 Prompts are those of the training split, the lowest row ids; in a set of rated texts none of them stands in a
 comparison. Seeded: equal bytes.
@@ -23,10 +24,12 @@ from ajuste.core.params import Compute, Config
 from ajuste.learning.seeds import seed_everything
 from ajuste.learning.text import chat
 from ajuste.models import decoder
+from ajuste.rows.clean import damage
 from ajuste.rows.parquet import MESSAGES, ParquetRows
 from tasks.evaluate.policy import Prompts, Sampling, read_prompts, respond, texts_of
 
 FILE = "samples.parquet"
+LEFT_OUT = ("same", "empty", "damaged")
 SAMPLES = pa.schema(
     [("row_id", pa.string()), ("prompt", MESSAGES), ("prefill", pa.string()), ("answers", pa.list_(pa.string()))]
     + [("ended", pa.list_(pa.bool_()))]
@@ -34,7 +37,7 @@ SAMPLES = pa.schema(
 
 
 class SamplesConfig(Config):
-    """Section `samples` of the study."""
+    """Section `samples` of the study; new_tokens and temperature are those of `ppo`."""
 
     dtype: Literal["float32", "bfloat16"] = Field(description="Arithmetic of the policy.")
     prompts: int = Field(ge=1, description="Training prompts, the lowest row ids.")
@@ -66,19 +69,18 @@ def draw_samples(
     texts = [text.strip() for text in texts_of(twice, responses, tokenizer)]
     ended = [row[-1] in stop for row in responses]
     out.mkdir(parents=True, exist_ok=True)
-    counts = {"prompts": len(asked), "pairs": 0, "same": 0, "empty": 0, "tokens": sum(map(len, responses))}
+    counts = {"prompts": len(asked), "pairs": 0, **dict.fromkeys(LEFT_OUT, 0), "tokens": sum(map(len, responses))}
     with ParquetRows(out / FILE, SAMPLES) as sink:
         for i, (row_id, prompt) in enumerate(zip(prompts.row_ids, asked, strict=True)):
             pair = texts[2 * i : 2 * i + 2]
-            why = "empty" if not all(pair) else "same" if pair[0] == pair[1] else "pairs"
-            counts[why] += 1
-            if why == "pairs":
+            why = _unfit(pair)
+            counts[why or "pairs"] += 1
+            if why is None:
                 row = (row_id, prompt, prompts.prefills[i], pair, ended[2 * i : 2 * i + 2])
                 sink.write({name: [value] for name, value in zip(SAMPLES.names, row, strict=True)})
     if not counts["pairs"]:
-        raise DataError(
-            f"none of {len(asked)} prompts got two different answers: raise `samples.temperature` or `new_tokens`"
-        )
+        left_out = ", ".join(f"{counts[why]} {why}" for why in LEFT_OUT)
+        raise DataError(f"none of {len(asked)} prompts got two answers to compare: {left_out}")
     write_json(out / "samples.json", counts)
     return counts
 
@@ -86,6 +88,15 @@ def draw_samples(
 def prompts_columns(prompts: Prompts) -> tuple:
     """The columns of Prompts in its order."""
     return prompts.row_ids, prompts.ids, prompts.prefilled, prompts.prefills
+
+
+def _unfit(pair: list[str]) -> str | None:
+    """Which of LEFT_OUT the answers are, if any."""
+    if not all(pair):
+        return "empty"
+    if any(map(damage, pair)):
+        return "damaged"
+    return "same" if pair[0] == pair[1] else None
 
 
 def _asked(path: Path, row_ids: list[str]) -> list[list[dict]]:

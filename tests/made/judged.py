@@ -57,7 +57,7 @@ def validated(data: Path, folder: Path) -> Path:
             means = [sum(row["ratings"]) / len(row["ratings"]) for row in (better, worse)]
             raters = better["ratings"], worse["ratings"]
             found.append({
-                "row_id": f"{(i * 7919 + 13) % 65536:016x}", "prompt": PROMPT,
+                "row_id": f"{(i // 2 * 7919 + 13) % 65536:016x}", "prompt": PROMPT,
                 "responses": [better["text"], worse["text"]], "ratings": means, "agreement": agreement(*raters),
                 "margin": means[0] - means[1], "one_against_rest": one_against_rest(*raters), "split_half": 1.0,
                 "source": "texts",
