@@ -1,5 +1,6 @@
 """Judges of this machine against transformers itself: letters in both orders, scores of gold and reward, limits."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,14 @@ def test_a_model_whose_letters_are_equally_likely_has_no_opinion_but_a_tie(sft: 
     decoder.save_whole(model, tokenizer, tmp_path / "tied", card)
     opinions = Letters(tmp_path / "tied", questions("warm"), torch.float32).compare(PAIRS)
     assert [opinion.preference for opinion in opinions] == pytest.approx([0.5] * 3, abs=1e-6)
+
+
+def test_a_base_judges_too_and_bfloat16_does_not_round_the_opinion_to_eighths(base: Path) -> None:
+    exact = Letters(base, questions("warm"), torch.float32).compare(PAIRS)
+    rough = Letters(base, questions("warm"), torch.bfloat16).compare(PAIRS)
+    gaps = [math.log(one.first / (1 - one.first)) for one in rough]
+    assert all(abs(gap * 8 - round(gap * 8)) > 1e-4 for gap in gaps)
+    assert [o.first for o in rough] == pytest.approx([o.first for o in exact], abs=0.02)
 
 
 def test_each_pair_gets_its_own_principle_in_the_language_that_was_asked_for(sft: Path) -> None:

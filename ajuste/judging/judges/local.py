@@ -14,21 +14,25 @@ import torch
 
 from ajuste.judging.judges.opinions import Cost, Opinion, Pair, of_letters, of_scores, unable
 from ajuste.judging.judges.questions import LETTERS, Questions
+from ajuste.learning.layers import float32_head
 from ajuste.learning.text import chat
 from ajuste.learning.text.choices import log_likelihoods
 from ajuste.models import classifier, decoder, reward
+from ajuste.models.folder import CARD
 
 POSITIVE = "positive"  # the label of a gold classifier whose log odds are its score
 BATCH_TOKENS, BATCH_ROWS = 4096, 32
 
 
 class Letters:
-    """A decoder as a judge. Raises ValueError for a folder that is none, or a tokenizer to which A or B is no single
-    token."""
+    """A decoder as a judge: a trained or merged one, or a base. Its output layer computes in float32, since bfloat16
+    rounds a logit of 20 to eighths, and the difference of two of them is the opinion. Raises ValueError for a folder
+    that is no decoder, or a tokenizer to which A or B is no single token."""
 
     def __init__(self, folder: Path, questions: Questions, dtype: torch.dtype, device: str = "cpu") -> None:
-        self.model, self.tokenizer, _ = decoder.load(folder, dtype=dtype)
-        self.model.to(device)
+        trained = (folder / CARD).is_file()
+        self.model, self.tokenizer = (decoder.load if trained else decoder.load_base)(folder, dtype=dtype)[:2]
+        float32_head.attach(self.model.to(device))
         self.questions, self.cost = questions, Cost()
         self.letters = [chat.encode(self.tokenizer, letter) for letter in LETTERS]
         if any(len(ids) != 1 for ids in self.letters):
