@@ -13,9 +13,10 @@ from ajuste.core.params import read_yaml, typed
 from ajuste.judging.gate import GateConfig
 from ajuste.tracking.pages import report, report_groups
 from ajuste.tracking.project import dvc, lock, raw_data
-from ajuste.tracking.registry import register, registry
+from ajuste.tracking.registry import registry
 from ajuste.tracking.registry.families.grpo import GRPO
 from ajuste.tracking.registry.families.rloo import RLOO
+from ajuste.tracking.registry.registry import Version
 from ajuste.tracking.verdicts import gate
 from tests.made import tiny_rlhf
 from tests.tracking import rlhf
@@ -93,11 +94,10 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_studys_stages_count_where_the_registry_looks_and_nowhere_else(bare: None) -> None:
-    assert set(STAGES) <= lock.stages().keys() and "draw" not in lock.stages()
-    assert lock.in_rooms(Path("studies/none/dvc.lock")) == {}
-    assert set(lock.in_rooms(Path("studies/grpo/dvc.lock"))) == set(STAGES)
-    lock.stages()["grpo"]["cmd"] = "changed"
-    assert lock.stages()["grpo"]["cmd"] != "changed", "what is parsed once is given as a copy"
+    assert lock.of_study("grpo") == set(STAGES) == lock.every().keys() and lock.stages() == {}
+    assert lock.of_study("none") == set() and lock.entry("grpo")["cmd"] == "python -m studies.grpo.grpo"
+    lock.every()["grpo"]["cmd"] = "changed"
+    assert lock.every()["grpo"]["cmd"] != "changed", "what is parsed once is given as a copy"
 
 
 @pytest.mark.slow  # a store, three policies and their registration
@@ -117,10 +117,16 @@ def test_it_is_registered_with_its_figures_and_ranked_beside_ppo(root: Path) -> 
 
 def test_a_study_that_has_run_is_registered_at_once(bare: None, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list = []
+    version = Version(NAME, "7", None, None, {}, "")
+
+    def registered(stages: set[str]) -> list[Version]:
+        asked.append(stages)
+        return [version]
+
     monkeypatch.setattr(raw_data, "check", lambda: None)
     monkeypatch.setattr(dvc, "heal", lambda: None)
-    monkeypatch.setattr(register, "register_all", lambda parent, stages: asked.append(set(stages)) or [(NAME, "7")])
-    for code, said in ((0, "registered assistant/7\n"), (3, "")):
+    monkeypatch.setattr(registry, "register_all", registered)
+    for code, said in ((0, "registered assistant/7: `ajuste gate assistant` judges a challenger\n"), (3, "")):
         monkeypatch.setattr(dvc, "repro_study", lambda path, code=code: code)
         result = CliRunner().invoke(app, ["study", "grpo"])
         assert (result.exit_code, result.output) == (code, said)

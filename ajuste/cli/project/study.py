@@ -1,4 +1,7 @@
-"""`ajuste study NAME`: a comparison that the default run leaves out, studies/<name>/dvc.yaml."""
+"""`ajuste study NAME`: a comparison that the default run leaves out, studies/<name>/dvc.yaml.
+
+The models that it made beside those of the default run are registered, as methods of a served name.
+"""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,9 +10,9 @@ import typer
 
 
 def command(name: Annotated[str, typer.Argument(help="The folder under studies/; `list` shows them.")]) -> None:
-    """Run a study through DVC: only its stale points are run. Models that it makes are registered.
+    """Run a study through DVC: only its stale points are run. Versions that it makes are registered.
 
-    Examples:  ajuste study list   |   ajuste study data-size   |   ajuste study ner
+    Examples:  ajuste study list   |   ajuste study data-size
     """
     from ajuste.core.errors import UsageError
     from ajuste.tracking.project import dvc, lock, raw_data
@@ -22,10 +25,10 @@ def command(name: Annotated[str, typer.Argument(help="The folder under studies/;
         raise UsageError(f"no study `{name}`: studies are {', '.join(names)}")
     dvc.heal()
     raw_data.check()
-    code = dvc.repro_study(f"studies/{name}/dvc.yaml")
-    if code == 0 and (stages := lock.in_rooms(Path("studies") / name / "dvc.lock")):
-        from ajuste.tracking.registry.register import register_all
+    if code := dvc.repro_study(f"studies/{name}/dvc.yaml"):
+        raise typer.Exit(code)
+    if made := lock.of_study(name):
+        from ajuste.tracking.registry import registry
 
-        for registered, number in register_all(None, stages):
-            typer.echo(f"registered {registered}/{number}")
-    raise typer.Exit(code)
+        for version in registry.register_all(stages=made):
+            typer.echo(f"registered {version.name}/{version.version}: `ajuste gate {version.name}` judges a challenger")

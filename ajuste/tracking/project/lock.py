@@ -1,5 +1,8 @@
 """dvc.lock and dvc.yaml as the remembering code reads them: what ran with which inputs, and who reads whose outs.
 
+A study (studies/<name>/dvc.yaml) has a dvc.lock of its own. Its stages that write beside the default run's, as
+artifacts/merged/<method>, make models that are registered as any others: `every` has them too.
+
 Nothing here starts DVC: both files are YAML. The key of a stage that has not run yet is computed in core/stages.py.
 """
 
@@ -14,7 +17,7 @@ from ajuste.core.params import lookup, parse_yaml, read_yaml
 from ajuste.core.stages import definitions, key_of, md5_of
 
 LOCK = Path("dvc.lock")
-ROOMS = ("artifacts/adapters/", "artifacts/merged/", "artifacts/evaluated/")  # where the registry looks
+OF_STUDIES = "artifacts/studies/"
 
 
 def parse(text: str) -> dict:
@@ -22,31 +25,37 @@ def parse(text: str) -> dict:
     return copy.deepcopy(_parsed(text))
 
 
-@lru_cache(maxsize=12)
+@lru_cache(maxsize=16)
 def _parsed(text: str) -> dict:
     # a run asks a hundred times for what takes 0.2 s to parse
     return parse_yaml(text).get("stages", {})
 
 
 def stages() -> dict:
-    """The stages of dvc.lock by name, and those of studies that stand in the rooms; empty before the first run."""
-    found = parse(LOCK.read_text(encoding="utf-8")) if LOCK.exists() else {}
-    for path in sorted(Path("studies").glob("*/dvc.lock")):
-        found = in_rooms(path) | found
+    """The stages of dvc.lock by name; empty before the first run."""
+    return parse(LOCK.read_text(encoding="utf-8")) if LOCK.exists() else {}
+
+
+def every() -> dict:
+    """`stages`, and those of the studies that write below artifacts/, but not in a study's own folder there."""
+    found = stages()
+    for path in sorted(Path("studies").glob(f"*/{LOCK}")):
+        for name, entry in parse(path.read_text(encoding="utf-8")).items():
+            if any(out["path"].startswith("artifacts/") and not out["path"].startswith(OF_STUDIES)
+                   for out in entry.get("outs", [])):  # fmt: skip
+                found.setdefault(name, entry)
     return found
 
 
-def in_rooms(path: Path) -> dict:
-    """Of a study's dvc.lock, the stages whose outs stand beside those of the default run: the registry knows them."""
-    found = _parsed(path.read_text(encoding="utf-8")) if path.exists() else {}
-    outs = {name: [out["path"] for out in entry.get("outs", [])] for name, entry in found.items()}
-    inside = [name for name, paths in outs.items() if paths and all(path.startswith(ROOMS) for path in paths)]
-    return copy.deepcopy({name: found[name] for name in inside})
+def of_study(study: str) -> set[str]:
+    """The stages of a study whose models are registered; none before it has run."""
+    path = Path("studies") / study / LOCK
+    return set(parse(path.read_text(encoding="utf-8"))) & every().keys() - stages().keys() if path.exists() else set()
 
 
 def entry(name: str) -> dict:
-    """A stage's entry in dvc.lock. Raises UsageError when the stage has not run."""
-    found = stages().get(name)
+    """A stage's entry in dvc.lock, or in a study's. Raises UsageError when the stage has not run."""
+    found = every().get(name)
     if found is None:
         raise UsageError(f"dvc.lock has no stage `{name}`: it has not run yet; `ajuste run` runs it")
     return found

@@ -1,7 +1,7 @@
 """From model folders to registered versions: find-or-create by stage key, the merge's proof, the challenger.
 
-For every model folder that dvc.lock names (ajuste/tracking/registry/families/ says which; first those that others are
-made from), in this order:
+For every model folder that dvc.lock names, or a study's (ajuste/tracking/registry/families/ says which; first those
+that others are made from), in this order:
 
     find      a version with this stage key: nothing is copied, only its test metrics are brought up to date
     check     the folder is what dvc.lock names; a merged one has a passing proof of these very bytes, or it is refused;
@@ -59,9 +59,9 @@ def register_all(parent: str | None, stages: Collection[str] | None = None) -> l
 
 
 def models() -> list[Model]:
-    """The model folders that dvc.lock names and that are there, by family, adapters first."""
+    """The model folders that dvc.lock or a study's names and that are there, by family, adapters first."""
     found = []
-    for stage, entry in lock.stages().items():
+    for stage, entry in lock.every().items():
         for out in entry.get("outs", []):
             folder = Path(out["path"])
             family = families.of_folder(folder)

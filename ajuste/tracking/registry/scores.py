@@ -66,7 +66,7 @@ def _metric(tag: str) -> str:
 
 def stage_of(folder: Path) -> str:
     """The stage whose out the folder is."""
-    return next(stage for stage, entry in lock.stages().items()
+    return next(stage for stage, entry in lock.every().items()
                 if any(Path(out["path"]) == folder for out in entry.get("outs", [])))
 
 

@@ -200,7 +200,7 @@ class Family:
 
 def judged(stage: str, folder: Path, md5: str) -> bool:
     """Whether dvc.lock has that stage's run on these very weights."""
-    return names(lock.stages().get(stage, {}).get("deps", []), folder, md5)
+    return names(lock.every().get(stage, {}).get("deps", []), folder, md5)
 
 
 def names(entries: list[dict], folder: Path, md5: str) -> bool:
