@@ -30,8 +30,8 @@ EVERY = [path for room in ROOMS for path in modules(room)]
 CODE = [path for path in EVERY if path.name != "__init__.py"]
 PROJECT = Path("ajuste/tracking/project")
 TRAINING = {
-    "base", "features", "classify", "instruct", "reward", "gold", "ppo", "rl", "supervised", "merge", "evaluate",
-    "forgetting",
+    "base", "features", "classify", "instruct", "reward", "gold", "ppo", "grpo", "rloo", "rl", "supervised", "merge",
+    "evaluate", "forgetting",
 }  # fmt: skip
 # Of a training machine; psutil comes with accelerate; numpy and safetensors with transformers; scipy with scikit-learn
 TRAINING_MACHINE = (

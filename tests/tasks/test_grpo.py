@@ -23,6 +23,7 @@ from tasks.rloo import rloo
 from tests.made import tiny_classifiers, tiny_decoders, tiny_rlhf
 from tests.made.tiny_group import config
 from tests.made.tiny_ppo import files
+from tests.tasks.test_ppo import kill_at_random_moments
 
 torch.set_num_threads(1)
 COMPUTE = Compute(dtype="float32", device="cpu", threads=1, seed=0)
@@ -87,6 +88,12 @@ def test_twice_the_same_bytes_and_a_killed_run_goes_on_to_them(
         run("grpo", artifacts, tmp_path, keep="gold")
     grpo(config("grpo", **CHANGES, keep="gold"), COMPUTE, artifacts, tmp_path / "out", tmp_path / "checkpoints")
     assert files(tmp_path / "out") == files(done[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", STAGES)
+def test_kill_9_at_random_moments_changes_no_byte(artifacts: Path, tmp_path: Path, method: str) -> None:
+    kill_at_random_moments(artifacts, tmp_path, method, 4)
 
 
 @pytest.mark.parametrize("method", ["grpo", pytest.param("rloo", marks=pytest.mark.slow)])

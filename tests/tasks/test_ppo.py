@@ -265,26 +265,27 @@ def test_the_step_after_the_end_is_shown_where_it_is_paid():
 # --- kill -9 ----------------------------------------------------------------------------------------------------------
 
 
-def start_run(artifacts: Path, folder: Path) -> subprocess.Popen:
+def start_run(artifacts: Path, folder: Path, method: str) -> subprocess.Popen:
     """The stage in a process of its own, when it begins to train."""
-    command = [sys.executable, "-m", "tests.tasks.ppo_run", str(artifacts), str(folder / "out"), str(folder / "c")]
+    paths = [str(path) for path in (artifacts, folder / "out", folder / "c")]
+    command = [sys.executable, "-m", "tests.tasks.ppo_run", *paths, method]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout.readline() == "training\n"
     return process
 
 
-@pytest.mark.slow
-def test_kill_9_at_ten_random_moments_changes_no_byte(artifacts, tmp_path):
+def kill_at_random_moments(artifacts: Path, tmp_path: Path, method: str, times: int) -> None:
+    """No byte of the out and of the last checkpoint is another one than of a run that nobody disturbed."""
     (tmp_path / "calm").mkdir()
     began = time.monotonic()
-    process = start_run(artifacts, tmp_path / "calm")
+    process = start_run(artifacts, tmp_path / "calm", method)
     assert process.wait(timeout=300) == 0
     seconds = time.monotonic() - began
 
     chance, kills, folder = random.Random(11), 0, tmp_path / "killed"
     folder.mkdir()
-    while kills < 10:
-        process = start_run(artifacts, folder)
+    while kills < times:
+        process = start_run(artifacts, folder, method)
         try:
             process.wait(timeout=chance.uniform(0, seconds / 8))
             shutil.rmtree(folder / "c")  # it ended before the kill: from the start again
@@ -292,7 +293,12 @@ def test_kill_9_at_ten_random_moments_changes_no_byte(artifacts, tmp_path):
             process.kill()
             process.wait()
             kills += 1
-    assert start_run(artifacts, folder).wait(timeout=300) == 0
+    assert start_run(artifacts, folder, method).wait(timeout=300) == 0
     assert files(folder / "out") == files(tmp_path / "calm/out")
     states = [files(place / "c/checkpoint-30") for place in (folder, tmp_path / "calm")]
     assert states[0] == states[1]
+
+
+@pytest.mark.slow
+def test_kill_9_at_ten_random_moments_changes_no_byte(artifacts, tmp_path):
+    kill_at_random_moments(artifacts, tmp_path, "ppo", 10)

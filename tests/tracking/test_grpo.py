@@ -11,15 +11,19 @@ from ajuste.cli.main import app
 from ajuste.core.imports import ROOT
 from ajuste.core.params import read_yaml, typed
 from ajuste.judging.gate import GateConfig
+from ajuste.tracking.pages import report, report_groups
 from ajuste.tracking.project import dvc, lock, raw_data
-from ajuste.tracking.registry import register, registry
+from ajuste.tracking.registry import registry
 from ajuste.tracking.registry.families.grpo import GRPO
 from ajuste.tracking.registry.families.rloo import RLOO
+from ajuste.tracking.registry.registry import Version
 from ajuste.tracking.verdicts import gate
 from tests.made import tiny_rlhf
 from tests.tracking import rlhf
 from tests.tracking.rlhf import ADAPTERS, MERGED
 from tests.tracking.stored import stored, within
+from tests.tracking.test_report import parsed, place  # noqa: F401
+from tests.tracking.test_report_instruct import text_of
 from tests.tracking.test_rlhf import of
 from tests.tracking.test_runs import history_of, run_of
 
@@ -90,8 +94,8 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_studys_stages_count_where_the_registry_looks_and_nowhere_else(bare: None) -> None:
-    assert set(STAGES) == lock.every().keys() == lock.of_study("grpo") and lock.stages() == {}
-    assert lock.of_study("none") == set()
+    assert lock.of_study("grpo") == set(STAGES) == lock.every().keys() and lock.stages() == {}
+    assert lock.of_study("none") == set() and lock.entry("grpo")["cmd"] == "python -m studies.grpo.grpo"
     lock.every()["grpo"]["cmd"] = "changed"
     assert lock.every()["grpo"]["cmd"] != "changed", "what is parsed once is given as a copy"
 
@@ -113,10 +117,16 @@ def test_it_is_registered_with_its_figures_and_ranked_beside_ppo(root: Path) -> 
 
 def test_a_study_that_has_run_is_registered_at_once(bare: None, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list = []
+    version = Version(NAME, "7", None, None, {}, "")
+
+    def registered(stages: set[str]) -> list[Version]:
+        asked.append(stages)
+        return [version]
+
     monkeypatch.setattr(raw_data, "check", lambda: None)
     monkeypatch.setattr(dvc, "heal", lambda: None)
-    monkeypatch.setattr(register, "register_all", lambda parent, stages: asked.append(set(stages)) or [(NAME, "7")])
-    for code, said in ((0, "registered assistant/7\n"), (3, "")):
+    monkeypatch.setattr(registry, "register_all", registered)
+    for code, said in ((0, "registered assistant/7: `ajuste gate assistant` judges a challenger\n"), (3, "")):
         monkeypatch.setattr(dvc, "repro_study", lambda path, code=code: code)
         result = CliRunner().invoke(app, ["study", "grpo"])
         assert (result.exit_code, result.output) == (code, said)
@@ -137,3 +147,22 @@ def test_the_report_says_whether_the_groups_taught_anything(bare: None) -> None:
         assert found["GRPO: groups teach"][0] == state and found["GRPO: groups teach"][1].startswith(said)
     assert found["GRPO: learnt what it was paid for"][0] == "good" and "GRPO: really better" in found
     assert RLOO.findings() == []
+
+
+def test_the_report_draws_what_says_whether_the_groups_teach(place: Path) -> None:  # noqa: F811
+    folder = place / "artifacts/adapters/rloo"
+    folder.mkdir(parents=True)
+    rlhf.evaluate_policy(place / "artifacts/evaluated/rloo", 60, method="rloo")
+    curves(folder, 0.25)
+    (folder / "ajuste.json").write_text(json.dumps({"parameters": {"trainable": 12, "total": 1200, "share": 0.01}}))
+    (folder / "alarms.json").write_text(json.dumps([{"said": "update 3: the entropy is <0.1>"}]))
+    said = text_of(report.write_report(Path("index.html")))
+    for fact in ("3 updates. 12 of 1,200 parameters were trained (1.00%), without a value model", "entropy is <0.1>",
+                 "+0.080 +0.050 to +0.110", "3.50 3.10 to 3.90", "RLOO: groups teach",
+                 "The loss is not among them"):
+        assert fact in said, fact
+    drawn = Path("index.html").read_text()
+    for title in ("groups without variance, share: 0.25 at 1", "gradient norm: 0.5 at 3", "nats a token: 2 at 1"):
+        assert title in drawn, title
+    assert '<h2 id="grpo">' not in drawn and parsed(Path("index.html"))
+    assert report_groups.curves([]) == []

@@ -208,6 +208,8 @@ ALLOWED = {  # files and folders that name a method, each with its reason
     "ajuste/cli/models/explain.py": "the command that shows what stage `ppo` recorded, token by token",
     "ajuste/tracking/pages/report_dpo.py": "the pictures of DPO's own section of the report",
     "ajuste/tracking/pages/_report_dpo.html": "the same section's text",
+    "ajuste/tracking/pages/report_groups.py": "the pictures of the methods of groups",
+    "ajuste/tracking/pages/_report_groups.html": "the same section's text",
     "ajuste/tracking/pages/report.py": "puts the section where it belongs",
     "ajuste/tracking/pages/_report.html": "the same",
     "ajuste/tracking/pages/report_rlhf.py": "the pictures of PPO's own section of the report",

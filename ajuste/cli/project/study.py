@@ -12,7 +12,7 @@ import typer
 def command(name: Annotated[str, typer.Argument(help="The folder under studies/; `list` shows them.")]) -> None:
     """Run a study through DVC: only its stale points are run. Versions that it makes are registered.
 
-    Examples:  ajuste study list   |   ajuste study data-size   |   ajuste study ner
+    Examples:  ajuste study list   |   ajuste study data-size
     """
     from ajuste.core.errors import UsageError
     from ajuste.tracking.project import dvc, lock, raw_data

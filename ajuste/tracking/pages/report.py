@@ -18,6 +18,7 @@ from ajuste.core.home import write_atomically
 from ajuste.core.stages import stage_names
 from ajuste.tracking.pages import report_data as data
 from ajuste.tracking.pages import report_dpo as dpo
+from ajuste.tracking.pages import report_groups
 from ajuste.tracking.pages import report_instruct as instruct
 from ajuste.tracking.pages import report_rlhf as rlhf
 from ajuste.tracking.pages import report_trust as trust
@@ -72,6 +73,7 @@ def page() -> dict:
         "assistant": assistant,
         "rlhf": preferred,
         "dpo": dpo.section(),
+        "groups": report_groups.sections(),
         "intervals": _intervals(rows, best),
         "strategies": rows,
         "metrics": METRICS,
