@@ -161,9 +161,8 @@ def test_the_picture_and_the_table_of_best_of_n(tmp_path: Path, monkeypatch: pyt
     def around(value: float, half: float = 0.02) -> dict:
         return {"value": value, "low": value - half, "high": value + half}
 
-    for name, folder in (("STUDY", ROOT / "studies/best-of-n"), ("POINTS", tmp_path), ("EVALUATED", tmp_path),
-                         ("ADAPTERS", tmp_path)):  # fmt: skip
-        monkeypatch.setattr(draw, name, folder)
+    for name in ("POINTS", "EVALUATED"):
+        monkeypatch.setattr(draw, name, tmp_path)
     points = [{"n": n, "kl": around(kl, 0.0), "kl_bound": kl + 0.01, "proxy_gain": around(proxy),
                "gold_gain": around(gold)}
               for n, kl, proxy, gold in ((1, 0, 0, 0), (2, 0.19, 0.5, 0.1), (4, 0.63, 0.9, 0.3), (8, 1.2, 1.2, 0.2))]
@@ -172,9 +171,11 @@ def test_the_picture_and_the_table_of_best_of_n(tmp_path: Path, monkeypatch: pyt
         (tmp_path / method).mkdir()
         one = {"kl": around(2.0), "proxy": {"difference": around(0.4)}, "gold": {"difference": around(0.15)}}
         (tmp_path / method / f"{method}.json").write_text(json.dumps({**one, "prompts": 256}))
-    (tmp_path / "rejection/ajuste.json").write_text(json.dumps({"n": 8, "samples": 2432}))
+    (tmp_path / "rows").mkdir()
+    splits = {"train": {"rows": 256, "samples": 2048}, "validation": {"rows": 48, "samples": 384}}
+    (tmp_path / "rows/encoding.json").write_text(json.dumps({"n": 8, "splits": splits}))
     page = drawn_twice(draw, tmp_path, monkeypatch, "best-of-n.md")
     assert "| best of 4 | 0.63 | 0.64 | +0.900 (+0.880 to +0.920) | +0.300 (+0.280 to +0.320) |" in page
     assert "| PPO | 2.00 |  | +0.400 (+0.380 to +0.420) | +0.150 (+0.130 to +0.170) |" in page
     assert "The best of 2 or more has a higher gold (interval above 0); past n = 4 gold falls while the proxy" in page
-    assert "drew 2,432 samples, 8 to each of 256" in page
+    assert "drew 2,432 samples, 8 to each of 256 training prompts and\n48 of validation" in page

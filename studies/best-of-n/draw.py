@@ -8,13 +8,11 @@ from pathlib import Path
 
 import matplotlib
 
-from ajuste.core.params import read_yaml
-
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-STUDY, POINTS, OUT = Path("studies/best-of-n"), Path("artifacts/studies/best-of-n"), Path("docs/measured")
-EVALUATED, ADAPTERS = Path("artifacts/evaluated"), Path("artifacts/adapters")
+POINTS, EVALUATED, OUT = Path("artifacts/studies/best-of-n"), Path("artifacts/evaluated"), Path("docs/measured")
+ROWS = "rows/encoding.json"
 TRAINED = {"rejection": "rejection sampling", "ppo": "PPO", "dpo": "DPO"}
 LOOK = {"rejection": ("#cc6677", "s"), "ppo": ("#332288", "^"), "dpo": ("#ddaa33", "D")}  # told apart by all eyes
 BEST = "#228833"
@@ -88,12 +86,12 @@ def sentence(curve: dict) -> str:
 
 
 def main() -> None:
-    study = read_yaml(STUDY / "params.yaml")
-    curve = json.loads((POINTS / "curve.json").read_text(encoding="utf-8"))
+    curve, rows = (json.loads((POINTS / name).read_text(encoding="utf-8")) for name in ("curve.json", ROWS))
     trained = {
         method: json.loads((EVALUATED / method / f"{method}.json").read_text(encoding="utf-8")) for method in TRAINED
     }
-    card = json.loads((ADAPTERS / "rejection/ajuste.json").read_text(encoding="utf-8"))
+    learnt = {split: found["rows"] for split, found in rows["splits"].items()}
+    samples = sum(found["samples"] for found in rows["splits"].values())
     prompts = trained["rejection"]["prompts"]
     OUT.mkdir(parents=True, exist_ok=True)
     draw(curve, trained, OUT / "best-of-n.svg")
@@ -102,8 +100,8 @@ def main() -> None:
 Gains over the SFT model (95 % bootstrap over prompts, paired). Best of n: {curve["samples"]} samples of the SFT model
 to each of {curve["prompts"]} test prompts, every n estimated from all of them; KL measured from the samples, beside its
 bound ln n - (n - 1)/n. What was trained: one answer to each of {prompts} test prompts, KL of the whole distributions.
-Rejection sampling drew {card["samples"]:,} samples, {card["n"]} to each of {study["prompts"]["train"]} training prompts
-and {study["prompts"]["validation"]} of validation, and learnt the best of each.
+Rejection sampling drew {samples:,} samples, {rows["n"]} to each of {learnt["train"]} training prompts and
+{learnt["validation"]} of validation, and learnt the best of each.
 Made by `ajuste study best-of-n`.
 
 {table(figures(curve, trained))}
