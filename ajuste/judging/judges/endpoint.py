@@ -26,6 +26,7 @@ from ajuste.judging.judges.questions import LETTERS, Questions
 
 KEY = "AJUSTE_JUDGE_KEY"
 WORKERS, RETRIES, TIMEOUT, LONGEST_WAIT = 4, 5, 60.0, 30.0
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 TOP = 20  # alternatives of a token: the most that OpenAI's interface gives
 PASSING = (408, 429)
 TOO_LONG = "context_length_exceeded"
@@ -46,11 +47,12 @@ class Endpoint:
             raise UsageError(f"the judge's `url` may hold no user, password or query: a key stands in ${KEY} alone")
         self.url, self.model, self.questions, self.cost = str(address).rstrip("/"), model, questions, Cost()
         self._key = os.environ.get(KEY, "").strip()
+        self._proxies = address.host not in LOOPBACK  # a server of this machine is asked directly
 
     def compare(self, pairs: Sequence[Pair]) -> list[Opinion]:
         asked = [self.questions.of(pair) for pair in pairs]
         headers = {"authorization": f"Bearer {self._key}"} if self._key else {}
-        with httpx.Client(timeout=TIMEOUT, headers=headers, trust_env=False) as client:
+        with httpx.Client(timeout=TIMEOUT, headers=headers, trust_env=self._proxies) as client:
             with ThreadPoolExecutor(WORKERS) as workers:
                 texts = [text for one in asked for text in one.texts]
                 gaps = list(workers.map(lambda text: self._gap(client, text), texts))
