@@ -145,3 +145,33 @@ def test_nothing_is_cut_without_being_counted(tokenizer, contents, system, most:
         assert len(row.input_ids) == most
         least = [{**m, "content": ""} for m in (*messages[: system is not None], messages[-2])]
         assert row.prompt_tokens <= max(most // KEPT, len(chat.prompt_ids(tokenizer, least)))
+
+
+def weigh(messages: list[dict], *learnt: bool) -> list[dict]:
+    """The assistant's turns with weight 1 or 0."""
+    weights = iter(learnt)
+    return [{**m, "weight": int(next(weights))} if m["role"] == "assistant" else m for m in messages]
+
+
+def test_an_answer_of_weight_0_is_read_and_not_learnt(tokenizer) -> None:
+    messages = talk("Why?", "Because.", "And then?", "The end.", system="Be kind.")
+    whole = fit(tokenizer, messages, 512)
+    first = fit(tokenizer, weigh(messages, True, False), 512)
+    assert first.input_ids == whole.input_ids and (first.length, first.prompt_cut) == (whole.length, 0)
+    learnt = [token for token, label in zip(first.input_ids, first.labels, strict=True) if label != IGNORED]
+    assert text(tokenizer, learnt) == "Because.<|im_end|>"
+    assert first.prompt_tokens == len(chat.prompt_ids(tokenizer, messages[:2]))
+    last = fit(tokenizer, weigh(messages, False, True), 512)
+    learnt = [token for token, label in zip(last.input_ids, last.labels, strict=True) if label != IGNORED]
+    assert text(tokenizer, learnt) == "The end.<|im_end|>" and last.prompt_tokens == whole.prompt_tokens
+    assert fit(tokenizer, weigh(messages, False, False), 512) is None
+    assert fit(tokenizer, weigh(messages, False, False), 20) is None
+
+
+def test_what_follows_the_last_learnt_answer_goes_first(tokenizer) -> None:
+    messages = talk("Why?", "Because.", "And then?", "The end.", "Again?", LONG)
+    kept = fit(tokenizer, messages[:2], 512)
+    row = fit(tokenizer, weigh(messages, True, False, False), kept.length + 3)
+    assert row.input_ids == kept.input_ids and row.labels == kept.labels
+    assert row.length == fit(tokenizer, messages, 4096).length
+    assert (row.prompt_cut, row.response_cut, row.prompt_tokens) == (0, row.length - kept.length, kept.prompt_tokens)
