@@ -41,7 +41,10 @@ NOTHING = ("tasks/rl/algorithm.py", "tasks/rl/config.py")  # declarations, where
 READ = ("tests", "flows", "params.yaml", "policy.yaml", "presets", "dvc.yaml")
 
 L, T = "ajuste/learning", "tests/learning"
-TABLE = ["tests/keys/test_ppo_by_hand.py", "tests/tasks/test_rl_table.py", "tests/tasks/test_rl_world.py"]
+FIRST_STEP = "tests/keys/test_ppo_first_step.py"
+TABLE = ["tests/keys/test_ppo_by_hand.py", "tests/tasks/test_rl_table.py", "tests/tasks/test_rl_world.py",
+         "tests/tasks/test_rl_steps.py", f"{FIRST_STEP}::test_losses_are_those_of_the_configured_clips",
+         f"{FIRST_STEP}::test_what_the_importance_weights_came_to_is_said"]  # fmt: skip
 # each file, and the tests that measure it
 FILES = {
     f"{L}/losses/bradley_terry.py": [f"{T}/test_bradley_terry.py"],
