@@ -84,6 +84,8 @@ FILES = {
                 "test_differences_and_comparisons_by_hand",
                 "test_what_is_not_plain_lora_is_refused",
                 "test_shapes_of_one_adapter",
+                "test_the_bases_tensor_under_the_names_that_it_may_have",
+                "test_a_merge_says_nothing",
             )
         ),
     ],

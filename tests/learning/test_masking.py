@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ajuste.learning.losses.cross_entropy import IGNORED
 from ajuste.learning.text import chat
-from ajuste.learning.text.masking import KEPT, fit
+from ajuste.learning.text.masking import KEPT, _without, fit
 
 LONG = " ".join(f"w{n}" for n in range(60))
 
@@ -175,3 +175,26 @@ def test_what_follows_the_last_learnt_answer_goes_first(tokenizer) -> None:
     assert row.input_ids == kept.input_ids and row.labels == kept.labels
     assert row.length == fit(tokenizer, messages, 4096).length
     assert (row.prompt_cut, row.response_cut, row.prompt_tokens) == (0, row.length - kept.length, kept.prompt_tokens)
+
+
+def test_what_is_not_learnt_goes_only_when_it_has_to_and_the_rest_is_cut_as_ever(tokenizer) -> None:
+    messages = talk(LONG, "Because.", "And then?", "The end.")
+    weighed = weigh(messages, True, False)
+    whole = fit(tokenizer, weighed, 4096)
+    assert fit(tokenizer, weighed, whole.length) == whole
+    row, alone = fit(tokenizer, weighed, 64), fit(tokenizer, messages[:2], 64)
+    assert (row.input_ids, row.labels, row.prompt_tokens) == (alone.input_ids, alone.labels, alone.prompt_tokens)
+    assert row.prompt_cut == alone.prompt_cut > 0 and row.response_cut == whole.length - alone.length
+
+
+class Pairs:
+    """A tokenizer whose first character is two tokens: offsets repeat, as those of bytes do."""
+
+    def __call__(self, text: str, **options: object) -> dict:
+        assert options == {"add_special_tokens": False, "return_offsets_mapping": True, "verbose": False}
+        return {"offset_mapping": [(0, 1), *((n, n + 1) for n in range(len(text)))]}
+
+
+def test_a_text_loses_its_first_tokens_and_at_least_a_character() -> None:
+    for tokens, left in ((0, "bcd"), (1, "bcd"), (2, "bcd"), (3, "cd"), (4, "d"), (5, ""), (9, "")):
+        assert _without(Pairs(), "abcd", tokens) == left
