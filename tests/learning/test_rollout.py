@@ -5,7 +5,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from ajuste.learning.layers import packed
+from ajuste.learning.layers import float32_head, packed
 from ajuste.learning.rl import rollout
 from ajuste.learning.rl.rollout import draw, sample
 from ajuste.models.one_base import POLICY, OneBase, Settings
@@ -361,3 +361,31 @@ def test_in_bfloat16_keys_and_values_are_kept_in_float32():
     for tokens in ([5, 6, 7], [8, 9, 10]):
         found, expected = (one.step(torch.tensor(tokens)) for one in (run, exact))
         assert (found - expected).norm() < 0.05 * expected.norm()
+
+
+@pytest.mark.parametrize("head_dim", [16, None])
+def test_heads_of_another_width_and_weights_in_float64(head_dim):
+    config = decoder().config
+    config.head_dim = head_dim or 8
+    torch.manual_seed(0)
+    model = type(decoder())(config).double().eval()
+    config.head_dim = head_dim  # not every configuration names it
+    run = packed.pack(model).begin(RAGGED, 3)
+    assert run.cache.dtype == run.mask.dtype == torch.float64 and run.size == (head_dim or 8)
+    rows = [list(row) for row in RAGGED]
+    for tokens in ([5, 6, 7], [8, 9, 10], None):
+        with torch.no_grad():
+            expected = torch.stack([model(torch.tensor([row])).logits[0, -1] for row in rows])
+        assert torch.allclose(run.logits, expected, atol=1e-6)  # the rotation is float32's
+        if tokens:
+            run.step(torch.tensor(tokens))
+            rows = [[*row, token] for row, token in zip(rows, tokens, strict=True)]
+
+
+def test_a_float32_head_is_packed_as_it_is():
+    model = decoder().bfloat16()
+    plain = packed.pack(model).begin(RAGGED, 2)
+    float32_head.attach(model)
+    run = packed.pack(model).begin(RAGGED, 2)
+    assert run.logits.dtype == torch.float32
+    assert (run.logits - plain.logits.float()).norm() < 0.02 * run.logits.norm()

@@ -1,5 +1,7 @@
 """ajuste/learning/layers/two_ways.py: what the probe asks, of which copy, what counts as different."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -191,3 +193,52 @@ def test_a_module_whose_layers_are_not_found_is_copied_whole():
     small, exact = two_ways.shallow(model)
     assert exact and len(small) == 2 and small[0].weight.dtype == torch.float32 and small[0] is not model[0]
     assert len(two_ways._layers(model)) == 0 and len(two_ways._layers(decoder("llama"))) == 3
+
+
+def test_a_tolerance_is_kept_up_to_its_end_and_the_first_of_equals_is_named():
+    expected = {"x": torch.tensor([1.0, 0.0]), "y": torch.tensor([2.0, 0.0])}
+    off = {"x": torch.tensor([1.5, 0.0]), "y": torch.tensor([3.0, 0.0])}
+    assert two_ways.difference(off, expected, 0.5, 0.0) == ""
+    assert two_ways.difference(off, expected, 0.25, 0.0) == "x would be 50.0% off"
+
+
+def configured(**config: object) -> nn.Module:
+    module = nn.Module()
+    module.config = SimpleNamespace(**config)
+    return module
+
+
+def test_tokens_are_spread_evenly_over_what_is_usable():
+    """The smaller vocabulary of two, without single tokens, lists of them and those of an image."""
+    module = nn.Module()
+    module.one = configured(vocab_size=60, pad_token_id=0, eos_token_id=[1, 7], image_token_index=30)
+    module.two, module.three = configured(vocab_size=50, name="a"), configured(vocab_size=None)
+    usable = [token for token in range(50) if token not in (0, 1, 7, 30)]
+    wanted = 4 + 9 + 5
+    spread = [usable[int((i + 0.5) * len(usable) / wanted)] for i in range(wanted)]
+    first, second = two_ways.rows(module)
+    assert first + second[4:] == [*spread[::2], *spread[1::2]] and second[:4] == first[:4]
+
+
+def test_layers_differ_by_their_values_and_not_by_their_numbers():
+    def layer(**values: object) -> nn.Module:
+        module = nn.Sequential(nn.Linear(2, 2))
+        for name, value in values.items():
+            setattr(module, name, value)
+        return module
+
+    plain = two_ways._kind(layer(layer_idx=0, layer_id=0, window=4, weights=[1]))
+    assert plain == two_ways._kind(layer(layer_idx=1, layer_id=2, window=4, weights=[2]))
+    assert plain != two_ways._kind(layer(layer_idx=0, layer_id=0, window=5))
+    assert plain != two_ways._kind(layer(layer_idx=0, layer_id=0, window=None))
+    assert two_ways._kind(nn.Sequential(nn.Linear(2, 2))) != two_ways._kind(nn.Sequential(nn.LayerNorm(2)))
+
+
+def test_configurations_are_cut_with_the_layers():
+    module = nn.Module()
+    module.long, module.short = configured(num_hidden_layers=5, layer_types=list("abcde")), configured(a=1)
+    module.even, module.none = configured(num_hidden_layers=2), configured(num_hidden_layers=3, layer_types=None)
+    two_ways._cut_configs(module, 2)
+    assert vars(module.long.config) == {"num_hidden_layers": 2, "layer_types": ["a", "b"]}
+    assert vars(module.short.config) == {"a": 1} and vars(module.even.config) == {"num_hidden_layers": 2}
+    assert vars(module.none.config) == {"num_hidden_layers": 2, "layer_types": None}
