@@ -248,3 +248,13 @@ def test_what_rows_share_leaves_each_a_token_of_its_own():
             places = batch.places(torch.tensor(i), torch.arange(len(row)))
             assert batch.input_ids[0, places].tolist() == list(row)
             assert batch.position_ids[0, places].tolist() == list(range(len(row)))
+
+
+def test_what_the_trunk_is_asked():
+    model, asked = shared_prefix.attach(decoder()), []
+    model.model.register_forward_pre_hook(lambda _, args, kwargs: asked.append(kwargs), with_kwargs=True)
+    h = shared_prefix.hidden(model, shared_prefix.collate([[1, 2, 3], [1, 4]]))
+    (one,) = asked
+    assert set(one) == {"input_ids", "attention_mask", "position_ids", "use_cache"} and one["use_cache"] is False
+    assert one["attention_mask"].tolist() == [[[[1, 2, 1]]]] and one["position_ids"].tolist() == [[0, 1, 2, 1]]
+    assert h.shape == (4, 48)

@@ -189,3 +189,10 @@ def test_gaps_that_noise_explains_are_drawn_to_their_mean_and_one_is_itself() ->
     far = np.array([0.4, -0.3])
     assert np.abs(calibration._shrunken(far, v) - far).max() < 0.02
     assert calibration._chance(alike, np.array([2.0, -2.0])).tolist() == pytest.approx([1 - 0.25 / 51, 0.25 / 71])
+
+
+def test_confidences_that_are_exactly_right_have_no_direction() -> None:
+    """All gaps are 0: theta is 0, and its interval is one of numbers."""
+    found = calibration_error(Bins(np.array([40.0, 20.0]), np.array([0.5, 0.75]), np.array([0.5, 0.75])))
+    assert found["low"] == found["value"] == 0.0 < found["high"] < 0.2
+    assert holds(Bins(np.array([40.0]), np.array([0.5]), np.array([0.5])), 0.0)
