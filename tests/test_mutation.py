@@ -83,3 +83,35 @@ def test_the_reasons_are_sentences() -> None:
     entries = tomllib.loads(mutation.REASONS.read_text(encoding="utf-8"))["survivor"]
     assert entries and all(set(entry) <= {"file", "function", "was", "becomes", "reason"} for entry in entries)
     assert all(len(entry["reason"].split()) > 3 for entry in entries)
+
+
+def test_the_working_folder_is_todays_code_and_a_measurement_goes_on_only_from_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kl, ppo = "ajuste/learning/rl/kl.py", "ajuste/learning/rl/ppo.py"
+    folder = tmp_path / "work"
+    assert not mutation.unchanged(folder, [kl])
+    mutation.prepare(folder, [kl, ppo])
+    mutation.configure(folder, [kl, ppo])
+    assert (folder / kl).read_text(encoding="utf-8") == mutation.undecorated((ROOT / kl).read_text(encoding="utf-8"))
+    assert (folder / "tests").resolve() == ROOT / "tests" and (folder / "tasks/rl/loop.py").is_file()
+    told = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mutmut"]
+    assert told["only_mutate"] == [kl, ppo]
+    expected = dict.fromkeys(mutation.FILES[kl] + mutation.FILES[ppo])
+    assert told["pytest_add_cli_args_test_selection"] == list(expected)
+    assert mutation.unchanged(folder, [kl, ppo]) and not mutation.unchanged(folder, [kl, "tasks/rl/none.py"])
+    (folder / ppo).write_text("other code", encoding="utf-8")
+    assert not mutation.unchanged(folder, [kl, ppo]) and mutation.unchanged(folder, [kl])
+
+
+def test_what_is_left_out_is_there_and_the_page_names_what_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert all((ROOT / file).is_file() and file not in mutation.FILES for file in mutation.NOTHING)
+    monkeypatch.setattr(mutation, "version", lambda name: "3.8")
+    survivor = {"function": "f", "was": "a | b", "becomes": "a & b", "state": "survived"}
+    found = {"ajuste/learning/seeds.py": {"mutants": 4, "killed": 3, "survivors": [survivor]}}
+    text = mutation.page(found, [{"becomes": "&", "reason": "both are the same here"}])
+    assert "**3 of 4 planted faults found in 1 files: 75.0%.**" in text
+    assert "| ajuste/learning/seeds.py | 4 | 3 | 1 | 75.0% |" in text
+    assert "- both are the same here\n  - `f`: `a \\| b` becomes `a & b`" in text
+    missing = text.split("though they have tests: ")[1].split(".\n")[0]
+    assert "`tasks/rl/loop.py`" in missing and "seeds" not in missing and "algorithm" not in missing

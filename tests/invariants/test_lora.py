@@ -145,3 +145,55 @@ def test_gpt3_count_and_memory_of_full_fine_tuning():
     adapter = 96 * 2 * lora.parameters(4, 12288, 12288)
     assert round((175e9 * 2 + adapter * adam) / 1e9, 1) == 350.3       # frozen base in 16 bits, Adam on A and B alone
     assert 175e9 * 2 / 1e9 == 350.0 and round(adapter * 2 / 1e6) == 38  # the paper prints 350 GB -> 35 MB
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_delta_of_fused_experts_against_a_loop(transposed):
+    """Expert e has r rows of A, and every E-th column of B; its own product is its update."""
+    torch.manual_seed(0)
+    E, r, d, k, alpha = 3, 2, 5, 4, 3.0
+    A, B = torch.randn(E * r, k), torch.randn(d, r * E)
+    W0 = torch.zeros(E, k, d) if transposed else torch.zeros(E, d, k)
+    for rslora, factor in ((False, alpha / r), (True, alpha / r**0.5)):
+        found = lora.delta_experts(A, B, W0, r, alpha, transposed, rslora)
+        assert found.shape == W0.shape and found.dtype == torch.float64
+        for e in range(E):
+            for i in range(d):
+                for j in range(k):
+                    expected = factor * sum(B[i, m * E + e].item() * A[e * r + m, j].item() for m in range(r))
+                    here = found[e, j, i] if transposed else found[e, i, j]
+                    assert here.item() == pytest.approx(expected, rel=1e-9)
+    assert torch.equal(lora.delta_experts(A, B, torch.zeros(E, d, k), r, alpha),
+                       lora.delta_experts(A, B, torch.zeros(E, k, d), r, alpha, True).transpose(1, 2))
+    said = r"^A \[6, 4\] and B \[5, 6\] are no adapter of rank 3 of \[3, {}\]$"
+    with pytest.raises(ValueError, match=said.format("4, 5" if transposed else "5, 4")):
+        lora.delta_experts(A, B, W0, 3, alpha, transposed)
+    for A_wrong, B_wrong in ((A[:, 1:], B), (A, B[1:]), (A[1:], B), (A, B[:, 1:])):
+        with pytest.raises(ValueError, match="are no adapter of rank 2"):
+            lora.delta_experts(A_wrong, B_wrong, W0, r, alpha, transposed)
+
+
+def test_experts_of_an_adapter_are_found_by_their_names():
+    """Two parameters of one module: the outer adapter is the last one's, the inner (`base_layer`) the first one's."""
+    torch.manual_seed(0)
+    r, alpha = 2, 3.0
+    up, down = torch.randn(2, 3, 4), torch.randn(2, 4, 3)  # down is [E, k, d]: transposed
+    W0 = {"moe.experts.up": up, "moe.experts.down": down, "moe.gate.weight": torch.ones(2, 3),
+          "other.experts.up": torch.zeros(2, 3, 4)}  # fmt: skip
+    shapes = {"moe.experts.base_layer": (3, 4), "moe.experts": (3, 4)}
+    AB = {layer: (torch.randn(2 * r, k), torch.randn(d, r * 2)) for layer, (d, k) in shapes.items()}
+    adapter = {f"base_model.model.{layer}.lora_{name}.weight": tensor
+               for layer, pair in AB.items() for name, tensor in zip("AB", pair, strict=True)}  # fmt: skip
+    config = {"r": r, "lora_alpha": alpha, "target_parameters": ["experts.up", "experts.down"]}
+    for more in ({}, {"use_rslora": True}):
+        found = lora.merge_by_hand(W0, adapter, {**config, **more}, ["moe.experts.down"])
+        assert set(found) == {"moe.experts.up", "moe.experts.down"}
+        for name, layer, transposed in (("up", "moe.experts.base_layer", False), ("down", "moe.experts", True)):
+            W = W0[f"moe.experts.{name}"]
+            expected = W.double() + lora.delta_experts(*AB[layer], W, r, alpha, transposed, bool(more))
+            assert torch.equal(found[f"moe.experts.{name}"], expected)
+
+
+def test_parameters_of_an_adapted_matrix():
+    assert lora.parameters(4, 3, 5) == 4 * 3 + 4 * 5
+    assert lora.scale(4, 8.0) == 2.0 and lora.scale(4, 8.0, True) == 4.0

@@ -1,6 +1,7 @@
 """W = W0 + (alpha/r) B A: the merged model is the adapter's model, whatever the family."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -222,3 +223,25 @@ def test_what_is_not_plain_lora_is_refused():
 def test_shapes_of_one_adapter(A, B):
     with pytest.raises(ValueError, match="with r=3"):
         lora.delta_W(torch.zeros(A), torch.zeros(B), 3, 8)
+
+
+def test_the_bases_tensor_under_the_names_that_it_may_have():
+    own, bare, other = (torch.full((1,), float(n)) for n in range(3))
+    W0 = {"plain": own, "gpt.layer.q.weight": other, "layer.q.weight": bare, "bert.layer.q.weight": own}
+    assert lora.base_weight(W0, "bert.layer.q.weight") is own
+    del W0["bert.layer.q.weight"]
+    assert lora.base_weight(W0, "bert.layer.q.weight") is bare
+    del W0["layer.q.weight"]
+    assert lora.base_weight(W0, "bert.layer.q.weight") is other
+    with pytest.raises(ValueError, match="^the base has no tensor bert.layer.k.weight: "):
+        lora.base_weight(W0, "bert.layer.k.weight")
+    assert lora.combine([lora.Comparison(0.1, 1.0, 1)]).max_logit_difference == 0.1  # float64
+
+
+def test_a_merge_says_nothing():
+    """PEFT warns that what was merged layer by layer is merged already."""
+    adapted = with_adapter(base_model("bert"), "bert")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        lora.merge(adapted)
+    assert not [str(one.message) for one in said if "merged" in str(one.message)]

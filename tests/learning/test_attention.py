@@ -78,3 +78,49 @@ def test_lengths_that_do_not_fill_the_batch_are_refused():
     _, qkv = inputs(4, 2, 8, torch.float32)
     with pytest.raises(ValueError, match="rows of 28 tokens do not fit"):
         row_attention(*qkv, [20, 8], 0.3)
+
+
+def test_what_does_not_fit_is_refused_in_full():
+    _, (q, k, v) = inputs(4, 2, 8, torch.float32)
+    twice = q.repeat(2, 1, 1, 1)
+    for wrong, lengths in (((q, k, v), [20, 8]), ((q, k[:, :, 1:], v), LENGTHS), ((twice, k, v), LENGTHS)):
+        said = rf"^rows of {sum(lengths)} tokens do not fit a batch of \[{len(wrong[0])}, 4, 29, 8\]$"
+        with pytest.raises(ValueError, match=said):
+            row_attention(*wrong, lengths, 0.3)
+
+
+@pytest.mark.parametrize(
+    "most, window, by_hand", [(17, None, True), (16, None, False), (512, 17, True), (512, 16, False)]
+)
+def test_the_longest_row_and_the_window_say_who_does_it(most, window, by_hand, monkeypatch):
+    """Ours leaves its result as [1, T, H, d] lies in memory; torch's is a view of [1, H, T, d]."""
+    monkeypatch.setattr(attention, "BY_HAND", most)
+    _, qkv = inputs(4, 2, 8, torch.float32)
+    assert row_attention(*qkv, LENGTHS, 0.3, window=window).is_contiguous() is by_hand
+
+
+@pytest.mark.parametrize("window", [None, 4])
+def test_dropout_is_torchs_own_row_after_row(window):
+    _, qkv = inputs(4, 2, 8, torch.float32)
+    torch.manual_seed(5)
+    found = row_attention(*qkv, LENGTHS, 0.3, 0.4, window)
+    torch.manual_seed(5)
+    expected = []
+    for q, k, v in zip(*(tensor.split(LENGTHS, dim=2) for tensor in qkv), strict=True):
+        t = torch.arange(q.shape[2])
+        seen = (t[:, None] >= t) & (t[:, None] - t < (window or 99))
+        mask = seen if window else None
+        expected.append(F.scaled_dot_product_attention(q, k, v, mask, 0.4, not window, scale=0.3, enable_gqa=True))
+    assert torch.equal(found, torch.cat(expected, dim=2).transpose(1, 2))
+    assert not torch.allclose(found, row_attention(*qkv, LENGTHS, 0.3, window=window))
+
+
+def test_rows_are_filled_up_to_a_multiple_of_32():
+    assert [attention._wide(length) for length in (1, 31, 32, 33, 64, 65)] == [32, 32, 32, 64, 64, 96]
+    x = torch.arange(2 * 3 * 2.0).view(2, 3, 2)
+    filled = attention._filled(x)
+    assert filled.shape == (2, 32, 2) and torch.equal(filled[:, :3], x) and not filled[:, 3:].any()
+    assert attention._filled(filled).shape == filled.shape
+    heads = torch.arange(4 * 3 * 2.0).view(4, 3, 2)
+    stacked = attention._stacked(heads, 2, 0.5)
+    assert torch.equal(stacked, torch.stack([torch.cat([heads[0], heads[1]]), torch.cat([heads[2], heads[3]])]) / 2)

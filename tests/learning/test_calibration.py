@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from sklearn import metrics as sk
 from torchmetrics.functional.classification import multiclass_calibration_error
 
+from ajuste.learning.statistics import calibration
 from ajuste.learning.statistics.calibration import (
     BINS,
+    Bins,
     bins_of,
     calibration_error,
     holds,
@@ -107,3 +110,88 @@ def test_the_interval_holds_the_truth_between_92_and_98_percent(kind: str, confi
               for rows in simulated.ROWS for error in simulated.TRUE]
     assert min(shares) >= 0.90 and max(shares) <= 0.995, "200 splits: a standard error of 1.5 points"
     assert 0.92 <= np.mean(shares) <= 0.98
+
+
+# --- a second computation, by scipy -----------------------------------------------------------------------------------
+
+
+def likely_gaps(found: Bins) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(the gaps as DerSimonian and Laird shrink them, the chances of a row to be right there, their variances)."""
+    n, c, gap = found.rows, found.confidence, found.right - found.confidence
+    chance = [min(max(x, 0.25 / (k + 1)), 1 - 0.25 / (k + 1)) for x, k in zip(c, n, strict=True)]
+    for _ in range(2):
+        v = [p * (1 - p) / k for p, k in zip(chance, n, strict=True)]
+        w = [1 / x for x in v]
+        mean = sum(a * g for a, g in zip(w, gap, strict=True)) / sum(w)
+        Q = sum(a * (g - mean) ** 2 for a, g in zip(w, gap, strict=True))
+        C = sum(w) - sum(a * a for a in w) / sum(w)
+        between = max(0.0, (Q - (len(w) - 1)) / C) if len(w) > 1 else 0.0
+        likely = [mean + between / (between + x) * (g - mean) for x, g in zip(v, gap, strict=True)]
+        chance = [min(max(x + g, 0.25 / (k + 1)), 1 - 0.25 / (k + 1)) for x, g, k in zip(c, likely, n, strict=True)]
+    chance = np.array(chance)
+    return np.array(likely), chance, chance * (1 - chance) / n
+
+
+def second_way(found: Bins, thetas: np.ndarray) -> tuple[float, np.ndarray]:
+    """(T, T' at each theta): the module's formulas with scipy's binomial and normal quantiles."""
+    share, gap = found.rows / found.rows.sum(), found.right - found.confidence
+    likely, p, v = likely_gaps(found)
+    d = likely / np.sqrt((share * likely**2).sum())
+    even = calibration._noise()
+    A, B = np.zeros(len(even)), np.zeros(len(even))
+    for k, rows in enumerate(found.rows):
+        off = stats.binom.ppf(even[:, k], round(rows), p[k]) / round(rows) - p[k]
+        A, B = A + share[k] * d[k] * off, B + share[k] * (off**2 - v[k])
+    spread = np.sqrt(max(0.0, (share * d**4).sum() - 1) / found.rows.sum()) * stats.norm.ppf(even[:, -1])
+    return (share * (gap**2 - v)).sum(), np.stack([t**2 * (1 + spread) + 2 * t * A + B for t in thetas])
+
+
+@pytest.mark.parametrize("rows", [12, 80, 900])
+def test_the_interval_is_that_of_a_second_computation(rows: int) -> None:
+    found = bins_of(*simulated.draw(*simulated.world("uniform", "part", 0.15), rows, np.random.default_rng(rows)))
+    thetas = np.linspace(0, 1, 1001)
+    T, T_of = second_way(found, thetas)
+    ours, simulate = calibration._simulated(found)
+    assert ours == pytest.approx(T, abs=1e-12)
+    assert np.mean(np.abs(simulate(thetas[::50]) - T_of[::50]) > 1e-9) < 0.002  # a quantile on a border may go over it
+    interval = calibration_error(found)
+    for name, side in (("low", 0.975), ("value", 0.5), ("high", 0.025)):
+        reached = thetas[np.argmax(np.quantile(T_of, side, axis=1) >= T)]  # the first theta at which T is no more above
+        assert interval[name] == pytest.approx(reached, abs=0.006), name
+
+
+def test_noise_is_spread_evenly() -> None:
+    even = calibration._noise()
+    assert even.shape == (calibration.DRAWS, BINS + 1) and 0 < even.min() and even.max() < 1
+    expected = (np.arange(len(even)) + 0.5) / len(even)
+    assert np.abs(np.sort(even, axis=0) - expected[:, None]).max() <= 0.5 / len(even) + 1e-9  # one in each stretch
+    assert np.abs(np.corrcoef(even.T) - np.eye(BINS + 1)).max() < 0.06
+    assert calibration._normal(even[:9, 0]) == pytest.approx(stats.norm.ppf(even[:9, 0]))
+
+
+def test_bins_are_closed_above_and_few_rows_are_a_binomial() -> None:
+    places = calibration.place_of(np.array([0.0, 0.01, 1 / 15, 0.067, 14 / 15, 0.934, 1.0]))
+    assert places.tolist() == [0, 0, 0, 1, 13, 14, 14]
+    even = np.array([0.01, 0.3, 0.49, 0.77, 0.999])
+    for rows, p in ((1, 0.3), (5, 0.5), (40, 0.93)):
+        expected = stats.binom.ppf(even, rows, p) / rows
+        assert calibration._share(even, rows, p).tolist() == pytest.approx(expected.tolist())
+    assert calibration._share(even, 0, 0.4).tolist() == calibration._share(even, 1, 0.4).tolist()  # of half a row
+
+
+def test_gaps_that_noise_explains_are_drawn_to_their_mean_and_one_is_itself() -> None:
+    alike = Bins(np.array([50.0, 70.0]), np.array([0.6, 0.8]), np.array([0.55, 0.76]))
+    gap, v = alike.right - alike.confidence, np.array([0.6 * 0.4 / 50, 0.8 * 0.2 / 70])
+    mean = (gap / v).sum() / (1 / v).sum()
+    assert calibration._variance(alike, np.zeros(2)) == pytest.approx(v)
+    assert calibration._shrunken(gap, v) == pytest.approx([mean, mean])
+    assert calibration._shrunken(np.array([0.2]), np.array([0.01])).tolist() == [0.2]
+    far = np.array([0.4, -0.3])
+    assert np.abs(calibration._shrunken(far, v) - far).max() < 0.02
+    assert calibration._chance(alike, np.array([2.0, -2.0])).tolist() == pytest.approx([1 - 0.25 / 51, 0.25 / 71])
+
+
+def test_confidences_that_are_exactly_right_have_no_direction() -> None:
+    """All gaps are 0, less than chance leaves at any theta: the interval is 0 and no nan."""
+    found = calibration_error(Bins(np.array([40.0, 20.0]), np.array([0.5, 0.75]), np.array([0.5, 0.75])))
+    assert found == {"value": 0.0, "low": 0.0, "high": 0.0}

@@ -217,3 +217,87 @@ def test_trained_ids_are_the_responses_and_their_ends(shared, turns, system, tem
         heads = ["" if system is None else system + "\n\n", *[""] * len(turns)]
         assert asked == "".join(f"<instruction>{head}{question}</instruction><response>"
                                 for head, (question, _) in zip(heads, turns, strict=False))  # fmt: skip
+
+
+@pytest.mark.parametrize("template", ["own", None])
+def test_a_turn_of_weight_0_is_written_and_not_trained(tokenizer, template: str | None) -> None:
+    tokenizer.chat_template = tokenizer.chat_template if template == "own" else None
+    plain = chat.segments(tokenizer, TALK)
+    for first in (0, 1, 0.0):
+        for last in (0, 1):
+            talk = [dict(message) for message in TALK]
+            talk[2]["weight"], talk[4]["weight"] = first, last
+            found = chat.segments(tokenizer, talk)
+            assert [ids for ids, _ in found] == [ids for ids, _ in plain]
+            assert [trained for _, trained in found] == [False, first == 1, False, last == 1]
+            assert chat.prompt_ids(tokenizer, talk[:-1]) == flat(plain[:-1])
+
+
+def test_a_template_does_not_see_the_weight(tokenizer) -> None:
+    tokenizer.chat_template = "{% for m in messages %}{{ m | length }}{{ m['content'] }}{% endfor %}"
+    found = chat.segments(tokenizer, [*user("a"), {**assistant("b")[0], "weight": 0}])
+    assert [tokenizer.decode(ids, skip_special_tokens=True) for ids, _ in found] == ["2a", "2b"]
+
+
+class Bytes:
+    """A tokenizer without a template that begins every text with token 7: a character is its code point."""
+
+    chat_template, bos_token_id, eos_token_id, added_tokens_decoder = None, 7, 3, {}
+
+    def __call__(self, text: str, add_special_tokens: bool = True, split_special_tokens: bool = False,
+                 verbose: bool = True) -> dict:  # fmt: skip
+        assert verbose is False
+        self.split = split_special_tokens
+        return {"input_ids": [7] * add_special_tokens + [ord(c) for c in text]}
+
+
+def points(text: str) -> list[int]:
+    return [ord(c) for c in text]
+
+
+def test_the_beginning_of_a_sequence_stands_once_and_is_not_trained() -> None:
+    found = chat.segments(Bytes(), [{"role": "text", "content": "ab"}])
+    assert found == [([7], False), ([97, 98], True)]
+    found = chat.segments(Bytes(), [TALK[0], *user("a"), *assistant("b"), *user("c"), *assistant("d")])
+    assert found == [
+        ([7, *points("<instruction>Be brief.\n\na</instruction><response>")], False),
+        ([*points("b</response>"), 3], True),
+        (points("<instruction>c</instruction><response>"), False), ([*points("d</response>"), 3], True),
+    ]  # fmt: skip
+    other = Bytes()
+    other.bos_token_id, other.eos_token_id = 8, None  # what it writes first is no beginning; nothing ends a turn
+    assert chat.segments(other, [{"role": "text", "content": "ab"}]) == [([97, 98], True)]
+    found = chat.segments(other, [*user("a"), *assistant("b")])
+    assert found == [(points("<instruction>a</instruction><response>"), False), (points("b</response>"), True)]
+    assert chat.end_of_turn(other) == [] and chat.end_of_turn(Bytes()) == [3]
+
+
+def test_control_tokens_are_split_in_a_text_alone() -> None:
+    one = Bytes()
+    chat.encode(one, "a")
+    assert one.split is False
+    chat.encode(one, "a", control=False)
+    assert one.split is True
+    chat.segments(one, [{"role": "text", "content": "ab"}])
+    assert one.split is True
+
+
+def test_refusals_in_full(tokenizer) -> None:
+    order = "after a system message, user and assistant take turns, the user first"
+    for talk, said in (
+        (user("Hi"), "the last message is not the assistant's: there is no response"),
+        (assistant("Hi"), f"the roles are assistant: {order}"), ([], f"the roles are none: {order}"),
+        ([TALK[0]], f"the roles are system: {order}"),
+        ([*user("Hi"), *user("Hi")], f"the roles are user, user: {order}"),
+        ([{"role": "text", "content": "a"}] * 2, "a text row has one message"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError) as caught:
+            chat.segments(tokenizer, talk)
+        assert str(caught.value) == said
+    with pytest.raises(ValueError, match="^the last message is the assistant's: there is nothing to answer$"):
+        chat.prompt_ids(tokenizer, TALK)
+    tokenizer.chat_template = REWRITES
+    said = ("^the chat template writes what is before message 3 differently once the conversation goes on: "
+            "which tokens are a response cannot be told$")  # fmt: skip
+    with pytest.raises(ValueError, match=said):
+        chat.segments(tokenizer, TALK)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from ajuste.learning.text import choices
 from ajuste.learning.text.choices import _batches, log_likelihoods
 from tests.learning.test_generate import MODELS, llama
 
@@ -39,8 +40,8 @@ def test_a_uniform_model_gives_every_token_the_same_share() -> None:
     model = llama()
     nn.init.zeros_(model.lm_head.weight)
     found = log_likelihoods(model, QUESTIONS, pad_id=0)
-    for row, (_, choices) in zip(found, QUESTIONS, strict=True):
-        assert row == pytest.approx([-len(choice) * math.log(64) for choice in choices], rel=1e-6)
+    for row, (_, some) in zip(found, QUESTIONS, strict=True):
+        assert row == pytest.approx([-len(choice) * math.log(64) for choice in some], rel=1e-6)
 
 
 def test_the_shares_of_all_tokens_sum_to_one() -> None:
@@ -82,3 +83,25 @@ def test_the_model_is_left_in_its_mode() -> None:
 def test_what_the_padding_holds_does_not_matter() -> None:
     found = [log_likelihoods(llama(), QUESTIONS, pad_id=pad) for pad in (0, 63)]
     assert found[0] == found[1]
+
+
+def test_a_batch_holds_4096_tokens_where_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(choices, "_batches", lambda questions, *more: asked.append(more) or [[0, 1, 2]])
+    log_likelihoods(llama(), QUESTIONS, pad_id=0)
+    assert asked == [(4096, False)]
+
+
+def test_what_the_model_is_asked() -> None:
+    """The prompts once, with one column of logits; then the choices behind them, less their first and last tokens."""
+    model, asked = llama(), []
+    model.register_forward_pre_hook(lambda _, args, kwargs: asked.append(kwargs), with_kwargs=True)
+    log_likelihoods(model, [([5, 6, 7], [[1], [2, 3]]), ([8], [[4, 9, 10]])], pad_id=0)
+    first, rest = asked
+    assert first["input_ids"].tolist() == [[5, 6, 7], [0, 0, 8]] and first["logits_to_keep"] == 1
+    assert first["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
+    assert first["position_ids"].tolist() == [[0, 1, 2], [0, 0, 0]]
+    assert rest["input_ids"].tolist() == [[2, 0], [4, 9]]
+    assert rest["attention_mask"].tolist() == [[1, 1, 1, 1, 0], [0, 0, 1, 1, 1]]
+    assert rest["position_ids"].tolist() == [[3, 3], [1, 2]]
+    assert first["use_cache"] is rest["use_cache"] is True

@@ -132,3 +132,42 @@ def test_the_simulated_models_are_what_they_say() -> None:
     covariance = 0.6 * pb * (1 - pb) * (1 - 0.02 / 0.2)  # of p and p + g (1 - p) / 0.2
     assert d.mean() == pytest.approx(0.02, abs=0.004)
     assert d.var() == pytest.approx(pa * (1 - pa) + pb * (1 - pb) - 2 * covariance, rel=0.05)
+
+
+@pytest.mark.parametrize("level", [0.025, 0.001])
+def test_what_is_seen_and_how_many_rows_a_gain_needs_by_their_formulas(level: float) -> None:
+    """(t + z) error, and M ((t + z) error / g)^2 rows rounded up; Student's t of the clusters, z of 80 %."""
+    d = np.random.default_rng(4).normal(0.1, 1.0, 40)
+    for found, M in ((gain(d, level=level), 40), (gain(d, level=level, clusters=[n // 4 for n in range(40)]), 10)):
+        factor = stats.t.isf(level, M - 1) + stats.norm.ppf(0.8)
+        assert found.level == level and found.seen == pytest.approx(factor * found.error)
+        assert found.rows_for(0.05) == int(np.ceil(40 * (factor * found.error / 0.05) ** 2))
+        assert found.rows_for(1e9) == 2
+
+
+def test_rows_of_unequal_size_count_as_so_many_alike() -> None:
+    """m = (sum w)^2 / sum w^2 rows of one size give the degrees of freedom, at least 1."""
+    d, weights = np.array([1.0, 1.0, 1.0, 4.0]), np.array([1.0, 1.0, 3.0, 3.0])
+    value, m = 7 / 8, 64 / 20
+    left = d - value * weights
+    assert (left**3).sum() < 0
+    error = np.sqrt(4 / 3 * (left**2).sum()) / 8
+    skew = (left**3).mean() / (left**2).mean() ** 1.5
+    t = stats.t.isf(0.025, m - 1)
+    found = gain(d, weights)
+    assert (found.value, found.error) == pytest.approx((value, error))
+    assert found.lower == pytest.approx(value - error * (t - skew * (2 * t**2 + 1) / (6 * 4**0.5)))
+    one = gain(np.array([5.0, 0.0, 1e-3]), np.array([10.0, 1e-3, 1e-3]))
+    left = np.array([5.0, 0.0, 1e-3]) - one.value * np.array([10.0, 1e-3, 1e-3])
+    skew, t = min(0.0, (left**3).mean() / (left**2).mean() ** 1.5), stats.t.isf(0.025, 1)
+    assert one.lower == pytest.approx(one.value - one.error * (t - skew * (2 * t**2 + 1) / (6 * 3**0.5)))
+
+
+def test_refusals_in_full() -> None:
+    said = "^a difference or a weight is no finite number, or a weight is not above 0$"
+    for d, weights in (([1.0, np.inf], [1.0, 1.0]), ([1.0, 2.0], [np.nan, 1.0]), ([1.0, 2.0], [1.0, -1.0])):
+        with pytest.raises(ValueError, match=said):
+            gain(np.array(d), np.array(weights))
+    with pytest.raises(ValueError, match=r"one number a row, not \(2, 1\) and \(2, 1\)$"):
+        gain(np.ones((2, 1)))
+    assert gain([1, 2]).value == 1.5 and gain([1, 3], [1, 1]).rows == 2

@@ -71,3 +71,24 @@ def test_nothing_to_compare_is_said(models):
     for prompt, response in (([1], []), ([], [1])):
         with pytest.raises(ValueError, match="^a prompt or a response has no tokens: there is nothing to compare$"):
             distribution_kl(*models, [prompt, [1]], [response, [1]], 1.0, 0)
+
+
+def test_a_pass_is_over_rows_of_like_length_with_the_padding_masked(models):
+    """What the models are asked: sixteen rows, the longest first, no cache, and the columns that predict a response."""
+    policy, reference = models
+    prompts = [[5] * (1 + 7 * n % 5) for n in range(17)]
+    responses = [[6] * (1 + 5 * n % 3) for n in range(17)]
+    asked: list[dict] = []
+    hook = policy.register_forward_pre_hook(lambda _, args, kwargs: asked.append(kwargs), with_kwargs=True)
+    distribution_kl(policy, reference, prompts, responses, 1.0, pad_id=9)
+    hook.remove()
+    assert [len(one["input_ids"]) for one in asked] == [16, 1]
+    order = sorted(range(17), key=lambda n: (-len(prompts[n]) - len(responses[n]), n))
+    for one, rows in zip(asked, (order[:16], order[16:]), strict=True):
+        assert set(one) == {"input_ids", "attention_mask", "use_cache", "logits_to_keep"} and one["use_cache"] is False
+        wide = max(len(prompts[n]) + len(responses[n]) for n in rows)
+        assert one["logits_to_keep"] == wide - min(len(prompts[n]) for n in rows) + 1
+        for ids, mask, n in zip(one["input_ids"].tolist(), one["attention_mask"].tolist(), rows, strict=True):
+            length = len(prompts[n]) + len(responses[n])
+            assert ids == [*prompts[n], *responses[n], *[9] * (wide - length)]
+            assert mask == [1] * length + [0] * (wide - length)

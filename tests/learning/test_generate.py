@@ -138,3 +138,19 @@ def test_rows_that_have_ended_are_computed_no_more() -> None:
     widths.clear()
     generate(model, PROMPTS, 1, [], pad_id=0, batch_rows=2)
     assert widths == [2, 2, 1]
+
+
+def test_a_batch_has_sixteen_rows_where_nothing_is_said() -> None:
+    model, asked = llama(), []
+    model.register_forward_pre_hook(lambda _, args, kwargs: asked.append(kwargs), with_kwargs=True)
+    generate(model, [[1 + n] for n in range(17)], 1, [], pad_id=0)
+    assert [len(one["input_ids"]) for one in asked] == [16, 1]
+    assert all(one["use_cache"] is True and one["logits_to_keep"] == 1 for one in asked)
+
+
+def test_positions_count_the_real_tokens_and_the_mask_grows() -> None:
+    model, asked = llama(), []
+    model.register_forward_pre_hook(lambda _, args, kwargs: asked.append(kwargs), with_kwargs=True)
+    generate(model, [[5, 6, 7], [8]], [2, 2], [], pad_id=0)
+    assert [one["position_ids"].tolist() for one in asked] == [[[0, 1, 2], [0, 0, 0]], [[3], [1]]]
+    assert [one["attention_mask"].tolist() for one in asked] == [[[1, 1, 1], [0, 0, 1]], [[1, 1, 1, 1], [0, 0, 1, 1]]]

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ajuste.learning.losses.cross_entropy import IGNORED
 from ajuste.learning.text import chat
-from ajuste.learning.text.masking import KEPT, fit
+from ajuste.learning.text.masking import KEPT, _without, fit
 
 LONG = " ".join(f"w{n}" for n in range(60))
 
@@ -145,3 +145,56 @@ def test_nothing_is_cut_without_being_counted(tokenizer, contents, system, most:
         assert len(row.input_ids) == most
         least = [{**m, "content": ""} for m in (*messages[: system is not None], messages[-2])]
         assert row.prompt_tokens <= max(most // KEPT, len(chat.prompt_ids(tokenizer, least)))
+
+
+def weigh(messages: list[dict], *learnt: bool) -> list[dict]:
+    """The assistant's turns with weight 1 or 0."""
+    weights = iter(learnt)
+    return [{**m, "weight": int(next(weights))} if m["role"] == "assistant" else m for m in messages]
+
+
+def test_an_answer_of_weight_0_is_read_and_not_learnt(tokenizer) -> None:
+    messages = talk("Why?", "Because.", "And then?", "The end.", system="Be kind.")
+    whole = fit(tokenizer, messages, 512)
+    first = fit(tokenizer, weigh(messages, True, False), 512)
+    assert first.input_ids == whole.input_ids and (first.length, first.prompt_cut) == (whole.length, 0)
+    learnt = [token for token, label in zip(first.input_ids, first.labels, strict=True) if label != IGNORED]
+    assert text(tokenizer, learnt) == "Because.<|im_end|>"
+    assert first.prompt_tokens == len(chat.prompt_ids(tokenizer, messages[:2]))
+    last = fit(tokenizer, weigh(messages, False, True), 512)
+    learnt = [token for token, label in zip(last.input_ids, last.labels, strict=True) if label != IGNORED]
+    assert text(tokenizer, learnt) == "The end.<|im_end|>" and last.prompt_tokens == whole.prompt_tokens
+    assert fit(tokenizer, weigh(messages, False, False), 512) is None
+    assert fit(tokenizer, weigh(messages, False, False), 20) is None
+
+
+def test_what_follows_the_last_learnt_answer_goes_first(tokenizer) -> None:
+    messages = talk("Why?", "Because.", "And then?", "The end.", "Again?", LONG)
+    kept = fit(tokenizer, messages[:2], 512)
+    row = fit(tokenizer, weigh(messages, True, False, False), kept.length + 3)
+    assert row.input_ids == kept.input_ids and row.labels == kept.labels
+    assert row.length == fit(tokenizer, messages, 4096).length
+    assert (row.prompt_cut, row.response_cut, row.prompt_tokens) == (0, row.length - kept.length, kept.prompt_tokens)
+
+
+def test_what_is_not_learnt_goes_only_when_it_has_to_and_the_rest_is_cut_as_ever(tokenizer) -> None:
+    messages = talk(LONG, "Because.", "And then?", "The end.")
+    weighed = weigh(messages, True, False)
+    whole = fit(tokenizer, weighed, 4096)
+    assert fit(tokenizer, weighed, whole.length) == whole
+    row, alone = fit(tokenizer, weighed, 64), fit(tokenizer, messages[:2], 64)
+    assert (row.input_ids, row.labels, row.prompt_tokens) == (alone.input_ids, alone.labels, alone.prompt_tokens)
+    assert row.prompt_cut == alone.prompt_cut > 0 and row.response_cut == whole.length - alone.length
+
+
+class Pairs:
+    """A tokenizer whose first character is two tokens: offsets repeat, as those of bytes do."""
+
+    def __call__(self, text: str, **options: object) -> dict:
+        assert options == {"add_special_tokens": False, "return_offsets_mapping": True, "verbose": False}
+        return {"offset_mapping": [(0, 1), *((n, n + 1) for n in range(len(text)))]}
+
+
+def test_a_text_loses_its_first_tokens_and_at_least_a_character() -> None:
+    for tokens, left in ((0, "bcd"), (1, "bcd"), (2, "bcd"), (3, "cd"), (4, "d"), (5, ""), (9, "")):
+        assert _without(Pairs(), "abcd", tokens) == left

@@ -94,3 +94,68 @@ def test_row_losses_do_not_depend_on_the_batches(virtual):
 def test_batches_hold_at_most_the_tokens_asked_for():
     batches = ragged.batches([5, 17, 1, 9, 30, 2], 20)
     assert batches == [[2, 5, 0], [3], [1], [4]]
+
+
+@pytest.mark.parametrize("rows", [[], [([], [])], [([1, 2], [1])]])
+def test_padded_refuses_the_same_rows(rows):
+    with pytest.raises(ValueError, match="row"):
+        ragged.padded(rows, 0)
+
+
+def test_a_ragged_batch_without_attach_in_full():
+    said = "^this model takes no ragged batch: call layers.ragged.attach first, or pad the rows$"
+    with pytest.raises(ValueError, match=said):
+        ragged.response_loss(decoder(), ragged.collate(conversations()))
+
+
+def test_items_divide_the_sum_whatever_their_kind():
+    model, batch = ragged.attach(decoder()), ragged.collate(conversations())
+    logits, targets, owners = ragged.trained(model, batch)
+    total = F.cross_entropy(logits, targets, reduction="sum").item()
+    for items in (7, torch.tensor(7), 7.0):
+        assert ragged.response_loss(model, batch, items).item() == pytest.approx(total / 7, rel=1e-5)
+    assert ragged.response_loss(model, batch).item() == pytest.approx(total / len(targets), rel=1e-5)
+    counts = [sum(label != IGNORED for label in labels[1:]) for _, labels in conversations()]
+    assert torch.bincount(owners, minlength=len(counts)).tolist() == counts
+
+
+def test_what_a_model_is_asked():
+    """Ragged: the lengths as mask and each row's positions; with virtual tokens: no positions. Logits where needed."""
+    rows = [([5, 6, 7], [5, -100, 7]), ([8, 9], [8, 9])]
+    asked: list[dict] = []
+
+    def watch(model):
+        model.register_forward_pre_hook(lambda _, args, kwargs: asked.append(kwargs), with_kwargs=True)
+        return model
+
+    ragged.trained(watch(ragged.attach(decoder())), ragged.collate(rows))
+    one = asked.pop()
+    assert one["attention_mask"].tolist() == [[[[3, 2]]]] and one["position_ids"].tolist() == [[0, 1, 2, 0, 1]]
+    assert one["logits_to_keep"].tolist() == [-4, -2] and one["use_cache"] is False  # they predict places 2 and 4 of 5
+    logits, targets, owners = ragged.trained(watch(decoder()), ragged.padded(rows, 0))
+    one = asked.pop()
+    assert one["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]] and one["logits_to_keep"].tolist() == [-3, -2]
+    assert targets.tolist() == [7, 9] and owners.tolist() == [0, 1] and logits.shape == (2, 97)
+    virtual = get_peft_model(decoder(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4))
+    assert ragged.puts_tokens_before(virtual) and not ragged.puts_tokens_before(decoder())
+    ragged.trained(watch(virtual), ragged.padded(rows, 0))
+    assert asked.pop()["position_ids"] is None
+
+
+def test_attach_gives_the_model_back_and_detach_undoes_it():
+    model = decoder()
+    assert ragged.attach(model) is model and ragged.takes_ragged(model)
+    assert ragged.detach(model) is model and not ragged.takes_ragged(model)
+    assert ragged.trunk(model) is model.model
+
+
+def test_the_gradient_of_many_logits_is_written_in_pieces():
+    """130 rows are pieces of 64, 64 and 2; a second use of the same loss has nothing left."""
+    torch.manual_seed(0)
+    logits, targets = torch.randn(130, 5), torch.randint(0, 5, (130,))
+    held = (logits * 1).requires_grad_()
+    loss = ragged._CrossEntropy.apply(held.clone(), targets, 0.5)
+    assert loss.dtype == torch.float32
+    loss.backward()
+    expected = 0.5 * (logits.softmax(1) - F.one_hot(targets, 5))
+    assert torch.allclose(held.grad, expected, atol=1e-6)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from ajuste.learning.layers import packed
+from ajuste.learning.layers import float32_head, packed
 from ajuste.learning.rl import rollout
 from ajuste.learning.rl.rollout import draw, sample
 from ajuste.models.one_base import POLICY, OneBase, Settings
@@ -250,3 +250,142 @@ def test_rows_of_one_length_at_a_time_answer_as_all_together(prompts):
     assert torch.equal(expected.responses, found.responses) and torch.equal(expected.mask, found.mask)
     assert torch.allclose(expected.log_probs, found.log_probs, atol=1e-5)
     assert expected.ended.any()  # rows left the batch on the way
+
+
+def test_bad_requests_in_full():
+    way = rollout.Answers(decoder())
+    said = "^a rollout needs at least one prompt, and every prompt at least one token$"
+    for prompts in ([], [[1], []]):
+        with pytest.raises(ValueError, match=said):
+            sample(way, prompts, 4, [2], 0, 0.0)
+    said = "^max_new_tokens must be at least 1, and a temperature above 0 needs a generator$"
+    for limit, temperature, of in ((0, 0.0, None), (4, -1.0, generator()), (4, 0.5, None)):
+        with pytest.raises(ValueError, match=said):
+            sample(way, [[1]], limit, [2], 0, temperature, of)
+    assert sample(way, [[1]], 1, [2], 0, 0.0).responses.shape == (1, 1)
+
+
+def test_greedy_log_probs_are_those_at_temperature_1_and_all_are_float32():
+    logits = torch.tensor([[1.0, 3.0, 2.0], [0.5, 0.0, -1.0]])
+    for dtype in (torch.bfloat16, torch.float32, torch.float64):
+        tokens, log_p = draw(logits.to(dtype), 0.0, None)
+        assert tokens.tolist() == [1, 0] and log_p.dtype == torch.float32
+        assert torch.allclose(log_p, logits.log_softmax(1)[[0, 1], [1, 0]], atol=1e-6)
+        numbers = torch.tensor([0.999, 0.001])
+        tokens, log_p = draw(logits.to(dtype), 2.0, numbers)
+        assert tokens.tolist() == [2, 0] and log_p.dtype == torch.float32
+        assert torch.allclose(log_p, (logits / 2).log_softmax(1)[[0, 1], [2, 0]], atol=1e-6)
+
+
+def test_a_token_is_found_in_its_block():
+    """Vocabularies of one, two and three blocks; the first and last tokens that have a probability."""
+    for size in (5, 256, 257, 700):
+        p = torch.zeros(1, size)
+        places = sorted({0, size // 2, size - 1})
+        p[0, places] = 1 / len(places)
+        for share, place in enumerate(places):
+            for inside in (0.01, 0.5, 0.99):
+                number = torch.tensor([(share + inside) / len(places)], dtype=torch.float64)
+                assert rollout._inverted(p, number).tolist() == [place]
+        assert rollout._inverted(p, torch.tensor([1.0]).double()).tolist() == [size - 1]
+    p = torch.tensor([[0.5, 0.5, 0.0]])
+    assert rollout._inverted(p, torch.tensor([1.0]).double()).tolist() == [1]  # never one of probability 0
+    assert rollout._inverted(p * 0.9, torch.tensor([0.6]).double()).tolist() == [1]  # of what there is in sum
+    assert rollout._last(torch.tensor([[0.1, 0.0, 0.2, 0.0], [1.0, 0.0, 0.0, 0.0]])).tolist() == [[2], [0]]
+
+
+def test_who_answers_is_chosen_by_the_form():
+    model = decoder()
+    packs, padded, apart = rollout.Answers(model), *(rollout.Answers(model, form=form) for form in ("padded", "apart"))
+    assert packs.packed is not None and padded.packed is apart.packed is None
+    kinds = [type(one.begin(RAGGED, 3)) for one in (packs, padded, apart)]
+    assert kinds == [packed.Run, rollout._Plain, rollout._Apart]
+
+
+def test_a_run_apart_keeps_each_row_in_its_place():
+    model = decoder("mistral")
+    prompts = [[5, 6, 7], [8], [9, 10, 11], [12, 13], [14]]
+    run = rollout._Apart(model, prompts)
+    assert run.rows == [[1, 4], [3], [0, 2]] and [len(one.logits) for one in run.runs] == [2, 1, 2]
+    alone = torch.cat([rollout._Plain(model, [prompt]).logits for prompt in prompts])
+    assert torch.allclose(run.logits, alone, atol=1e-5)
+    tokens = torch.tensor([20, 21, 22, 23, 24])
+    run.step(tokens)
+    alone = torch.cat([rollout._Plain(model, [[*prompt, 20 + i]]).logits for i, prompt in enumerate(prompts)])
+    assert torch.allclose(run.logits, alone, atol=1e-4)
+    run.keep(torch.tensor([0, 2, 4]))
+    assert run.rows == [[2], [0, 1]] and torch.allclose(run.logits, alone[[0, 2, 4]], atol=1e-4)
+
+
+def packs(model) -> bool:
+    return packed.pack(model) is not None
+
+
+def test_biases_dropout_and_long_ropes_are_not_packed():
+    model = decoder()
+    assert packs(model)
+    config = decoder().config
+    config.attention_bias = True
+    assert not packs(type(model)(config))
+    config = decoder().config
+    config.mlp_bias = True
+    assert not packs(type(model)(config))
+    model.model.rotary_emb.rope_type = "longrope"
+    assert not packs(model)
+    options = {"task_type": "CAUSAL_LM", "r": 2, "target_modules": ["down_proj"]}
+    assert packs(get_peft_model(decoder(), LoraConfig(**options)))
+    assert not packs(get_peft_model(decoder(), LoraConfig(**options, lora_dropout=0.1)))
+
+
+def test_a_packed_run_has_room_for_what_was_asked_and_reads_the_prompts_without_gradients():
+    one = one_base()
+    run = packed.pack(one.model).begin(RAGGED, 3, POLICY)
+    assert run.cache.shape == (3, 2, 3, 2, 9 + 3, 8) and run.cache.dtype == torch.float32
+    assert run.width == 9 and run.positions.tolist() == [6, 9, 7] and not run.logits.requires_grad
+    assert (run.mask[:, 0, 0] == 0).sum(1).tolist() == [6 + 3, 9 + 3, 7 + 3]
+    assert (run.mask[:, 0, 0, :3] == 0).tolist() == [[False] * 3, [True] * 3, [False, False, True]]
+    run.step(torch.tensor([5, 6, 7]))
+    assert run.width == 10 and run.positions.tolist() == [7, 10, 8] and not run.logits.requires_grad
+    memory = run.cache.data_ptr()
+    run.keep(torch.tensor([2, 0]))
+    assert run.positions.tolist() == [8, 7] and run.cache.shape[2] == 2 and run.cache.data_ptr() == memory
+    expected = one.model(torch.tensor([[*RAGGED[2], 7, 11]])).logits[0, -1]
+    assert torch.allclose(run.step(torch.tensor([11, 12]))[0], expected, atol=1e-4)
+
+
+def test_in_bfloat16_keys_and_values_are_kept_in_float32():
+    model = decoder().bfloat16()
+    run = packed.pack(model).begin(RAGGED, 4)
+    assert run.cache.dtype == run.mask.dtype == torch.float32 and run.logits.dtype == torch.bfloat16
+    exact = packed.pack(decoder()).begin(RAGGED, 4)
+    for tokens in ([5, 6, 7], [8, 9, 10]):
+        found, expected = (one.step(torch.tensor(tokens)) for one in (run, exact))
+        assert (found - expected).norm() < 0.05 * expected.norm()
+
+
+@pytest.mark.parametrize("head_dim", [16, None])
+def test_heads_of_another_width_and_weights_in_float64(head_dim):
+    config = decoder().config
+    config.head_dim = head_dim or 8
+    torch.manual_seed(0)
+    model = type(decoder())(config).double().eval()
+    config.head_dim = head_dim  # not every configuration names it
+    run = packed.pack(model).begin(RAGGED, 3)
+    assert run.cache.dtype == run.mask.dtype == torch.float64 and run.size == (head_dim or 8)
+    rows = [list(row) for row in RAGGED]
+    for tokens in ([5, 6, 7], [8, 9, 10], None):
+        with torch.no_grad():
+            expected = torch.stack([model(torch.tensor([row])).logits[0, -1] for row in rows])
+        assert torch.allclose(run.logits, expected, atol=1e-6)  # the rotation is float32's
+        if tokens:
+            run.step(torch.tensor(tokens))
+            rows = [[*row, token] for row, token in zip(rows, tokens, strict=True)]
+
+
+def test_a_float32_head_is_packed_as_it_is():
+    model = decoder().bfloat16()
+    plain = packed.pack(model).begin(RAGGED, 2)
+    float32_head.attach(model)
+    run = packed.pack(model).begin(RAGGED, 2)
+    assert run.logits.dtype == torch.float32
+    assert (run.logits - plain.logits.float()).norm() < 0.02 * run.logits.norm()

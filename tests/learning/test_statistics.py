@@ -97,3 +97,31 @@ def test_distinct_counts_ngrams_over_all_rows() -> None:
     assert metrics.distinct(rows, 2) == 2 / 4
     assert metrics.distinct(rows, 1) == 3 / 7
     assert np.isnan(metrics.distinct([[1]], 2))
+
+
+def test_every_row_is_drawn_as_often() -> None:
+    counts = metrics.resamples(20, 400, seed=3)
+    assert counts.shape == (400, 20) and counts.dtype == np.float64
+    assert counts.mean(axis=0) == pytest.approx(1.0, abs=5 * (0.95 / 400) ** 0.5)  # five standard errors
+
+
+def test_what_no_row_says_is_0_or_left_out() -> None:
+    """Classes never seen nor predicted, a constant prediction, a class without positives, resamples without a value."""
+    matrix = metrics.confusion(np.array([0, 0, 1]), np.array([0, 0, 0]), 3)
+    assert metrics.macro_f1(matrix).tolist() == pytest.approx([2 * 2 / 5 / 3]) and metrics.mcc(matrix).tolist() == [0.0]
+    assert metrics.mcc(metrics.confusion(np.array([0, 0]), np.array([0, 1]), 2)).tolist() == [0.0]
+    probabilities = np.array([[0.5, 0.3, 0.2], [0.2, 0.7, 0.1], [0.6, 0.1, 0.3], [0.3, 0.4, 0.3]])
+    labels = np.array([0, 1, 1, 0])  # class 0: 0.5 and 0.3 against 0.2 and 0.6; class 1: 0.7 and 0.1 against 0.3, 0.4
+    assert metrics.auc(probabilities, labels).tolist() == pytest.approx([(2 / 4 + 2 / 4) / 2])
+    assert metrics.percentile_interval(np.array([np.nan, 1.0, 3.0, np.nan])) == pytest.approx((1.05, 2.95))
+
+
+def test_an_estimate_is_a_mean_over_what_the_rows_hold() -> None:
+    sums, weights = np.array([6.0, 1.0, 2.0]), np.array([3.0, 1.0, 4.0])
+    counts = np.array([[1.0, 1, 1], [2, 1, 0], [0, 0, 3]])
+    means = [9 / 8, 13 / 7, 6 / 12]
+    assert metrics.weighted_mean(sums, weights, counts).tolist() == pytest.approx(means)
+    low, high = np.percentile(means, [2.5, 97.5])
+    assert metrics.estimate(sums, weights, counts) == pytest.approx({"value": 9 / 8, "low": low, "high": high})
+    assert metrics.distinct([[1, 2, 3, 1, 2]]) == 3 / 4  # of pairs, where nothing is said
+    assert metrics.nll(np.array([[0.0, 1.0]]), np.array([0])).tolist() == [-np.log(np.finfo(np.float64).tiny)]

@@ -97,3 +97,16 @@ def test_the_base_keeps_its_weights_and_an_adapter_stays_off_the_head() -> None:
     assert inner.get_input_embeddings().weight.dtype == torch.bfloat16
     assert not any("lm_head" in name for name in one.trainable_state())
     assert not any("lm_head" in name for name in inner.state_dict())
+
+
+def test_it_is_the_linear_layer_with_everything_in_float32() -> None:
+    torch.manual_seed(0)
+    for bias in (True, False):
+        head = torch.nn.Linear(8, 5, bias=bias).bfloat16()
+        ours, h = Float32Head(head), torch.randn(3, 2, 8).bfloat16()
+        expected = h.float() @ head.weight.float().T + (head.bias.float() if bias else 0)
+        assert torch.allclose(ours(h), expected, atol=1e-6) and ours(h).dtype == torch.float32
+        assert ours.state_dict() == {} and not ours.weight.requires_grad and ours.weight.dtype == torch.float32
+        assert (ours.bias is not None) is bias and dict(ours.named_buffers()).keys() == {"weight", "bias"} - (
+            set() if bias else {"bias"})
+    assert not list(Float32Head(torch.nn.Linear(2, 2)).parameters())
