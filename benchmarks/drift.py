@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from ajuste.core.params import parse_yaml  # noqa: E402
-from ajuste.judging.drift import MAX_CHARS, DriftConfig, Report, Sample, drift, vocabulary_of  # noqa: E402
+from ajuste.judging.verdicts.drift import MAX_CHARS, DriftConfig, Report, Sample, drift, vocabulary_of  # noqa: E402
 from ajuste.learning.statistics.metrics import wilson_interval  # noqa: E402
 from ajuste.models.classifier import build, logits_of  # noqa: E402
 from ajuste.models.features import FeatureReader  # noqa: E402

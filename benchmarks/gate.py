@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.gate          # some minutes; writes docs/measured/gate.md
 
-Simulated, with the gate's own bound and levels (ajuste/learning/statistics/paired.py, ajuste/judging/budget.py), paired
-by row.
+Simulated, with the gate's own bound and levels (ajuste/learning/statistics/paired.py,
+ajuste/judging/verdicts/budget.py), paired by row.
 
     right or wrong   row i is right with probability p_i, drawn from a Beta distribution, for each model on its own;
                      rho = var(p) / (mean (1 - mean)) is the correlation of two models
@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from ajuste.core.params import read_yaml
-from ajuste.judging import budget
+from ajuste.judging.verdicts import budget
 from ajuste.learning.statistics.metrics import wilson_interval
 from ajuste.learning.statistics.paired import LEVEL, bounds, gain, least_ratio
 

@@ -16,7 +16,7 @@ from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
 from prefect.settings import PREFECT_API_URL
 
-from ajuste.judging.gate import GateConfig
+from ajuste.judging.verdicts.gate import GateConfig
 from ajuste.tracking.verdicts import gate as judging
 from ajuste.tracking.verdicts.gate import Verdict
 from flows._progress import console

@@ -14,7 +14,7 @@ its reason out: ajuste/tracking/registry/rank.py gathers the evidence and moves 
 
 from dataclasses import dataclass
 
-from ajuste.judging.gate import Kept, not_worse
+from ajuste.judging.verdicts.gate import Kept, not_worse
 
 
 @dataclass(frozen=True)

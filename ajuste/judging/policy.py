@@ -1,7 +1,7 @@
 """policy.yaml: what is done with results. params.yaml says how they are made; nothing here changes a byte of an out.
 
-    gate     when a challenger becomes champion    ajuste/judging/gate.py
-    drift    when requests are other than the training data, and ask for a new run    ajuste/judging/drift.py
+    gate     when a challenger becomes champion    ajuste/judging/verdicts/gate.py
+    drift    when requests are other than the training data, and ask for a new run    ajuste/judging/verdicts/drift.py
 """
 
 from pathlib import Path
@@ -27,8 +27,8 @@ def policy(section: str, config_type: type[C], path: Path = POLICY) -> C:
 
 def check_policy(path: Path = POLICY) -> None:
     """Read every section before anything runs. Raises UsageError for the first fault."""
-    from ajuste.judging.drift import DriftConfig
-    from ajuste.judging.gate import GateConfig
+    from ajuste.judging.verdicts.drift import DriftConfig
+    from ajuste.judging.verdicts.gate import GateConfig
 
     known = {"gate": GateConfig, "drift": DriftConfig}
     if unknown := sorted(read_yaml(path).keys() - known):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ajuste.core.params import Compute, read_yaml, typed
-from ajuste.judging.drift import MAX_CHARS
+from ajuste.judging.verdicts.drift import MAX_CHARS
 from ajuste.models import classifier
 from ajuste.models.features import FeatureReader
 from ajuste.models.folder import load_tokenizer

@@ -16,9 +16,9 @@ import yaml
 from ajuste.core.errors import DataError, UsageError
 from ajuste.core.home import home
 from ajuste.core.imports import ROOT
-from ajuste.judging.drift import DriftConfig
 from ajuste.judging.policy import policy
-from ajuste.tracking.registry.registry import Version
+from ajuste.judging.verdicts.drift import DriftConfig
+from ajuste.tracking.registry.version import Version
 from ajuste.tracking.verdicts import drift as windows
 
 PARAMS = {"window": 40, "reference_rows": 80, "alpha": 0.01, "correction": "holm", "permutations": 499,

@@ -7,7 +7,7 @@ import pytest
 
 from ajuste.core.imports import ROOT
 from ajuste.core.params import read_yaml, typed
-from ajuste.judging.gate import GateConfig, Rule
+from ajuste.judging.verdicts.gate import GateConfig, Rule
 from ajuste.tracking.verdicts.gate import Verdict
 
 VALUES = read_yaml(ROOT / "policy.yaml")["gate"]

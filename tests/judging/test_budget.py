@@ -2,8 +2,8 @@
 
 import pytest
 
-from ajuste.judging.budget import SAMPLE, Ledger, left, level, refreshed, rows_digest, spent
 from ajuste.judging.clusters import clusters
+from ajuste.judging.verdicts.budget import SAMPLE, Ledger, left, level, refreshed, rows_digest, spent
 
 
 def used(looks: int, ids: list[str]) -> Ledger:

@@ -3,7 +3,7 @@
 import pytest
 
 from ajuste.judging.choosing import Candidate, Interval, Judged, choose, lost
-from ajuste.judging.gate import Kept, Paired
+from ajuste.judging.verdicts.gate import Kept, Paired
 
 
 def version(number: int, low: float, high: float, kl: tuple[float, float] | None = None, **more) -> Candidate:

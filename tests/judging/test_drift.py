@@ -13,7 +13,7 @@ from scipy.stats import binom, energy_distance, ks_2samp
 from ajuste.core.errors import DataError, UsageError
 from ajuste.core.imports import ROOT
 from ajuste.core.params import parse_yaml, typed
-from ajuste.judging.drift import MAX_CHARS, DriftConfig, Sample, drift, vocabulary_of, words
+from ajuste.judging.verdicts.drift import MAX_CHARS, DriftConfig, Sample, drift, vocabulary_of, words
 from ajuste.learning.statistics import two_sample
 from ajuste.rows.request_log import log_files, read_windows
 from ajuste.serving import request_log

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from ajuste.core.imports import ROOT
 from ajuste.core.params import read_yaml, typed
-from ajuste.judging.gate import Evidence, GateConfig, Kept, Paired, can_promote, rules
+from ajuste.judging.verdicts.gate import Evidence, GateConfig, Kept, Paired, can_promote, rules
 
 HARMONIC = sum(1 / k for k in range(1, 366))
 VALUES = read_yaml(ROOT / "policy.yaml")["gate"]

@@ -6,8 +6,8 @@ import pytest
 
 from ajuste.core.errors import UsageError
 from ajuste.core.imports import ROOT
-from ajuste.judging.gate import GateConfig
 from ajuste.judging.policy import check_policy, policy
+from ajuste.judging.verdicts.gate import GateConfig
 
 TEXT = (ROOT / "policy.yaml").read_text(encoding="utf-8")
 

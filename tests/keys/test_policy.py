@@ -14,8 +14,8 @@ import pytest
 
 from ajuste.core.imports import ROOT
 from ajuste.core.params import read_yaml
-from ajuste.judging.drift import DriftConfig, drift
-from ajuste.judging.gate import Evidence, GateConfig, rules
+from ajuste.judging.verdicts.drift import DriftConfig, drift
+from ajuste.judging.verdicts.gate import Evidence, GateConfig, rules
 from ajuste.rows.request_log import read_windows
 from ajuste.tracking.verdicts import drift as verdicts
 from ajuste.tracking.verdicts import gate as judging

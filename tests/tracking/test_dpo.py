@@ -13,7 +13,7 @@ import pytest
 from ajuste.cli.project import study
 from ajuste.core.imports import ROOT
 from ajuste.core.params import read_yaml, typed
-from ajuste.judging.gate import GateConfig
+from ajuste.judging.verdicts.gate import GateConfig
 from ajuste.tracking.comparing import compare, text
 from ajuste.tracking.pages import report, report_dpo
 from ajuste.tracking.project import dvc, lock, raw_data

@@ -13,7 +13,7 @@ from ajuste.core.errors import DataError, UsageError
 from ajuste.core.home import home
 from ajuste.core.imports import ROOT
 from ajuste.core.params import read_yaml
-from ajuste.judging.budget import Ledger, level, refreshed
+from ajuste.judging.verdicts.budget import Ledger, level, refreshed
 from ajuste.tracking.project import lock
 from ajuste.tracking.registry import promotion, registry
 from ajuste.tracking.registry.families.classifier import CLASSIFIER

@@ -10,7 +10,7 @@ from ajuste.tracking.registry.families import policies, sft
 from ajuste.tracking.registry.families.ppo import PPO
 from ajuste.tracking.registry.families.reward import REWARD
 from ajuste.tracking.registry.families.sft import SFT
-from ajuste.tracking.registry.registry import Version
+from ajuste.tracking.registry.version import Version
 from ajuste.tracking.verdicts import evidence as gathering
 
 PAIR = {"te1": (1.0, 1.0), "te2": (0.5, 1.0)}

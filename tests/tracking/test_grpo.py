@@ -10,13 +10,13 @@ from typer.testing import CliRunner
 from ajuste.cli.main import app
 from ajuste.core.imports import ROOT
 from ajuste.core.params import read_yaml, typed
-from ajuste.judging.gate import GateConfig
+from ajuste.judging.verdicts.gate import GateConfig
 from ajuste.tracking.pages import report, report_groups
 from ajuste.tracking.project import dvc, lock, raw_data
 from ajuste.tracking.registry import registry
 from ajuste.tracking.registry.families.grpo import GRPO
 from ajuste.tracking.registry.families.rloo import RLOO
-from ajuste.tracking.registry.registry import Version
+from ajuste.tracking.registry.version import Version
 from ajuste.tracking.verdicts import gate
 from tests.made import tiny_rlhf
 from tests.tracking import rlhf

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from ajuste.cli.models import export
 from ajuste.core.imports import ROOT
 from ajuste.core.params import read_yaml, typed
-from ajuste.judging.gate import GateConfig, Paired
+from ajuste.judging.verdicts.gate import GateConfig, Paired
 from ajuste.serving.app import make_app
 from ajuste.serving.models import Models
 from ajuste.tracking.comparing import text

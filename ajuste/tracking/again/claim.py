@@ -21,7 +21,7 @@ from ajuste.tracking.again.inputs import MANY, cached_bytes
 from ajuste.tracking.again.outs import first_byte, recorded_files
 from ajuste.tracking.project import git, lock
 from ajuste.tracking.registry import registry
-from ajuste.tracking.registry.registry import Version
+from ajuste.tracking.registry.version import Version
 from ajuste.tracking.runs import facts
 from ajuste.tracking.runs.store import client, exists, experiment_id
 

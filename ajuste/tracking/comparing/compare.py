@@ -26,7 +26,7 @@ from ajuste.core.stages import split_name
 from ajuste.tracking.comparing import rows as comparing_rows
 from ajuste.tracking.registry import registry
 from ajuste.tracking.registry.families import all as families
-from ajuste.tracking.registry.registry import Version
+from ajuste.tracking.registry.version import Version
 from ajuste.tracking.runs.store import client, experiment_id, tracking_uri
 
 

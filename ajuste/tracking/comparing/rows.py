@@ -5,7 +5,8 @@ A family says what its evaluations left (`row_values` and `answers` in ajuste/tr
 
 from ajuste.tracking.registry.families import all as families
 from ajuste.tracking.registry.families.family import Said, Values
-from ajuste.tracking.registry.registry import ALIASES, Version
+from ajuste.tracking.registry.registry import ALIASES
+from ajuste.tracking.registry.version import Version
 
 RESAMPLES = 1000
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from ajuste.tracking.comparing import compare
 from ajuste.tracking.registry import registry
 from ajuste.tracking.registry.moves import INTENT
-from ajuste.tracking.registry.registry import Version
 from ajuste.tracking.registry.tags import unfold
+from ajuste.tracking.registry.version import Version
 from ajuste.tracking.runs import runs
 from ajuste.tracking.runs.store import client, experiment_id, local_path
 

@@ -17,12 +17,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from ajuste.judging.choosing import Candidate, choose, lost
-from ajuste.judging.gate import GateConfig
 from ajuste.judging.policy import policy
+from ajuste.judging.verdicts.gate import GateConfig
 from ajuste.tracking.registry.families.all import of_method
 from ajuste.tracking.registry.families.family import RANKED, Family
 from ajuste.tracking.registry.promotion import settle
 from ajuste.tracking.registry.tags import unfold
+from ajuste.tracking.registry.version import Version
 from ajuste.tracking.runs.store import client, locked
 
 if TYPE_CHECKING:
@@ -129,8 +130,6 @@ def _comparable(versions: list[ModelVersion], facts: dict[str, dict[str, str]]) 
 
 def _evidence(version: ModelVersion, tags: dict[str, str]) -> tuple[float | None, str]:
     """(seconds of its training and merge, what it lost of the instruction evaluation) as the store has them."""
-    from ajuste.tracking.registry.registry import Version
-
     family = of_method(tags["method"])
     own = Version(version.name, str(version.version), None, None, tags, version.run_id)
     kept = family.kept(own, None, {}) if family.keeping else []

@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,7 @@ from ajuste.core.home import home
 from ajuste.tracking.registry.families.all import headline
 from ajuste.tracking.registry.register import register_all as _register_all
 from ajuste.tracking.registry.tags import unfold
+from ajuste.tracking.registry.version import Version
 from ajuste.tracking.runs.store import client, exists, local_path, tracking_uri, without_password
 
 if TYPE_CHECKING:
@@ -35,20 +36,6 @@ if TYPE_CHECKING:
 
 ALIASES = ("champion", "challenger", "previous")
 REFERENCE = re.compile(r"(?:models:/+)?(?P<name>[^/@:]+)(?:@(?P<alias>[\w-]+)|/(?P<version>\d+))?")
-
-
-@dataclass(frozen=True)
-class Version:
-    """A registered version. `path` is its local model folder, None if it was not asked for (see `resolve`)."""
-
-    name: str
-    version: str
-    alias: str | None
-    path: Path | None
-    tags: dict[str, str]
-    run_id: str | None
-    aliases: tuple[str, ...] = ()
-    created: int = 0  # milliseconds since 1970
 
 
 def register_all(parent: str | None = None, stages: Collection[str] | None = None) -> list[Version]:

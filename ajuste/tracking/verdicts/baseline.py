@@ -22,11 +22,11 @@ import numpy as np
 
 from ajuste.core.errors import UsageError
 from ajuste.core.home import home
-from ajuste.judging.drift import DriftConfig, Sample, vocabulary_of
+from ajuste.judging.verdicts.drift import DriftConfig, Sample, vocabulary_of
 from ajuste.tracking.registry.families import all as families
 from ajuste.tracking.registry.families.family import Family
-from ajuste.tracking.registry.registry import Version
 from ajuste.tracking.registry.scores import rows_digest
+from ajuste.tracking.registry.version import Version
 
 if TYPE_CHECKING:
     from ajuste.judging.text_reader import TextReader

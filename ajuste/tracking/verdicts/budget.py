@@ -4,9 +4,9 @@
     spend(...)     remember that it was made
 
 A registered model is one for all clones and machines that share an MLflow store; an out of DVC would come back with
-every checkout. Numbers, rules and reasons: ajuste/judging/budget.py. The look of a version is also part of its verdict
-(tag `gate`): the same weights beside the same champion on the same rows are no new look, whoever asks again. A look in
-`dry-run` counts as well, since a person who reads the verdict may promote.
+every checkout. Numbers, rules and reasons: ajuste/judging/verdicts/budget.py. The look of a version is also part of its
+verdict (tag `gate`): the same weights beside the same champion on the same rows are no new look, whoever asks again. A
+look in `dry-run` counts as well, since a person who reads the verdict may promote.
 
 Two machines that judge the same name within the same second may count one look of two. Private to gate.py beside it.
 """
@@ -16,8 +16,8 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-from ajuste.judging.budget import Ledger, Look, refreshed, rows_digest, spent
-from ajuste.tracking.registry.registry import Version
+from ajuste.judging.verdicts.budget import Ledger, Look, refreshed, rows_digest, spent
+from ajuste.tracking.registry.version import Version
 from ajuste.tracking.runs.store import client
 
 TAG = "gate.budget."

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 
 from ajuste.core.errors import DataError, UsageError
 from ajuste.core.home import home
-from ajuste.judging.drift import DriftConfig, Report, Sample, drift
 from ajuste.judging.policy import policy
+from ajuste.judging.verdicts.drift import DriftConfig, Report, Sample, drift
 from ajuste.rows.request_log import Log, Request, log_files, read_windows
 from ajuste.tracking.registry import registry
 from ajuste.tracking.registry.families.all import of_users

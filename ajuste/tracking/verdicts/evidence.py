@@ -19,12 +19,12 @@ from pathlib import Path
 from ajuste.core.errors import DataError, UsageError
 from ajuste.core.home import home
 from ajuste.judging.clusters import clusters
-from ajuste.judging.gate import Evidence, GateConfig, Paired
+from ajuste.judging.verdicts.gate import Evidence, GateConfig, Paired
 from ajuste.tracking.registry import registry
 from ajuste.tracking.registry.families import all as families
 from ajuste.tracking.registry.families.family import Family, Values
-from ajuste.tracking.registry.registry import Version
 from ajuste.tracking.registry.scores import rows_digest
+from ajuste.tracking.registry.version import Version
 from ajuste.tracking.runs.facts import read_json
 
 BASE = Path("artifacts/base/decoder")
@@ -32,7 +32,7 @@ TIMEOUT = 3600  # seconds of a process that scores
 
 
 def evidence(config: GateConfig, challenger: Version, champion: Version | None) -> Evidence:
-    """All that ajuste/judging/gate.py needs. What cannot be had is named in it; only an unknown version raises."""
+    """All that the gate needs. What cannot be had is named in it; only an unknown version raises."""
     family = family_of(challenger)
     today = rows_digest(family, "test")
     own, problem = _results(challenger, family, today)

@@ -1,5 +1,5 @@
-"""The gate's verdict on a version: gathered, judged by ajuste/judging/gate.py, remembered on the version, obeyed if so
-wanted.
+"""The gate's verdict on a version: gathered, judged by ajuste/judging/verdicts/gate.py, remembered on the version, and
+obeyed if so wanted.
 
     judge(name)             the challenger (or a version) beside its base and the champion, both on today's test rows
     act(verdict, config)    mode `enforce` and passed: promotes it; else only says what it would do
@@ -18,11 +18,11 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from ajuste.core.errors import UsageError
-from ajuste.judging.budget import Look
-from ajuste.judging.gate import GateConfig, Rule, can_promote, rules
 from ajuste.judging.policy import policy
+from ajuste.judging.verdicts.budget import Look
+from ajuste.judging.verdicts.gate import GateConfig, Rule, can_promote, rules
 from ajuste.tracking.registry import promotion, registry
-from ajuste.tracking.registry.registry import Version
+from ajuste.tracking.registry.version import Version
 from ajuste.tracking.runs import runs
 from ajuste.tracking.runs.store import client, locked
 from ajuste.tracking.verdicts import budget

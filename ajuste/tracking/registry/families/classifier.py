@@ -26,8 +26,8 @@ from ajuste.tracking.runs import facts
 from ajuste.tracking.runs.results import table
 
 if TYPE_CHECKING:
-    from ajuste.judging.gate import Paired
-    from ajuste.tracking.registry.registry import Version
+    from ajuste.judging.verdicts.gate import Paired
+    from ajuste.tracking.registry.version import Version
 
 
 class Classifier(Family):
@@ -86,7 +86,7 @@ class Classifier(Family):
         """Always the most frequent label of the training rows: what a classifier knows that read no text."""
         import pyarrow.parquet as pq
 
-        from ajuste.judging.gate import Paired
+        from ajuste.judging.verdicts.gate import Paired
 
         other = "the most frequent label"
         try:

@@ -28,8 +28,8 @@ from ajuste.tracking.runs import facts
 
 if TYPE_CHECKING:
     from ajuste.judging.choosing import Judged
-    from ajuste.judging.gate import Kept, Paired
-    from ajuste.tracking.registry.registry import Version
+    from ajuste.judging.verdicts.gate import Kept, Paired
+    from ajuste.tracking.registry.version import Version
 
 EVALUATED = Path("artifacts/evaluated")
 Values = dict[object, tuple[float, float]]  # by row: (sum, weight); a mean is sum / weight

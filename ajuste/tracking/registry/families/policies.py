@@ -47,8 +47,8 @@ from ajuste.tracking.runs.results import lines, table
 
 if TYPE_CHECKING:
     from ajuste.judging.choosing import Interval, Judged
-    from ajuste.judging.gate import Kept, Paired
-    from ajuste.tracking.registry.registry import Version
+    from ajuste.judging.verdicts.gate import Kept, Paired
+    from ajuste.tracking.registry.version import Version
 
 BEFORE = "sft"  # the model before in the files of its evaluations
 JUDGES = {"gold score": "gold", "proxy reward": "reward"}  # metric -> the tag of the model that judged it
@@ -155,14 +155,14 @@ class Policy(Assistant):
         return {(row["id"], judge): (row[column], 1.0) for row in rows if column in row}
 
     def before(self, version: Version, own: Values, today: str) -> Paired:
-        from ajuste.judging.gate import Paired
+        from ajuste.judging.verdicts.gate import Paired
 
         made_from = version.tags.get("base_version", "the version")
         return Paired(f"{made_from} that it was made from", own, self.recorded(version, BEFORE))
 
     def beside(self, challenger: Version, champion: Version, own: Values) -> Paired:
         """Its answers are samples that the gold scorer judged; they are not made again."""
-        from ajuste.judging.gate import Paired
+        from ajuste.judging.verdicts.gate import Paired
 
         name = f"champion {champion.version}"
         if f"{champion.name}/{champion.version}" == challenger.tags.get("base_version"):
@@ -180,7 +180,7 @@ class Policy(Assistant):
                 "on its prompts")
 
     def kept(self, challenger: Version, champion: Version | None, others: dict[str, Values]) -> list[Kept]:
-        from ajuste.judging.gate import Kept, Paired
+        from ajuste.judging.verdicts.gate import Kept, Paired
 
         own, before = (self.measured(challenger, model) for model in ("", BEFORE))
         if not own["loss"]:

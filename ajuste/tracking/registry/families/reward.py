@@ -27,8 +27,8 @@ from ajuste.tracking.runs import facts
 from ajuste.tracking.runs.results import table
 
 if TYPE_CHECKING:
-    from ajuste.judging.gate import Paired
-    from ajuste.tracking.registry.registry import Version
+    from ajuste.judging.verdicts.gate import Paired
+    from ajuste.tracking.registry.version import Version
 
 MARGINS = ("0.5", "1.0", "1.5", "2.5")
 STEADY = 1.5  # the margin at which people hardly disagree
@@ -113,7 +113,7 @@ class Reward(Family):
 
     def before(self, version: Version, own: Values, today: str) -> Paired:
         """A coin."""
-        from ajuste.judging.gate import Paired
+        from ajuste.judging.verdicts.gate import Paired
 
         return Paired("a coin", own, {row: (0.5, 1.0) for row in own})
 

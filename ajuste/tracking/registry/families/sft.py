@@ -34,8 +34,8 @@ from ajuste.tracking.runs import facts
 from ajuste.tracking.runs.results import lines, table
 
 if TYPE_CHECKING:
-    from ajuste.judging.gate import Paired
-    from ajuste.tracking.registry.registry import Version
+    from ajuste.judging.verdicts.gate import Paired
+    from ajuste.tracking.registry.version import Version
 
 
 class Sft(Assistant):
@@ -85,7 +85,7 @@ class Sft(Assistant):
 
     def before(self, version: Version, own: Values, today: str) -> Paired | None:
         """The pretrained base on the same tokens, where the version's own evaluation has it."""
-        from ajuste.judging.gate import Paired
+        from ajuste.judging.verdicts.gate import Paired
 
         if version.tags.get("test_rows") == today and (others := _losses(version, "base")):
             return Paired("its base", own, others)

@@ -1,7 +1,7 @@
 """The gate: may a challenger become champion? Evidence in, rules out. Nothing here reads files or moves an alias.
 
-    budget               a look at these test rows is left (ajuste/judging/budget.py); it says at which level the two
-                         rules below are asked
+    budget               a look at these test rows is left (ajuste/judging/verdicts/budget.py); it says at which level
+                         the two rules below are asked
     base <metric>        better than what it was made from, one-sided (ajuste/learning/statistics/paired.py)
     champion <metric>    better than the champion, on the same rows; without a champion the base alone decides
     limit <metric>       the metric itself, where `limit` is set
@@ -39,7 +39,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from ajuste.core.params import Config
-from ajuste.judging import budget
+from ajuste.judging.verdicts import budget
 from ajuste.learning.statistics import paired
 
 LOWER_IS_BETTER = ("loss",)
