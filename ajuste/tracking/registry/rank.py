@@ -3,8 +3,8 @@
 Only versions with the same validation rows can be compared: those of the newest one. The method that starts from a
 pretrained base ranks by its family's figure; equals go to the version with fewer trainable parameters, then to the
 older one. A method that is made from a registered version takes over from that very version, by its family's own rule
-(ajuste/tracking/registry/families/), and so on along the chain. Of several that are judged alike, ajuste/judging/
-choosing.py says which one goes on: the gain's lower bound, KL, cost, and none that is a worse assistant than before by
+(ajuste/tracking/registry/families/), and so on along the chain. Of several that are judged alike, choosing.py beside
+this file says which one goes on: the gain's lower bound, KL, cost, and none that is a worse assistant than before by
 more than the gate's margins. Methods that rank by the same figure are ranked together; others have no common scale, so
 of two such that take over the one with the newest version goes on. Tag `unranked` says of a version that this is still
 to be done.
@@ -14,11 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from ajuste.judging.choosing import Candidate, choose, lost
 from ajuste.judging.gate import GateConfig
 from ajuste.judging.policy import policy
+from ajuste.tracking.registry.choosing import Candidate, choose, lost
 from ajuste.tracking.registry.families.all import of_method
 from ajuste.tracking.registry.families.family import RANKED, Family
 from ajuste.tracking.registry.promotion import settle
@@ -127,13 +127,18 @@ def _comparable(versions: list[ModelVersion], facts: dict[str, dict[str, str]]) 
 # --- evidence ---------------------------------------------------------------------------------------------------------
 
 
+class _Known(NamedTuple):
+    """What a family reads of a version."""
+
+    name: str
+    version: str
+    tags: dict[str, str]
+
+
 def _evidence(version: ModelVersion, tags: dict[str, str]) -> tuple[float | None, str]:
     """(seconds of its training and merge, what it lost of the instruction evaluation) as the store has them."""
-    from ajuste.tracking.registry.registry import Version
-
     family = of_method(tags["method"])
-    own = Version(version.name, str(version.version), None, None, tags, version.run_id)
-    kept = family.kept(own, None, {}) if family.keeping else []
+    kept = family.kept(_Known(version.name, str(version.version), tags), None, {}) if family.keeping else []
     return _seconds(version, tags), lost(kept, _margins()) if kept else ""
 
 

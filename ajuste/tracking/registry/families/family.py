@@ -27,8 +27,8 @@ from ajuste.tracking.project import lock
 from ajuste.tracking.runs import facts
 
 if TYPE_CHECKING:
-    from ajuste.judging.choosing import Judged
     from ajuste.judging.gate import Kept, Paired
+    from ajuste.tracking.registry.choosing import Judged
     from ajuste.tracking.registry.registry import Version
 
 EVALUATED = Path("artifacts/evaluated")

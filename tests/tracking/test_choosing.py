@@ -2,8 +2,8 @@
 
 import pytest
 
-from ajuste.judging.choosing import Candidate, Interval, Judged, choose, lost
 from ajuste.judging.gate import Kept, Paired
+from ajuste.tracking.registry.choosing import Candidate, Interval, Judged, choose, lost
 
 
 def version(number: int, low: float, high: float, kl: tuple[float, float] | None = None, **more) -> Candidate:
