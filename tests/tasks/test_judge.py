@@ -36,7 +36,7 @@ def place(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("rlaif")
     judged.validated(judged.ratings_set(root / "data/rated"), root / "validated")
     sft = tiny_rlhf.whole(base, root / "sft", 3)
-    tiny_rlhf.prompts(sft, root / "encoded", ("train",))
+    judged.prompts(root / "validated", sft, root / "encoded")
     tiny_classifiers.tiny_full(tiny_classifiers.tiny_base(root / "encoder"), root / "gold")
     return root
 
