@@ -79,9 +79,12 @@ def publish(out: Path, text: str) -> None:
     print(text)
 
 
-def result_of(side: str, command: Sequence[object], threads: int) -> dict:
-    """Run the command in the project's folder and return its figures. Ends the benchmark if it fails."""
-    root = str(Path(__file__).resolve().parent.parent)
+def result_of(side: str, command: Sequence[object], threads: int, project: Path | None = None) -> dict:
+    """Run the command in the project's folder (this one, or another copy) and return its figures.
+
+    Ends the benchmark if it fails.
+    """
+    root = str(project or Path(__file__).resolve().parent.parent)
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),

@@ -18,8 +18,7 @@ MADE = {  # what runs, `make` or a person make, and git ignores
     ".venv": "by make", ".stack": "what `make stack` runs on", ".prefect": "Prefect's store",
     ".pytest_cache": "by tests", ".assets": "what was downloaded once",
     "infra/.env": "a person's passwords", ".dvc/config.local": "a person's remote",
-    "metrics/dpo.json": "by `ajuste run`", "metrics/rlaif.json": "by `ajuste study rlaif`",
-    "docs/measured/rlaif.md": "by `ajuste study rlaif`",
+    "metrics/rlaif.json": "by `ajuste study rlaif`", "docs/measured/rlaif.md": "by `ajuste study rlaif`",
 }  # fmt: skip
 ROOT_FOLDERS = [re.escape(path.name) for path in ROOT.iterdir() if path.is_dir() and path.name not in {*MADE, ".git"}]
 FOLDERS = [f"ajuste.{path.name}" for path in (ROOT / "ajuste").iterdir() if path.is_dir()] + ["tasks", "flows"]
@@ -122,15 +121,23 @@ def test_the_assistants_table_is_the_committed_run():
             assert float(number) == pytest.approx(value, abs=6e-3 if "." in number and len(number) < 5 else 6e-4), name
 
 
-def test_the_table_of_rlhf_is_the_committed_run():
+def by_margin(rows: list[dict], words: str) -> dict[str, list]:
+    """{the table's row: its pairs and accuracy}."""
+    return {f"{words} at least {row['margin']}": [row["pairs"], row["accuracy"]["value"]] for row in rows}
+
+
+def test_the_tables_of_rlhf_are_the_committed_run():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    found = json.loads((ROOT / "metrics/ppo.json").read_text())
-    margins = json.loads((ROOT / "metrics/reward.json").read_text())["by_margin"]
-    rows = {f"difference at least {row['margin']}": [row["pairs"], row["accuracy"]["value"]] for row in margins}
+    ppo, dpo, reward = (json.loads((ROOT / f"metrics/{name}.json").read_text()) for name in ("ppo", "dpo", "reward"))
+    rows = by_margin(reward["by_margin"], "difference") | by_margin(dpo["pairs"]["by_margin"], "preferred by")
     rows = {name: rows[name] for name in rows if f"| {name} |" in text}
-    for name, key in (("reward (proxy)", "proxy"), ("gold, mean P(positive)", "gold")):
-        rows[name] = [found[key][model]["value"] for model in ("sft", "ppo")]
-    assert len(rows) == 5
+    for method, found, names in (
+        ("ppo", ppo, ("reward (proxy)", "gold, mean P(positive)")),
+        ("dpo", dpo, ("reward (proxy) after DPO", "gold after DPO")),
+    ):
+        for name, key in zip(names, ("proxy", "gold"), strict=True):
+            rows[name] = [found[key][model]["value"] for model in ("sft", method)]
+    assert len(rows) == 10
     for name, values in rows.items():
         shown = re.search(rf"^\| {re.escape(name)} \| ([-\d.]+) \| ([-\d.]+)", text, re.MULTILINE)
         for number, value in zip(shown.groups(), values, strict=True):

@@ -116,7 +116,8 @@ def test_the_tables_of_the_readme_are_complete() -> None:
 @pytest.mark.slow
 def test_preset_tiny_from_a_fresh_clone_as_the_readme_says(tmp_path: Path) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    (block,) = [block for block in re.findall(r"```\n(.*?)```", text, re.DOTALL) if "ajuste preset tiny" in block]
+    blocks = re.findall(r"^```[a-z]*\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    (block,) = [block for block in blocks if "ajuste preset tiny" in block]
     clone = tmp_path / "ajuste"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
     for line in block.strip().splitlines():

@@ -162,8 +162,6 @@ def test_the_cheap_check_says_which_stage_would_run(project: Path) -> None:
     assert raw_data.checkout() and reproduce.check() == ["DVC would run stage toy"]
 
 
-@pytest.mark.xfail(strict=True, reason="dvc.lock and metrics/ are those of the last whole default run: the code of all "
-                   "stages has changed since, and DPO's have never been recorded; `make run`, then take this mark away")
 def test_the_committed_lock_fits_the_committed_sources(tmp_path: Path) -> None:
     """dvc.lock is the proof of the last run: a change of a stage's source, parameter or data goes with a new one."""
     clone = tmp_path / "clone"
