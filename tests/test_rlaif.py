@@ -4,6 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -32,7 +34,7 @@ def project(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     judged.validated(judged.ratings_set(tmp_path / "data/ratings", 160), artifacts / "validated/preferences")
     shutil.copytree(base, artifacts / "base/decoder")
     sft = tiny_rlhf.whole(base, artifacts / "merged/instruct", 3)
-    tiny_rlhf.prompts(sft, artifacts / "encoded/preferences", ("train",))
+    judged.prompts(artifacts / "validated/preferences", sft, artifacts / "encoded/preferences")
     tiny_classifiers.tiny_full(tiny_classifiers.tiny_base(tmp_path / "encoder"), artifacts / "merged/gold")
     prompts = [{"id": f"p{i}", "language": "en", "prompt": f"Name {i} films."} for i in range(3)]
     Path("sources/constitution/prompts.yaml").write_text(yaml.safe_dump(prompts))
@@ -45,8 +47,26 @@ def project(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return tmp_path
 
 
-@pytest.mark.slow
-def test_the_study_from_samples_to_its_page(project: Path) -> None:
+def below(folder: Path) -> dict[str, bytes]:
+    """The bytes of all files of a folder and its folders."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def no_training(config, compute, encoded: Path, base: Path, out: Path, checkpoints: Path) -> dict:
+    """What train_reward_model leaves behind and gives back, without a model: a pair is right if its id is even."""
+    ids = pq.read_table(encoded / "test.parquet")["row_id"].to_pylist()
+    right = [float(int(row_id, 16) % 2 == 0) for row_id in ids]
+    out.mkdir()
+    pq.write_table(pa.table({"row_id": ids, "right": right, "margin": [1.0] * len(ids)}), out / "pairs.parquet")
+    accuracy = {"value": sum(right) / len(ids), "low": 0.0, "high": 1.0}
+    test = {"accuracy": accuracy, "pairs": len(ids), "by_margin": []}
+    return {"test": test, "tokens": 9, "validation": {"accuracy": 0.5, "loss": 0.7}}
+
+
+@pytest.mark.parametrize("training", ["none", pytest.param("real", marks=pytest.mark.slow)])
+def test_the_study_from_samples_to_its_page(training: str, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if training == "none":
+        monkeypatch.setattr(point, "train_reward_model", no_training)
     samples.main()
     for judge in ("sft", "gold"):
         card.main(judge)
@@ -68,11 +88,11 @@ def test_the_study_from_samples_to_its_page(project: Path) -> None:
     page = (project / "docs/measured/rlaif.md").read_text()
     assert "- `sft`: its verdict survives a change of order on" in page and f"| 50% by `gold` | {rows // 2} |" in page
 
-    before = contents(project / "artifacts/studies/rlaif")
+    before = below(project / "artifacts/studies/rlaif")
     samples.main()
     pairs.main("gold")
     point.main("gold-100")
-    assert contents(project / "artifacts/studies/rlaif") == before, "equal inputs, equal bytes"
+    assert below(project / "artifacts/studies/rlaif") == before, "equal inputs, equal bytes"
 
 
 def test_a_point_is_named_by_judge_and_share() -> None:

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from ajuste.core.figures import write_json
 from ajuste.core.params import Compute
+from ajuste.judging.judges import alpha
 from ajuste.judging.judges.card import Admission, card, refusals
 from ajuste.judging.judges.opened import JudgeConfig, WordsConfig, judge_of
 from ajuste.judging.judges.people import judged_pairs
@@ -47,6 +48,7 @@ def judge_card(
     validated, data: the preferences as validated, and the set that they come from. Raises UsageError for a judge that
     cannot be opened, DataError without a pair, ConnectionError for an endpoint that does not answer.
     """
+    alpha.library()  # before the judge's work, not after it
     seed_everything(compute.seed, compute.threads)
     pairs = judged_pairs(validated, "validation", config.min_margin, config.pairs, ratings_of(data))
     opened = judge_of(judge, words, config.dtype, compute)

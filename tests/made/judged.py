@@ -42,7 +42,7 @@ def ratings_set(folder: Path, texts: int = 240) -> Path:
 
 
 def validated(data: Path, folder: Path) -> Path:
-    """artifacts/validated/preferences of a ratings_set: pairs of two texts in a row, six prompts a split."""
+    """artifacts/validated/preferences of a ratings_set: pairs of two texts in a row, 24 prompts a split."""
     rows = [json.loads(line) for line in (data / "texts.jsonl").read_text().splitlines()]
     folder.mkdir(parents=True)
     (folder / "validation.json").write_text(json.dumps({"set": data.name}))
@@ -64,11 +64,24 @@ def validated(data: Path, folder: Path) -> Path:
                 "location": f"data/{data.name}/texts.jsonl:{i + 2} > data/{data.name}/texts.jsonl:{i + 1}",
             })  # fmt: skip
         pq.write_table(pa.Table.from_pylist(found, schema=KEPT), folder / f"{split}.parquet")
-        prompts = [{"row_id": f"{split[:2]}{i:014x}", "prompt": PROMPT, "prefill": " ".join(text.split()[:6]),
-                    "source": "texts", "location": f"texts:{i}"} for i, text in enumerate(SNIPPETS[::-1])]  # fmt: skip
+        begun = [" ".join(text.split()[:words]) for words in (6, 5, 4, 3) for text in SNIPPETS[::-1]]
+        prompts = [{"row_id": f"{i * 7 + len(split):016x}", "prompt": PROMPT, "prefill": text, "source": "texts",
+                    "location": f"texts:{i}"} for i, text in enumerate(begun)]  # fmt: skip
         schema = pa.schema([("row_id", pa.string()), ("prompt", MESSAGES)]
                            + [(name, pa.string()) for name in ("prefill", "source", "location")])  # fmt: skip
         pq.write_table(pa.Table.from_pylist(prompts, schema=schema), folder / f"prompts_{split}.parquet")
+    return folder
+
+
+def prompts(validated: Path, base: Path, folder: Path) -> Path:
+    """artifacts/encoded/preferences/prompts_train.parquet of the validated prompts."""
+    tokenizer = decoder.load_base(base)[1]
+    folder.mkdir(parents=True)
+    rows = pq.read_table(validated / "prompts_train.parquet").to_pylist()
+    for row in rows:
+        begun = chat.encode(tokenizer, row["prefill"])
+        row |= {"prompt_ids": chat.prompt_ids(tokenizer, row.pop("prompt")) + begun, "prefill_tokens": len(begun)}
+    pq.write_table(pa.Table.from_pylist(rows), folder / "prompts_train.parquet")
     return folder
 
 

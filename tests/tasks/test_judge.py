@@ -1,6 +1,7 @@
 """From samples to a mixture: what each step writes, that equal inputs give equal bytes, and when labels are refused."""
 
 import json
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -36,7 +37,7 @@ def place(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("rlaif")
     judged.validated(judged.ratings_set(root / "data/rated"), root / "validated")
     sft = tiny_rlhf.whole(base, root / "sft", 3)
-    tiny_rlhf.prompts(sft, root / "encoded", ("train",))
+    judged.prompts(root / "validated", sft, root / "encoded")
     tiny_classifiers.tiny_full(tiny_classifiers.tiny_base(root / "encoder"), root / "gold")
     return root
 
@@ -123,6 +124,14 @@ def test_a_card_holds_what_every_verdict_says(place: Path, tmp_path: Path) -> No
     assert found["judge"] == "one" and "REFUSED" in said(found) or not found["refused"]
     measured(place, judge, tmp_path / "two")
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_without_the_library_a_card_says_so_before_any_work(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "krippendorff", None)
+    with pytest.raises(UsageError, match=r"need the library `krippendorff`: pip install 'ajuste\[judges\]'"):
+        measured(place, JudgeConfig(kind="gold", folder="nowhere"), tmp_path / "out")
 
 
 def test_a_refused_judge_labels_nothing_and_says_why(place: Path, samples: Path, tmp_path: Path) -> None:

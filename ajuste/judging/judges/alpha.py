@@ -14,6 +14,7 @@ does not bring it: extra `judges`.
 """
 
 from collections.abc import Sequence
+from types import ModuleType
 
 import numpy as np
 
@@ -57,9 +58,14 @@ def _label(difference: np.ndarray) -> np.ndarray:
     return np.where(difference == 0, np.nan, (difference < 0).astype(float))
 
 
-def _alpha(**values: object) -> float:
+def library() -> ModuleType:
+    """The library. Raises UsageError that says how to get it."""
     try:
         import krippendorff
     except ImportError:
         raise UsageError("judge cards need the library `krippendorff`: pip install 'ajuste[judges]'") from None
-    return float(krippendorff.alpha(**values))
+    return krippendorff
+
+
+def _alpha(**values: object) -> float:
+    return float(library().alpha(**values))
