@@ -2,6 +2,11 @@
 
 import json
 import math
+import random
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +18,7 @@ from pydantic import ValidationError
 
 from ajuste.core.errors import DataError, UsageError
 from ajuste.core.figures import rounded
+from ajuste.core.imports import ROOT
 from ajuste.core.params import Compute
 from ajuste.models import decoder, responses
 from ajuste.rows.encoded.comparisons import read_comparisons
@@ -201,6 +207,33 @@ def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(
     assert contents(tmp_path / "out") == contents(calm / "out")
     for name, content in contents(tmp_path / "out").items():
         assert str(tmp_path).encode() not in content and str(folders.base).encode() not in content, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["reference", "dpo"])
+def test_kill_9_at_random_moments_changes_no_byte(stage: str, folders: Folders, tmp_path: Path) -> None:
+    """Of the stage as a process: four times in the midst of its work, then it runs to its end."""
+
+    def start(folder: Path) -> subprocess.Popen:
+        folder.mkdir(exist_ok=True)
+        command = [sys.executable, "-m", "tests.tasks.dpo_run", stage, str(folders.base), str(folders.encoded.parent)]
+        process = subprocess.Popen([*command, str(folder / "out")], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        assert process.stdout.readline() == "works\n"
+        return process
+
+    calm = start(tmp_path / "calm")
+    began = time.monotonic()
+    assert calm.wait(timeout=600) == 0
+    seconds, chance = time.monotonic() - began, random.Random(5)
+    for _ in range(4):
+        process = start(tmp_path / "killed")
+        try:
+            process.wait(timeout=chance.uniform(0, seconds / 2))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            assert process.wait() == -signal.SIGKILL
+    assert start(tmp_path / "killed").wait(timeout=600) == 0
+    assert contents(tmp_path / "killed/out") == contents(tmp_path / "calm/out")
 
 
 # --- alarms and refusals ----------------------------------------------------------------------------------------------
