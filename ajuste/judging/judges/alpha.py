@@ -9,8 +9,10 @@ neither value is the usual one. A tie is no value.
     one_against_rest two coders: one person, and the mean of all the others; the k-th rater of both texts is a person
     people           of the single ratings of the texts themselves (interval), as many coders as raters
 
-The first two are the same question put to the judge and to a person. The library is GPL-3.0, so Ajuste asks for it and
-does not bring it: extra `judges`.
+The first two are the same question put to the judge and to a person. A person who gave both texts one rating has no
+value here and counts a half in the card's `one_against_rest`, so a person's alpha is above twice that minus 1.
+
+The library is GPL-3.0, so Ajuste asks for it and does not bring it: extra `judges`.
 """
 
 from collections.abc import Sequence
