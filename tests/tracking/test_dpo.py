@@ -85,11 +85,11 @@ def test_methods_that_rank_by_one_figure_are_ranked_together(gains: dict, expect
 
 
 def made_from_one(**versions: dict[str, float]) -> tuple[list, dict]:
-    """An SFT version 1 and policies made from it, by their tags: what `_best` reads."""
-    facts = {"1": {"method": "sft", "validation.loss": "2.0", "parameters.trainable": "9", "validation_rows": "a"}}
+    """An SFT version 1 and policies made from it, by their tags, as `_best` reads them: MLflow's numbers are int."""
+    facts = {1: {"method": "sft", "validation.loss": "2.0", "parameters.trainable": "9", "validation_rows": "a"}}
     methods = ("ppo", "dpo", "rejection")
     for number, (method, tags) in enumerate(zip(methods, versions.values(), strict=False), start=2):
-        facts[str(number)] = {"method": method, "base_version": f"{NAME}/1", "parameters.trainable": "9",
+        facts[number] = {"method": method, "base_version": f"{NAME}/1", "parameters.trainable": "9",
                               "validation_rows": "b", **{key: str(value) for key, value in tags.items()}}
     return [SimpleNamespace(version=number, name=NAME, tags=tags) for number, tags in facts.items()], facts
 
@@ -107,30 +107,30 @@ def ranked(gold: float, second: float | None = None, kl: float = 2.0, **more: ob
 def test_the_same_prompts_and_two_judges_rank_the_methods() -> None:
     found, facts = made_from_one(ppo=ranked(0.3, 0.2), dpo=ranked(0.6, 0.35))
     best, why = _best(found, facts)
-    assert best.version == "3"
+    assert best.version == 3
     assert "its score by the second judge on validation is 0.3500 (at least 0.3000) above version 1" in why
     assert "a gain of 0.3500 [0.3000, 0.4000] is above 0.2000 [0.1500, 0.2500] of version 2" in why
     # the judge that is less convinced speaks
-    assert _best(*made_from_one(ppo=ranked(0.3, 0.25), dpo=ranked(0.6, 0.06)))[0].version == "2"
-    assert _best(*made_from_one(ppo=ranked(0.6, 0.01)))[0].version == "1", "the second one sees nothing"
-    assert _best(*made_from_one(ppo=ranked(0.3), dpo=ranked(0.2)))[0].version == "2", "without a second judge"
+    assert _best(*made_from_one(ppo=ranked(0.3, 0.25), dpo=ranked(0.6, 0.06)))[0].version == 2
+    assert _best(*made_from_one(ppo=ranked(0.6, 0.01)))[0].version == 1, "the second one sees nothing"
+    assert _best(*made_from_one(ppo=ranked(0.3), dpo=ranked(0.2)))[0].version == 2, "without a second judge"
 
 
 def test_overlapping_gains_go_to_the_smaller_kl_then_to_the_cost_and_a_worse_assistant_is_out() -> None:
     near = {"ppo": ranked(0.3, kl=5.0), "dpo": ranked(0.28, kl=1.5)}
     found, facts = made_from_one(**near)
     best, why = _best(found, facts)
-    assert best.version == "3" and "overlap, and its KL of 1.50 [1.30, 1.70] is less" in why
-    seconds = {"2": 100.0, "3": 300.0}
+    assert best.version == 3 and "overlap, and its KL of 1.50 [1.30, 1.70] is less" in why
+    seconds = {2: 100.0, 3: 300.0}
     near["ppo"] = ranked(0.3, kl=1.6)
     found, facts = made_from_one(**near)
     best, why = _best(found, facts, lambda version, tags: (seconds[version.version], ""))
-    assert best.version == "2" and "it has the fewest seconds to train, 100" in why
-    lost = {"2": "keeps loss: 2.4 against 2.0", "3": ""}
+    assert best.version == 2 and "it has the fewest seconds to train, 100" in why
+    lost = {2: "keeps loss: 2.4 against 2.0", 3: ""}
     best, why = _best(found, facts, lambda version, tags: (None, lost[version.version]))
-    assert best.version == "3" and "version 2 is out, keeps loss: 2.4 against 2.0" in why
+    assert best.version == 3 and "version 2 is out, keeps loss: 2.4 against 2.0" in why
     best, why = _best(found, facts, lambda version, tags: (None, "keeps rules"))
-    assert best.version == "1" and "version 2 is out, keeps rules; version 3 is out, keeps rules" in why
+    assert best.version == 1 and "version 2 is out, keeps rules; version 3 is out, keeps rules" in why
 
 
 def test_other_prompts_or_judges_do_not_compare_so_each_ones_own_word_counts() -> None:
@@ -138,7 +138,7 @@ def test_other_prompts_or_judges_do_not_compare_so_each_ones_own_word_counts() -
     own = {"validation.gold_gain": 0.95, "validation.gold_gain_low": 0.92}
     for other in ({"ranked.prompts": 32}, {"judge.gold": "h"}, {"ranked.temperature": 1.0}):
         best, why = _best(*made_from_one(ppo=ranked(0.3, 0.3), dpo=ranked(0.1, 0.1, **other, **own)))
-        assert best.version == "3" and "a gain of 0.9500" in why
+        assert best.version == 3 and "a gain of 0.9500" in why
 
 
 def test_the_gate_judges_it_and_holds_it_against_a_champion_of_another_method(root: Path) -> None:

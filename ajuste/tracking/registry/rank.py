@@ -98,10 +98,11 @@ def _chosen(
     if None in judged:
         return _first(families[-1], versions, facts)[0], ""
     best, why = choose([
-        Candidate(version.version, one, int(of["parameters.trainable"]), *(evidence(version, of) if evidence else ()))
+        Candidate(str(version.version), one, int(of["parameters.trainable"]),
+                  *(evidence(version, of) if evidence else ()))
         for version, one, of in zip(group, judged, tags, strict=True)
     ])  # fmt: skip
-    return next((version for version in group if best and version.version == best.version), None), why
+    return next((version for version in group if best and str(version.version) == best.version), None), why
 
 
 def _first(
