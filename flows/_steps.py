@@ -16,6 +16,7 @@ from ajuste.core.home import home
 from ajuste.core.stages import stage_key, stage_names
 from ajuste.tracking.project import dvc, lock, publish
 from ajuste.tracking.registry import registry
+from ajuste.tracking.registry.register import unfinished
 from ajuste.tracking.runs import runs
 from flows._patience import outlive_worker, patiently, shown, unless_unreachable
 from flows._plan import Asked, check, in_words, last_seconds, looked, stages_of_names
@@ -51,6 +52,7 @@ def prepare(asked: Asked) -> Plan:
     found = looked(asked)
     wanted = [name for name in stage_names() if name not in found.skipped]
     needed = not found.stale.isdisjoint(wanted) or not all(patiently(_recorded, name) for name in wanted)
+    needed = needed or bool(found.names) and patiently(unfinished, found.reached)
     parent = patiently(runs.parent, lock.inputs_digest()) if needed else None
     return Plan(found.stale, found.skipped, asked.from_stage, parent, reached=found.reached, names=found.names)
 

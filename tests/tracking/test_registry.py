@@ -43,6 +43,18 @@ def aliases(name: str) -> dict[str, str]:
     return {alias: version.version for version in registry.versions(name) for alias in version.aliases}
 
 
+def test_what_a_run_that_ended_too_early_left_is_seen(project: Path, other) -> None:
+    stages = set(lock.stages())
+    assert not register.unfinished(stages)
+    opened, (version, *_) = store.client(), registry.versions(NAME)
+    opened.set_model_version_tag(NAME, version.version, "unranked", "true")
+    assert register.unfinished(stages) and not register.unfinished({"encode_reviews"})
+    opened.delete_model_version_tag(NAME, version.version, "unranked")
+    assert not register.unfinished(stages)
+    other(seed=101)
+    assert register.unfinished(set(lock.stages())), "these models have no version"
+
+
 def test_every_strategy_is_a_version_and_the_adapter_too(project: Path) -> None:
     found = by_strategy(NAME)
     assert {NAME, ADAPTER} <= set(registry.names()) and set(found) == {"frozen", "full", "lora"}

@@ -58,6 +58,21 @@ def register_all(parent: str | None, stages: Collection[str] | None = None) -> l
     return new
 
 
+def unfinished(stages: Collection[str]) -> bool:
+    """Whether a run that ended too early left something of these stages: a model without a version, or a version that
+    nobody has ranked."""
+    found = [model for model in models() if model.stage in stages]
+    for name in sorted({model.name for model in found}):
+        own = [model for model in found if model.name == name]
+        versions = client().search_model_versions(f"name='{name}'")
+        known = {unfold(version.tags)["stage_key"] for version in versions}
+        if not known.issuperset(model.key for model in own):
+            return True
+        if not own[0].is_adapter and any("unranked" in version.tags for version in versions):
+            return True
+    return False
+
+
 def models() -> list[Model]:
     """The model folders that dvc.lock or a study's names and that are there, by family, adapters first."""
     found = []
