@@ -38,7 +38,7 @@ WANTED = 0.95
 MUTATED = ("ajuste", "tasks")
 LOOKED_AT = ("ajuste/learning", "tasks/rl", "tasks/supervised")
 NOTHING = ("tasks/rl/algorithm.py", "tasks/rl/config.py")  # declarations, where mutmut finds nothing to change
-READ = ("tests", "flows", "params.yaml", "policy.yaml", "presets", "dvc.yaml")
+READ = ("tests", "benchmarks", "flows", "params.yaml", "policy.yaml", "presets", "dvc.yaml")
 
 L, T = "ajuste/learning", "tests/learning"
 FIRST_STEP = "tests/keys/test_ppo_first_step.py"

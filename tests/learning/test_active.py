@@ -84,7 +84,8 @@ def test_lengths_go_our_way_and_masks_that_of_the_model(monkeypatch: pytest.Monk
     (plain, *tensors), weights = call(lengths, scaling=0.5)
     assert plain == (0.5, 0.0, None) and weights is None and not seen
     assert all(a is b for a, b in zip(tensors, (q, k, v, lengths), strict=True))
-    with pytest.raises(ValueError, match="softcap"):
+    assert call(lengths)[0][0].scale == 0.25
+    with pytest.raises(ValueError, match="argument `softcap` of Layer would"):
         call(lengths, softcap=3.0)
 
 

@@ -1,6 +1,7 @@
 """ajuste/learning/layers/fused.py against PEFT's own forward and backward passes, and where it must keep out."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -185,3 +186,38 @@ def test_its_result_may_be_changed_in_place():
         model.base_model.model.first(X.clone().requires_grad_()).clamp_(-0.5, 0.5).sum().backward()
         found.append(gradients(model))
     assert largest_difference(*found) < 1e-4
+
+
+def test_the_formula_is_used_where_it_holds_and_nowhere_else(monkeypatch):
+    """How many of two layers went our way: all that equals PEFT would also equal it if none did."""
+    calls = []
+
+    own = fused._LoraLinear
+    spy = SimpleNamespace(apply=lambda *arguments: calls.append(1) or own.apply(*arguments))
+    monkeypatch.setattr(fused, "_LoraLinear", spy)
+    model = adapted()
+    fused.fuse(model)
+
+    def used() -> int:
+        calls.clear()
+        model(X)
+        return len(calls)
+
+    assert used() == 2
+    with model.disable_adapter():
+        assert used() == 0
+    with torch.autocast("cpu", torch.bfloat16):
+        assert used() == 0
+    model.add_adapter("other", LoraConfig(r=2, target_modules=["first"], init_lora_weights=False))
+    model.set_adapter("other")
+    plain = adapted()
+    plain.add_adapter("other", LoraConfig(r=2, target_modules=["first"], init_lora_weights=False))
+    plain.load_state_dict(model.state_dict())
+    plain.set_adapter("other")
+    assert used() == 1 and torch.allclose(model(X), plain(X), atol=1e-6)  # the second layer has none of that name
+    for one in (model, plain):
+        one.base_model.set_adapter(["default", "other"])
+    assert used() == 1 and torch.allclose(model(X), plain(X), atol=1e-6)  # two at once in the first are PEFT's
+    model.set_adapter("default")
+    model.merge_adapter()
+    assert used() == 0

@@ -125,3 +125,13 @@ def test_an_estimate_is_a_mean_over_what_the_rows_hold() -> None:
     assert metrics.estimate(sums, weights, counts) == pytest.approx({"value": 9 / 8, "low": low, "high": high})
     assert metrics.distinct([[1, 2, 3, 1, 2]]) == 3 / 4  # of pairs, where nothing is said
     assert metrics.nll(np.array([[0.0, 1.0]]), np.array([0])).tolist() == [-np.log(np.finfo(np.float64).tiny)]
+
+
+def test_a_single_pair_is_enough_and_nothing_is_divided_by_0() -> None:
+    """One positive and one negative; a resample without either gives nan, and no warning on the way."""
+    probabilities = np.array([[0.4, 0.6], [0.7, 0.3]])
+    with np.errstate(all="raise"):
+        assert metrics.auc(probabilities, np.array([1, 0])).tolist() == [1.0]
+        assert metrics.auc(probabilities, np.array([0, 1])).tolist() == [0.0]
+        counts = np.array([[1.0, 1.0], [2.0, 0.0]])
+        assert np.isnan(metrics.auc(probabilities, np.array([1, 0]), counts)).tolist() == [False, True]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ajuste.learning.rl import kl
 from ajuste.learning.rl.steps import Adam
-from tasks.rl import loop, score
+from tasks.rl import loop, recorder, score
 from tasks.rl.algorithm import Items, Losses, Now
 from tasks.rl.episodes import Episodes
 from tasks.rl.learn import _items, learn
@@ -185,3 +185,10 @@ def test_of_several_processes_means_are_over_all_episodes() -> None:
 def test_the_first_figures_of_a_run_have_the_gap_beyond_the_clip(tmp_path: Path) -> None:
     _, outcome, _ = run(tmp_path)
     assert all(row["sampler_gap_beyond_clip"] == 0.0 for row in outcome.history)
+
+
+def test_a_record_has_what_the_targets_were_made_of(tmp_path: Path) -> None:
+    run(tmp_path, record=[1], updates=1)
+    found = recorder.read(tmp_path, 1).episodes
+    assert torch.allclose(found.kl, (found.log_probs - found.reference) * found.mask, atol=1e-6)
+    assert torch.allclose(found.rewards.sum(1), found.scores - 0.3 * found.kl.sum(1), atol=1e-5)

@@ -65,7 +65,7 @@ def test_a_batch_without_a_row_of_its_own_has_no_label() -> None:
 
 @pytest.mark.parametrize(("batch_rows", "accumulation", "processes"), [(6, 2, 2), (9, 1, 2), (8, 2, 3)])
 def test_rows_that_cannot_be_divided_are_named(batch_rows: int, accumulation: int, processes: int) -> None:
-    assert rows_of_a_batch(12, 2, 3) == 2
+    assert rows_of_a_batch(12, 2, 3) == 2 and isinstance(rows_of_a_batch(12, 2, 3), int)
     said = f"batch_rows {batch_rows} .* {processes} processes .* make it a multiple of {accumulation * processes}"
     with pytest.raises(UsageError, match=said):
         rows_of_a_batch(batch_rows, accumulation, processes)
