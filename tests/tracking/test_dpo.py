@@ -133,12 +133,15 @@ def test_overlapping_gains_go_to_the_smaller_kl_then_to_the_cost_and_a_worse_ass
     assert best.version == 1 and "version 2 is out, keeps rules; version 3 is out, keeps rules" in why
 
 
-def test_other_prompts_or_judges_do_not_compare_so_each_ones_own_word_counts() -> None:
-    """Without ranking.json, or with another one, gains are those of the cards."""
-    own = {"validation.gold_gain": 0.95, "validation.gold_gain_low": 0.92}
+def test_only_who_was_judged_as_the_newest_version_compares() -> None:
+    """An older version of other prompts or judges, or of none, is no evidence beside it, whatever its card says."""
+    card = {"validation.gold_gain": 0.95, "validation.gold_gain_low": 0.92}
     for other in ({"ranked.prompts": 32}, {"judge.gold": "h"}, {"ranked.temperature": 1.0}):
-        best, why = _best(*made_from_one(ppo=ranked(0.3, 0.3), dpo=ranked(0.1, 0.1, **other, **own)))
-        assert best.version == 3 and "a gain of 0.9500" in why
+        best, why = _best(*made_from_one(ppo=ranked(0.9, 0.9, **other, **card), dpo=ranked(0.1, 0.1)))
+        assert best.version == 3 and "version 2" not in why
+    assert _best(*made_from_one(ppo=card, dpo=ranked(0.1, 0.1)))[0].version == 3
+    best, why = _best(*made_from_one(ppo=ranked(0.3, 0.3), dpo=card))  # the newest has its card alone: so all of them
+    assert best.version == 3 and "a gain of 0.9500" in why
 
 
 def test_the_gate_judges_it_and_holds_it_against_a_champion_of_another_method(root: Path) -> None:

@@ -90,10 +90,11 @@ def _chosen(
 ) -> tuple[ModelVersion | None, str]:
     """(the one of those made from one version that goes on, why), of those with the newest one's validation rows."""
     group = _comparable(versions, facts)
+    newest = facts[_newest(group).version]
+    if shared := f"ranked.{of_method(newest['method']).best}" in newest:  # an older way of judging is no evidence here
+        group = [v for v in group if all(facts[v.version].get(key) == newest.get(key) for key in RANKED)]
     tags = [facts[version.version] for version in group]
     families = [of_method(of["method"]) for of in tags]
-    shared = all(f"ranked.{family.best}" in of for family, of in zip(families, tags, strict=True))
-    shared = shared and len({tuple(of.get(key) for key in RANKED) for of in tags}) == 1
     judged = [family.judged(of, shared) for family, of in zip(families, tags, strict=True)]
     if None in judged:
         return _first(families[-1], versions, facts)[0], ""
@@ -119,10 +120,14 @@ def _first(
     return min(group, key=order), len(group)
 
 
+def _newest(versions: list[ModelVersion]) -> ModelVersion:
+    """The last one that is unranked, or the last one."""
+    return next((v for v in reversed(versions) if "unranked" in v.tags), versions[-1])
+
+
 def _comparable(versions: list[ModelVersion], facts: dict[str, dict[str, str]]) -> list[ModelVersion]:
     """Those whose validation rows are the newest one's."""
-    newest = next((v for v in reversed(versions) if "unranked" in v.tags), versions[-1])
-    rows = facts[newest.version].get("validation_rows")
+    rows = facts[_newest(versions).version].get("validation_rows")
     return [version for version in versions if facts[version.version].get("validation_rows") == rows]
 
 
