@@ -41,7 +41,7 @@ def gold(texts: list[str]) -> Tensor:
 
 def radar(one: Judged) -> Radar:
     ids = [f"row {number}" for number in range(10)]
-    return Radar(one, ids, PROMPTS, PREFILLS, Letters(), gold, LONGEST, T, 4, SEED)
+    return Radar(one, one.scores, ids, PROMPTS, PREFILLS, Letters(), gold, LONGEST, T, 4, SEED)
 
 
 def by_hand(one: Judged) -> tuple[list[list[int]], dict[str, np.ndarray]]:
