@@ -93,7 +93,8 @@ def test_the_study_registers_rejection_sampling_and_ends_with_the_same_bytes_aft
     _kill_when(folder, ("study", "best-of-n"), lambda: _loaded(folder, "studies.best-of-n.rejection"))
     assert not (folder / "artifacts/adapters/rejection").exists()
     ajuste(folder, "study", "best-of-n")
-    assert yaml.safe_load(lock.read_text()) == expected and (folder / "artifacts/adapters/rejection/ajuste.json").is_file()
+    assert yaml.safe_load(lock.read_text()) == expected
+    assert (folder / "artifacts/adapters/rejection/ajuste.json").is_file()
 
 
 def _kill_when(folder: Path, asked: tuple[str, ...], ready: Callable[[], bool]) -> None:
