@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback, TrainingArguments
 
+from ajuste.core import world
 from ajuste.learning.batching import LengthGroupedSampler
 from ajuste.learning.layers import fused, ragged
 from tasks.supervised.loop import _Trainer
@@ -60,6 +61,7 @@ def first_step(model, rows, lengths: list[int], batch_rows: int, accumulation: i
             callbacks=[caught],
         )
         trainer.sampler, trainer.figures = LengthGroupedSampler(lengths, batch_rows, seed=0), {}
+        trainer.shares = batch_rows * accumulation * world.processes(), accumulation
         trainer.train()
     return {"loss": caught.loss, "gradients": caught.gradients}
 
