@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from ajuste.core.home import home
 from ajuste.tracking.project import lock
+from ajuste.tracking.runs import facts
 
 ARTIFACTS = Path("artifacts")
 FEATURES_STAGE = "features_reviews"
@@ -78,18 +79,10 @@ def strategies() -> list[dict]:
                 "seconds": sum(state["seconds"] for state in known) if complete else None,
                 "peak_memory_mb": max(state["peak_memory_mb"] for state in known) if complete else None,
                 "tokens_per_second": states[trains].get("tokens_per_second"),
-                "history": history(folders[0]) if folders else [],
+                "history": facts.history_rows(folders[0]) if folders else [],
             }
         )
     return rows
-
-
-def history(folder: Path) -> list[dict]:
-    """The lines of history.jsonl."""
-    path = folder / "history.jsonl"
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def averaged(points: list[tuple[float, float]], about: int = 30) -> list[tuple[float, float]]:

@@ -8,6 +8,7 @@ Nothing here formats numbers or escapes texts: the template does.
 from ajuste.tracking.pages import report_data as data
 from ajuste.tracking.pages import svg as svg
 from ajuste.tracking.pages.report_rlhf import FIGURES
+from ajuste.tracking.runs import facts
 
 ADAPTER, EVALUATED = data.ARTIFACTS / "adapters/dpo", data.ARTIFACTS / "evaluated/dpo"
 CURVES = (  # title, keys of history.jsonl with their names; those of validation stand behind eval_
@@ -24,7 +25,7 @@ STYLES = ("c-lora", "c-full")
 def section() -> dict:
     """Everything of the section; {} where DPO has not run."""
     card, result = data.read_json(ADAPTER / "ajuste.json"), data.read_json(EVALUATED / "dpo.json")
-    history = data.history(ADAPTER)
+    history = facts.history_rows(ADAPTER)
     if not (card or result or history):
         return {}
     alarms = data.read_json(ADAPTER / "alarms.json")

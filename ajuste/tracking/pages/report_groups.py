@@ -5,8 +5,9 @@ teach anything: the loss does not. Nothing here formats numbers or escapes texts
 """
 
 from ajuste.tracking.pages import report_data as data
-from ajuste.tracking.pages import svg as svg
+from ajuste.tracking.pages import svg
 from ajuste.tracking.pages.report_rlhf import FIGURES
+from ajuste.tracking.runs import facts
 
 METHODS = {"grpo": "GRPO", "rloo": "RLOO"}
 CURVES = (  # title, key of history.jsonl
@@ -22,7 +23,7 @@ def sections() -> list[dict]:
 
 def _section(method: str, title: str) -> dict:
     adapter = data.ARTIFACTS / "adapters" / method
-    card, history = data.read_json(adapter / "ajuste.json"), data.history(adapter)
+    card, history = data.read_json(adapter / "ajuste.json"), facts.history_rows(adapter)
     result = data.read_json(data.ARTIFACTS / "evaluated" / method / f"{method}.json")
     if not (card or result or history):
         return {}

@@ -13,6 +13,7 @@ from ajuste.rows.encoded.mask import as_html, read_masked
 from ajuste.tracking.pages import report_data as data
 from ajuste.tracking.pages import svg as svg
 from ajuste.tracking.registry.describe import in_words
+from ajuste.tracking.runs import facts
 
 EVALUATED = data.ARTIFACTS / "evaluated"
 FIGURES = {  # of both models, each with its interval
@@ -38,7 +39,7 @@ def section(shown_rows: int = 2) -> dict:
         "reviews": _reviews(result),
         "answers": answers(),
         "forgetting": forgetting(),
-        "curves": _curves(data.history(folder)),
+        "curves": _curves(facts.history_rows(folder)),
         "mask": _mask(shown_rows),
         "encoding": encoding,
         "validation": data.read_json(validated / "validation.json"),

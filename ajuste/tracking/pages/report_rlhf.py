@@ -11,6 +11,7 @@ from pathlib import Path
 from ajuste.tracking.pages import report_data as data
 from ajuste.tracking.pages import svg as svg
 from ajuste.tracking.pages.report_instruct import METRICS, change
+from ajuste.tracking.runs import facts
 
 ADAPTERS, EVALUATED = data.ARTIFACTS / "adapters", data.ARTIFACTS / "evaluated"
 CURVES = (  # title, keys of history.jsonl with their names: the first one solid
@@ -57,7 +58,7 @@ def reward_model() -> dict:
         "training": data.state_of("reward"),
         "margins": _margins(test),
         "calibration": _calibration(test),
-        "curves": _losses(data.history(folder)),
+        "curves": _losses(facts.history_rows(folder)),
     }
 
 
@@ -100,7 +101,7 @@ def ppo() -> dict:
     """Card, test figures, curves, radar and responses; {} where PPO has not run."""
     folder = ADAPTERS / "ppo"
     card, result = data.read_json(folder / "ajuste.json"), data.read_json(EVALUATED / "ppo/ppo.json")
-    history, radar = data.history(folder), _list(folder / "radar.json")
+    history, radar = facts.history_rows(folder), _list(folder / "radar.json")
     if not (card or result or history):
         return {}
     return {

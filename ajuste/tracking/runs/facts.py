@@ -200,6 +200,14 @@ def environment() -> str:
     return "\n".join([f"# Python {sys.version.split()[0]}, {platform.system()} {platform.machine()}", *lines, ""])
 
 
+def history_rows(folder: Path) -> list[dict]:
+    """The lines of a folder's history.jsonl; none where there is no such file."""
+    path = folder / "history.jsonl"
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
 def read_json(path: Path) -> dict:
     """A JSON object, or {} if there is none."""
     try:

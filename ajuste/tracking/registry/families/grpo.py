@@ -6,7 +6,6 @@ while they learn, so the report says whether the groups taught anything.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from ajuste.tracking.registry.families.family import said
@@ -30,7 +29,7 @@ class Grouped(Policy):
             asked = [(state, f"{self.title}: learnt what it was paid for",
                       f"Proxy reward {said(proxy, '+.3f')} at {result['kl']['value']:.1f} nats a response."),
                      *self.outcome(result)]  # fmt: skip
-        if history := _history(folder):
+        if history := facts.history_rows(folder):
             asked.append(self._taught(history))
         if alarms := self.alarms():
             asked.append(("warn", f"{self.title}: alarms", f"{len(alarms)}: the run went back and stopped there."))
@@ -47,11 +46,6 @@ class Grouped(Policy):
         else:
             state, words = "good", f"{why}. A loss about 0 is no fault: the advantages of a group sum to 0."
         return state, f"{self.title}: groups teach", words[0].upper() + words[1:]
-
-
-def _history(folder: Path) -> list[dict]:
-    path = folder / "history.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
 def grouped(method: str, title: str, words: str) -> Grouped:
