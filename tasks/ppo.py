@@ -37,7 +37,7 @@ class PpoConfig(SamplesConfig):
     Formulas: ajuste/learning/rl/advantages.py, ajuste/learning/rl/kl.py, ajuste/learning/rl/ppo.py.
     """
 
-    score: str = Field(pattern=scores.PATTERN, description="What is paid for: reward, rules, or <path>.py:<name>.")
+    score: str = Field(pattern=scores.PATTERN, description="What is paid for: tasks/rl/scores/kinds.py.")
     dtype: Literal["float32", "bfloat16"] = Field(description="Of the frozen base and the products.")
     r: int = Field(ge=1, description="Rank of B A, of the policy's adapter and the value's.")
     alpha: float = Field(gt=0, description="The update is scaled by alpha/r.")
@@ -71,6 +71,10 @@ class PpoConfig(SamplesConfig):
         if self.value_start == "reward" and self.value == "trunk":
             raise ValueError("value_start `reward` copies the reward model's adapter: it needs value `adapter`")
         return self
+
+    def check(self) -> None:
+        """Raises UsageError for a score that is not there."""
+        scores.checked(self.score)
 
     def settings(self) -> Settings:
         """What ajuste/models/one_base.py needs of this section."""

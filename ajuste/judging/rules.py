@@ -15,6 +15,8 @@ rules, prompts and code here are our own and simpler; numbers are not comparable
     rule: lowercase, uppercase             no letter of the other case, and at least one letter
     rule: starts, ends  text               case and blanks around the answer apart
     rule: quoted                           the whole answer in double quotes
+    rule: answer      text                 the answer is this text: case, blanks, quotes and an ending mark apart
+    rule: number      value                the last number in the answer is this one; 1,234 is 1234, and 3. is 3
     rule: language    code                 en, es, fr, de, it or pt: its commonest words beat every other language's
 
 An empty answer breaks every rule.
@@ -33,6 +35,7 @@ WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 SENTENCE = re.compile(r"[^.!?]*\w[^.!?]*(?:[.!?]+|$)")
 ABBREVIATIONS = re.compile(r"\b(?:e\.g|i\.e|etc|Mr|Mrs|Dr|vs)\.|(?<=\d)\.(?=\d)")
 BULLET, NUMBER = re.compile(r"^\s*[-*•]\s+\S", re.MULTILINE), re.compile(r"^\s*(\d+)[.)]\s+\S", re.MULTILINE)
+FIGURE = re.compile(r"(?<![\w.,])-?\d+(?:,\d{3})*(?:\.\d+)?")
 FENCE = re.compile(r"```(?:json)?\s*\n(.*?)\n?```", re.DOTALL)
 
 # The commonest words of each language, without those that another of the six has among its own.
@@ -183,6 +186,23 @@ class Quoted(_Rule):
         return len(answer) > 2 and answer[0] in '"“' and answer[-1] in '"”'
 
 
+class Answer(_Rule):
+    rule: Literal["answer"]
+    text: Text
+
+    def holds(self, answer: str) -> bool:
+        return _bare(answer) == _bare(self.text)
+
+
+class Number(_Rule):
+    rule: Literal["number"]
+    value: float
+
+    def holds(self, answer: str) -> bool:
+        found = FIGURE.findall(answer)
+        return bool(found) and float(found[-1].replace(",", "")) == self.value
+
+
 class Language(_Rule):
     rule: Literal["language"]
     code: Literal["en", "es", "fr", "de", "it", "pt"]
@@ -193,7 +213,7 @@ class Language(_Rule):
 
 Rule = Annotated[
     Bullets | Numbered | Words | Sentences | Paragraphs | Json | Include | Exclude | Repeat | Lowercase | Uppercase
-    | Starts | Ends | Quoted | Language,
+    | Starts | Ends | Quoted | Answer | Number | Language,
     Field(discriminator="rule"),
 ]  # fmt: skip
 RULE = TypeAdapter(Rule)
@@ -211,6 +231,10 @@ def language_of(text: str) -> str | None:
     hits = sorted(((sum(word in COMMON[code].split() for word in words), code) for code in COMMON), reverse=True)
     (most, code), (second, _) = hits[:2]
     return code if most > second and most >= 0.05 * len(words) else None
+
+
+def _bare(text: str) -> str:
+    return " ".join(text.casefold().split()).strip("\"“”'").rstrip(".!").strip("\"“”'")
 
 
 def _count(word: str, answer: str) -> int:

@@ -27,7 +27,7 @@ from tasks.rl.scores.kinds import PATTERN
 class GroupConfig(SamplesConfig):
     """What sections `grpo` and `rloo` share."""
 
-    score: str = Field(pattern=PATTERN, description="What is paid for: reward, rules, or <path>.py:<name>.")
+    score: str = Field(pattern=PATTERN, description="What is paid for: tasks/rl/scores/kinds.py.")
     dtype: Literal["float32", "bfloat16"] = Field(description="Of the frozen base and the products.")
     r: int = Field(ge=1, description="Rank of B A of the policy's adapter.")
     alpha: float = Field(gt=0, description="The update is scaled by alpha/r.")

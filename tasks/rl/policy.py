@@ -43,6 +43,7 @@ from tasks.rl.radar import Radar, published
 from tasks.rl.score import Score
 from tasks.rl.scores import kinds as scores
 from tasks.rl.scores import practice
+from tasks.rl.scores.given import MODEL, by_model
 
 PRACTICE = Path("sources/rules")
 Gold = Callable[[list[str]], Tensor]
@@ -148,7 +149,12 @@ def _asked(made: Made, one: OneBase, tokenizer: PreTrainedTokenizerBase, encoded
         return _Asked(ids["train"], {name: rows[:looked] for name, rows in held_out.items()}, score, None)
     prompts = read_prompts(encoded, "train", room, method=made.method)["prompt_ids"]
     held_out = read_prompts(encoded, "validation", room, looked, made.method)
-    score = one.scores if made.score == scores.REWARD else scores.own(made.score, tokenizer)
+    if made.score == scores.REWARD:
+        score = one.scores
+    elif made.score.startswith(MODEL):
+        score = by_model(made.score, tokenizer, getattr(torch, made.dtype), one.model.device)
+    else:
+        score = scores.own(made.score, tokenizer)
     return _Asked(prompts, held_out, score, gold)
 
 

@@ -40,8 +40,24 @@ def test_a_folder_and_a_registered_version(project: Path, monkeypatch: pytest.Mo
     assert asked == ["models:/assistant@champion"] and values(project) == ("path:store/whole", "float32", "none")
 
 
+def test_a_reward_model_is_what_ppo_is_paid_by(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project / "params.yaml").write_text(PARAMS + "ppo:\n  score: reward   # what is paid for\n")
+    (project / "theirs").mkdir()
+    (project / "theirs/config.json").write_text('{"architectures": ["LlamaForSequenceClassification"]}')
+    (project / "theirs/model.safetensors").write_bytes(b"")
+    registered.run(base.command, "theirs")
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    assert params["ppo"]["score"] == "model:theirs" and params["instruct"]["method"] == "lora"
+    registry = SimpleNamespace(folders={}, resolve=lambda reference: SimpleNamespace(
+        name="ratings-reward", version="2", path=project / "theirs"))  # fmt: skip
+    registered.install(monkeypatch, registry, project)
+    (project / "params.yaml").write_text(PARAMS + "ppo:\n  score: reward\n")
+    registered.run(base.command, "ratings-reward@champion")
+    assert yaml.safe_load((project / "params.yaml").read_text())["ppo"]["score"] == "model:theirs"
+
+
 @pytest.mark.parametrize(("name", "folder", "message"), [
-    ("ratings-reward", "whole", "ratings-reward/3 is a reward: what others are made from is an assistant"),
+    ("reviews-classifier", "whole", "reviews-classifier/3 is a classify: what others are made from is an assistant or"),
     ("assistant", "adapter", "assistant/3 has no model.safetensors: an adapter is no whole model"),
 ])  # fmt: skip
 def test_what_is_no_start_is_refused(

@@ -55,6 +55,15 @@ def done(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dic
     return run("grpo", artifacts, tmp_path_factory.mktemp("grpo"), keep="gold")
 
 
+def test_a_reward_model_in_a_folder_of_its_own_pays_what_the_adapter_pays(
+    artifacts: Path, done: tuple[dict, Path], tmp_path: Path
+) -> None:
+    tiny_rlhf.reward_merged(artifacts / "merged/instruct", artifacts / "adapters/reward", tmp_path / "theirs")
+    card, _ = run("grpo", artifacts, tmp_path, keep="gold", score=f"model:{tmp_path / 'theirs'}")
+    for own, same in zip(card["history"], done[0]["history"], strict=True):
+        assert own["score"] == pytest.approx(same["score"], abs=1e-3)
+
+
 def test_the_folder_is_an_adapter_and_has_no_value_function(artifacts: Path, done: tuple[dict, Path]) -> None:
     card, out = done
     written = json.loads((out / "ajuste.json").read_text())

@@ -1,9 +1,11 @@
 """What responses are paid for: rules on their own prompts, a function of the user's own, and what is wrong with one."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForSequenceClassification
 
 from ajuste.core.errors import DataError, UsageError
 from ajuste.core.imports import ROOT
@@ -11,8 +13,11 @@ from ajuste.core.params import read_yaml
 from ajuste.judging.prompts import read_prompts
 from ajuste.learning.text import chat
 from ajuste.models.folder import load_tokenizer
+from ajuste.models.one_base import OneBase, Settings
 from tasks.rl.scores import kinds as scores
 from tasks.rl.scores import practice
+from tasks.rl.scores.given import by_model
+from tests.made import tiny_decoders, tiny_rlhf
 
 SOURCES = ROOT / "sources/rules"
 
@@ -36,7 +41,7 @@ def batch(tokenizer, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_the_projects_own_prompts_have_topics_of_their_own_and_are_not_those_of_the_evaluation() -> None:
     splits = {split: practice.read(SOURCES, split) for split in ("train", "validation", "test")}
-    assert {split: len(some) for split, some in splits.items()} == {"train": 288, "validation": 48, "test": 288}
+    assert {split: len(some) for split, some in splits.items()} == {"train": 336, "validation": 56, "test": 336}
     every = [one.prompt for some in splits.values() for one in some]
     assert len(set(every)) == len(every) and not any(practice.PLACE in prompt for prompt in every)
     assert not {one.prompt for one in read_prompts(ROOT / "sources/prompts")} & set(every)
@@ -156,8 +161,66 @@ def test_the_example_and_the_words_of_the_key(tokenizer, monkeypatch: pytest.Mon
     monkeypatch.chdir(ROOT)
     assert scores.load("sources/scores/brief.py:brief")([""] * 3, ["One two.", "one two", ""]) == pytest.approx(
         [1.9, 0.9, 1.0])  # fmt: skip
-    for right in ("reward", "rules", "sources/scores/brief.py:brief"):
+    for right in ("reward", "rules", "sources/scores/brief.py:brief", "model:../theirs"):
         assert re.match(scores.PATTERN, right)
-    for wrong in ("rewards", "brief.py", "brief:brief", "brief.py:", "a.py:b:c", "a.py:1x"):
+    for wrong in ("rewards", "brief.py", "brief:brief", "brief.py:", "a.py:b:c", "a.py:1x", "model:"):
         assert not re.match(scores.PATTERN, wrong), wrong
     assert read_yaml(ROOT / "params.yaml")["ppo"]["score"] == scores.REWARD
+
+
+# --- a reward model of one's own --------------------------------------------------------------------------------------
+
+CPU = (torch.float32, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def rewards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """instruct, the SFT model; adapter and merged, a reward model on it."""
+    folder = tmp_path_factory.mktemp("rewards")
+    instruct = tiny_rlhf.whole(tiny_decoders.tiny_base(folder / "base"), folder / "instruct", seed=3)
+    tiny_rlhf.reward_merged(instruct, tiny_rlhf.reward_adapter(instruct, folder / "adapter"), folder / "merged")
+    return folder
+
+
+def test_a_whole_reward_model_scores_as_its_adapter_on_the_one_base_does(rewards: Path) -> None:
+    theirs = load_tokenizer(rewards / "instruct")
+    one = OneBase.build(rewards / "instruct", rewards / "adapter", Settings(r=4, alpha=8), torch.float32)
+    prompts = [chat.prompt_ids(theirs, [{"role": "user", "content": text}]) for text in ("a film", "why is it dull")]
+    answered = batch(theirs, ["it is good", "the story of a family"])
+    found = by_model(f"model:{rewards / 'merged'}", theirs, *CPU)(prompts, *answered)
+    assert found.tolist() == pytest.approx(one.scores(prompts, *answered).tolist(), abs=1e-4)
+    assert abs(found[0] - found[1]) > 0.01
+
+
+def test_a_folder_of_transformers_without_a_card_scores_as_transformers_does(rewards: Path, tmp_path: Path) -> None:
+    shutil.copytree(rewards / "merged", tmp_path / "plain")
+    (tmp_path / "plain/ajuste.json").unlink()
+    theirs = load_tokenizer(rewards / "instruct")
+    rows, mask = batch(theirs, ["it is good", "the story"])
+    found = by_model(f"model:{tmp_path / 'plain'}", theirs, *CPU)([[5, 6], [7]], rows, mask)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "plain")
+    for i, prompt in enumerate(([5, 6], [7])):
+        ids = torch.tensor([prompt + rows[i][mask[i]].tolist()])
+        assert found[i].item() == pytest.approx(model(input_ids=ids).logits.item(), abs=1e-4)
+
+
+def test_what_is_no_reward_model_of_the_policys_tokens_is_refused(rewards: Path, tmp_path: Path) -> None:
+    theirs = load_tokenizer(rewards / "instruct")
+    for folder, said in (
+        ("adapter", "has no whole model in config.json and model.safetensors: name a merged version"),
+        ("instruct", "is no reward model: its weights hold no `score.weight` of one row"),
+        ("missing", "has no whole model"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            scores.checked(f"model:{rewards / folder}")
+    shutil.copytree(rewards / "merged", tmp_path / "other")
+    other = load_tokenizer(tmp_path / "other")
+    other.add_tokens(["unheard"])
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(UsageError, match="its tokenizer is another than the policy's, so it would read other texts"):
+        by_model(f"model:{tmp_path / 'other'}", theirs, *CPU)
+    other = load_tokenizer(rewards / "merged")
+    other.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(UsageError, match="its chat template is another than the policy's"):
+        by_model(f"model:{tmp_path / 'other'}", theirs, *CPU)

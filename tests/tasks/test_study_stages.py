@@ -93,13 +93,13 @@ def test_pass_rates_are_paired_and_topics_hold_together() -> None:
     before = [one.kind == "words" for one in asked]
     after = [one.kind in ("words", "sentence", "quoted") for one in asked]
     found = point.compared(asked, {"before": before, "after": after}, 500, 0)
-    assert (found["prompts"], found["topics"]) == (288, 24)
-    assert found["passed"]["before"]["value"] == 24 / 288 and found["passed"]["after"]["value"] == 72 / 288
+    assert (found["prompts"], found["topics"]) == (336, 24)
+    assert found["passed"]["before"]["value"] == 24 / 336 and found["passed"]["after"]["value"] == 72 / 336
     difference = found["passed"]["difference"]
-    assert difference["value"] == pytest.approx(48 / 288) and 0.1 < difference["low"] < difference["high"] < 0.25
-    assert found["kinds"]["quoted"] == {"before": 0.0, "after": 1.0} and len(found["kinds"]) == 12
+    assert difference["value"] == pytest.approx(48 / 336) and 0.1 < difference["low"] < difference["high"] < 0.25
+    assert found["kinds"]["quoted"] == {"before": 0.0, "after": 1.0} and len(found["kinds"]) == 14
     # every topic gained the same: with topics held together there is nothing left to vary
-    assert found["at_least"] == pytest.approx(48 / 288)
+    assert found["at_least"] == pytest.approx(48 / 336)
     nothing = point.compared(asked, {"before": before, "after": before}, 500, 0)
     assert nothing["passed"]["difference"] == {"value": 0, "low": 0, "high": 0} and nothing["at_least"] == 0
 

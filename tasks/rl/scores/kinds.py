@@ -6,6 +6,7 @@
     <path>.py:<name>    a function of the user's own, (prompts, responses) -> a finite number a response, on the
                         prompts of the preferences; both are lists of texts, the prompt with its chat template and the
                         beginning of its response, as the model reads it
+    model:<folder>      a reward model of the user's own, on the prompts of the preferences (tasks/rl/scores/given.py)
 
 A file below sources/scores is a dep of the stages that may read it, so an edit makes them stale; any other place inside
 the repository works too, and DVC does not see it change.
@@ -23,10 +24,11 @@ from ajuste.core.errors import DataError, UsageError
 from ajuste.judging.rules import check
 from ajuste.learning.text import chat
 from tasks.rl.score import Score
+from tasks.rl.scores.given import MODEL, folder_of
 from tasks.rl.scores.practice import Practice
 
 REWARD, RULES = "reward", "rules"
-PATTERN = rf"^({REWARD}|{RULES}|[^:]+\.py:[A-Za-z_]\w*)$"  # of the key
+PATTERN = rf"^({REWARD}|{RULES}|[^:]+\.py:[A-Za-z_]\w*|{MODEL}.+)$"  # of the key
 Texts = Callable[[list[str], list[str]], Sequence[float] | Tensor]
 
 
@@ -65,6 +67,14 @@ def own(text: str, tokenizer: PreTrainedTokenizerBase) -> Score:
         return found
 
     return score
+
+
+def checked(text: str) -> None:
+    """Raises UsageError, before anything runs, for a function or a model that is not there."""
+    if text.startswith(MODEL):
+        folder_of(text)
+    elif text not in (REWARD, RULES):
+        load(text)
 
 
 def load(text: str) -> Texts:
