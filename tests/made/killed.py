@@ -1,13 +1,19 @@
-"""A training that dies, or is asked to end: after a step, and while a checkpoint is being written."""
+"""What dies, or is asked to end: a training after a step or in a checkpoint, and all processes of a command."""
 
 import os
+import shutil
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tasks.supervised import loop
+from tests.made.projects import environment
 
 
 class Killed(Exception):
@@ -55,3 +61,45 @@ def interrupt(run: Callable[[], object], step: int, monkeypatch: pytest.MonkeyPa
         patch.setattr(loop._Follow, "on_step_begin", at_step)
         run()
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def kill_when(folder: Path, asked: tuple[str, ...], ready: Callable[[], bool]) -> None:
+    """Start `ajuste ASKED` in a project, and `kill -9` it with all that it started as soon as `ready()`."""
+    shutil.rmtree(folder / ".dvc/cache/runs", ignore_errors=True)  # or DVC would remember, and nothing would run
+    command = [sys.executable, "-m", "ajuste.cli.main", *asked]
+    process = subprocess.Popen(command, cwd=folder, env=environment(folder), stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
+    deadline = time.monotonic() + 600
+    while not ready():
+        assert process.poll() is None and time.monotonic() < deadline, "it ended before it could be killed"
+        time.sleep(0.02)
+    victims = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid),
+               *_processes(folder, "tasks."), *_processes(folder, "studies.")]  # fmt: skip
+    for victim in {one.pid for one in victims}:
+        try:
+            os.kill(victim, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    process.wait()
+
+
+def loaded(folder: Path, module: str, *arguments: str) -> bool:
+    """Whether the module runs in that project, with these arguments, and has its libraries in memory."""
+    try:
+        return any(process.memory_info().rss > 300e6 and process.cmdline()[3:] == [*arguments]
+                   for process in _processes(folder, module))  # fmt: skip
+    except psutil.Error:  # it has ended
+        return False
+
+
+def _processes(folder: Path, module: str) -> list[psutil.Process]:
+    """Those that run a module of that project whose name begins so."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            line = process.cmdline()
+            if line[1:2] == ["-m"] and line[2].startswith(module) and process.cwd() == str(folder):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
