@@ -14,7 +14,7 @@ from tests.made.projects import ajuste, tiny_project
 
 CUTS = {  # study: what is replaced in its params.yaml
     "grpo": [],
-    "rules": [("seeds: [0, 1, 2]", "seeds: [0]"), ("updates: 40", "updates: 2"), ("prompts: null", "prompts: 16"),
+    "rules": [("seeds: [0, 1, 2]", "seeds: [0]"), ("updates: 24", "updates: 2"), ("prompts: null", "prompts: 16"),
               ("max_new_tokens: 48", "max_new_tokens: 8")],
     "rlaif": [("prompts: 640", "prompts: 24"), ("pairs: null", "pairs: 16"), ("new_tokens: 96", "new_tokens: 4"),
               ("min_share_of_ceiling: 0.8", "min_share_of_ceiling: 0.0"), ("rows: 384", "rows: 16")],
