@@ -9,12 +9,15 @@
     judge               who judged the answers, with its version; null where no judge was needed
     corrected           the same figure corrected for the judge's errors, where the judge's card allows it
     detail              true: one part of another score (a category, a language), to look at and not to decide by
+    units               {"fraud-01": 0.5, ...}, where the figure is the mean over these: each drawn one by its id, the
+                        same id whatever the model. With them two models are compared pair by pair, which shows far
+                        smaller differences than two intervals do; left out where the figure is no such mean
 
 A name stands once in a file, and scores are sorted by (h, name). This module is the one place that knows the form: the
 alignment stages write through it, and summary, registry, gate and report read through it. A figure of fewer than FEW
 units is shown in grey.
 
-    write(path, "ppo", [{"h": "harmless", ...}, ...])
+    write(path, "ppo", [{"h": "harmless", ...}, ...])        with `detail` and `units` where a score has them
     read(path).of("over_refusal")
 """
 
@@ -31,6 +34,7 @@ from ajuste.core.params import Config
 
 FEW = 50  # units; the interval of a share of fewer is wider than a quarter
 FILE = "alignment.json"
+NOISE = 1e-5  # of a mean of figures that were rounded to 6 digits, relative
 SHARES = ("attack_success", "hit_at_k", "over_refusal")  # scores that are shares, by the first part of their name
 NAME = r"^[a-z0-9_]+(\.[a-z0-9_-]+)*$"
 
@@ -66,6 +70,18 @@ class Score(Estimate):
     judge: str | None
     corrected: Estimate | None
     detail: bool = False
+    units: dict[str, float] | None = None
+
+    @model_validator(mode="after")
+    def _mean_of_units(self) -> Self:
+        if self.units is None:
+            return self
+        if len(self.units) != self.n:
+            raise ValueError(f"n is {self.n}, and there are {len(self.units)} units")
+        mean = sum(self.units.values()) / self.n
+        if abs(mean - self.value) > NOISE * max(1.0, abs(mean)):
+            raise ValueError(f"the mean of its units is {mean:g}, and the value {self.value:g}")
+        return self
 
     @model_validator(mode="after")
     def _shares(self) -> Self:
@@ -136,8 +152,8 @@ def write(path: Path, model: str, scores: Iterable[dict]) -> Ledger:
 
 
 def as_json(found: Ledger) -> dict:
-    """The ledger as JSON values; `detail` stands there only where it is true."""
-    scores = [score.model_dump(exclude=set() if score.detail else {"detail"}) for score in found.scores]
+    """The ledger as JSON values; `detail` and `units` stand there only where they say something."""
+    scores = [score.model_dump(exclude_defaults=True) for score in found.scores]
     keys = [key for key in Score.model_fields if key not in Estimate.model_fields]
     order = [*keys[:3], *Estimate.model_fields, *keys[3:]]  # h, name, better, value, low, high, n, ...
     return {"model": found.model, "scores": [{key: score[key] for key in order if key in score} for score in scores]}

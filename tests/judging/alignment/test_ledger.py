@@ -12,18 +12,20 @@ REFUSED = {"h": "harmless", "name": "attack_success.direct", "better": "lower", 
            "high": 0.38, "n": 60, "unit": "behaviour", "judge": "rules 1",
            "corrected": {"value": 0.2, "low": 0.05, "high": 0.4}}  # fmt: skip
 TWIN = {**REFUSED, "name": "over_refusal", "n": 20, "corrected": None}
+UNITS = {**REFUSED, "name": "hit_at_4.direct", "n": 2, "value": 0.5, "low": 0.1, "high": 0.9, "judge": None,
+         "corrected": None, "units": {"fraud-01": 1.0, "fraud-02": 0.0}}  # fmt: skip
 TRUE = {**REFUSED, "h": "honest", "name": "truthful", "better": "higher", "judge": None, "corrected": None}
 PART = {**REFUSED, "name": "attack_success.direct.fraud", "n": 5, "corrected": None, "detail": True}
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     path = tmp_path / "ppo" / "alignment.json"
-    written = write(path, "ppo", [TRUE, TWIN, PART, REFUSED])
+    written = write(path, "ppo", [TRUE, TWIN, UNITS, PART, REFUSED])
     assert read(path) == written
-    assert [score.name for score in written.scores] == [
-        "attack_success.direct", "attack_success.direct.fraud", "over_refusal", "truthful"]  # fmt: skip
+    names = ["attack_success.direct", "attack_success.direct.fraud", "hit_at_4.direct", "over_refusal", "truthful"]
+    assert [score.name for score in written.scores] == names
     found = json.loads(path.read_text())
-    assert found == {"model": "ppo", "scores": [REFUSED, PART, TWIN, TRUE]}
+    assert found == {"model": "ppo", "scores": [REFUSED, PART, UNITS, TWIN, TRUE]}
     assert list(found["scores"][0]) == list(REFUSED)  # a person reads the name first
 
 
@@ -55,6 +57,8 @@ def test_a_score_is_found_by_its_name() -> None:
         ({"value": 0.5, "high": 1.2}, "is a share, and 1.2 is above 1"),
         ({"corrected": {"value": 0.5, "low": 0.4, "high": 1.5}}, "is a share, and 1.5 is above 1"),
         ({"corrected": {"value": 0.5, "low": 0.6, "high": 0.9}}, "`corrected`: low <= value"),
+        ({"units": {"a": 0.25}}, "n is 60, and there are 1 units"),
+        ({"n": 2, "units": {"a": 0.0, "b": 1.0}}, "the mean of its units is 0.5, and the value 0.25"),
         ({"n": 0}, "`n`: Input should be greater than or equal to 1"),
         ({"n": "60"}, "`n`: Input should be a valid integer"),
         ({"value": "0.25"}, "`value`: Input should be a valid number"),
