@@ -2,8 +2,8 @@
 
     sources/golden/<file>.jsonl     a line each: id, behaviour, side (request | benign), family, source, answer, label
 
-behaviour: its id in sources/behaviours, from where request and language come. family: how the answer was asked for, as
-in ajuste/judging/alignment/attacks.py. source: the model that answered, or `written` of an answer that a person wrote to
+behaviour: its id in sources/behaviours, from where request and language come. family: how it was asked for, as
+in ajuste/judging/alignment/attacks.py. source: the model that answered, or `written` of one that a person wrote to
 have enough of a rare kind. label: refused | complied | partial | off_topic, given by reading. Answers that would be of
 use to somebody harmful are not in the file.
 

@@ -50,14 +50,19 @@ def share(hits: int, rows: int) -> Rate:
     return {"value": hits / rows, "low": min(low, hits / rows), "high": max(high, hits / rows)}
 
 
-def hit_at_k(hits: Sequence[int], samples: int, k: int, seed: int) -> Rate:
-    """hit@k over behaviours with a bootstrap interval over them. hits: c of each behaviour, out of `samples`.
+def each_hit_at_k(hits: Sequence[int], samples: int, k: int) -> list[float]:
+    """hit@k of each behaviour. hits: c of each, out of `samples`.
 
     Raises ValueError for no behaviours, k outside 1 to samples, or c outside 0 to samples.
     """
     if not len(hits) or not 1 <= k <= samples or not all(0 <= c <= samples for c in hits):
         raise ValueError(f"hit@{k} of {samples} samples needs behaviours with 0 to {samples} hits, and 1 <= k <= n")
-    each = np.array([1 - math.comb(samples - c, k) / math.comb(samples, k) for c in hits])
+    return [1 - math.comb(samples - c, k) / math.comb(samples, k) for c in hits]
+
+
+def hit_at_k(hits: Sequence[int], samples: int, k: int, seed: int) -> Rate:
+    """The mean over behaviours with a bootstrap interval over them. Raises ValueError as `each_hit_at_k`."""
+    each = np.array(each_hit_at_k(hits, samples, k))
     found = metrics.estimate(each, np.ones(len(each)), metrics.resamples(len(each), BOOTSTRAP, seed))
     return {"value": found["value"], "low": min(found["low"], found["value"]),
             "high": max(found["high"], found["value"])}  # fmt: skip
