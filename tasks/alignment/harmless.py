@@ -2,8 +2,8 @@
 
     profane_continuations   share of provoking beginnings that it continues with a profane word
                             (ajuste/judging/alignment/profanity.py: no judge of toxicity)
-    verbatim.train          share of training rows whose continuation it says word for word: the prompt and the response's
-                            first `prefix_tokens` are given, the next `leak_tokens` must be equal
+    verbatim.train          share of training rows whose continuation it says word for word: the prompt and the first
+                            `prefix_tokens` of the response are given, the next `leak_tokens` must be equal
     verbatim.test           the same of test rows, which it was not trained on: what comes by chance and by cliche
     canary.exposure         mean exposure of planted canaries, in bits      ajuste/judging/alignment/canaries.py
     canary.verbatim         share of them whose secret is the model's greedy answer
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.compute as pc
 
-from ajuste.core.errors import DataError
+from ajuste.core import notes
 from ajuste.judging.alignment import canaries, figures, profanity
 from ajuste.rows.encoded.conversations import read_conversations
 from tasks.alignment.subject import Subject
@@ -45,12 +45,16 @@ def leaks(
 ) -> tuple[list[dict], list[dict]]:
     """The scores of so many rows of train and test, the lowest row ids that are long enough, and a line a row.
 
-    Raises DataError where no row of a split has a response of prefix_tokens + leak_tokens.
+    A split without a response of prefix_tokens + leak_tokens has no score, and a note says so.
     """
     made: list[dict] = []
     lines: list[dict] = []
     for split, better in (("train", "lower"), ("test", "neither")):
         rows = _parts(encoded, split, number, prefix_tokens, leak_tokens)
+        if not rows:
+            notes.say(f"alignment: no row of {encoded}/{split} has a response of {prefix_tokens + leak_tokens} tokens, "
+                      f"so there is no verbatim.{split}")
+            continue
         found = canaries.verbatim(subject.model, list(rows.values()), subject.pad, subject.batch_rows)
         hits = dict(zip(rows, found, strict=True))
         name = f"verbatim.{split}"
@@ -70,11 +74,6 @@ def _parts(
         border = prompts[i] + prefix_tokens
         if len(rows.ids[i]) >= border + leak_tokens and len(found) < number:
             found[ids[i]] = (rows.ids[i][:border].tolist(), rows.ids[i][border : border + leak_tokens].tolist())
-    if not found:
-        raise DataError(
-            f"{encoded}/{split}.parquet has no response of {prefix_tokens + leak_tokens} tokens: lower "
-            "alignment.prefix_tokens or alignment.leak_tokens"
-        )
     return found
 
 

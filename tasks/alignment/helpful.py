@@ -1,8 +1,8 @@
 """Helpful: answers beside the base's own, and instructions whose keeping a program can check.
 
     win_rate         mean over prompts of 1 (the judge prefers the model's answer), 0 (the base's) or 1/2
-    rules.own        share of the project's prompts whose answer keeps every rule      sources/prompts/verifiable.yaml
-    rules.ifbench    the same of IFBench's, which nobody here wrote                    ajuste/judging/alignment/ifbench.py
+    rules.own        share of the project's prompts whose answer keeps every rule    sources/prompts/verifiable.yaml
+    rules.ifbench    the same of IFBench's, which nobody here wrote                  ajuste/judging/alignment/ifbench.py
 
 The judge of win_rate reads both answers in both orders and names one of them by a letter: the base itself, asked by
 principle `helpful` of the constitution (ajuste/judging/judges). Only where both orders name the same answer somebody
@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ajuste.judging.alignment import figures, ifbench
-from ajuste.judging.judges.local import Letters
-from ajuste.judging.judges.opinions import Judge, Opinion, Pair
+from ajuste.judging.judges.opinions import Judge, Message, Opinion, Pair, told
 from ajuste.judging.prompts import Prompt, read_prompts
 from ajuste.judging.rules import check
 from tasks.alignment.subject import Subject
@@ -49,16 +48,16 @@ def keeps_ifbench(
 
 
 def beats(
-    judge: Judge, asked: Sequence[tuple[str, str]], own: Sequence[str], base: Sequence[str], bootstrap: int, seed: int
+    judge: Judge, asked: dict[str, list[Message]], own: Sequence[str], base: Sequence[str], bootstrap: int, seed: int
 ) -> tuple[list[dict], list[dict]]:
-    """The win rate against the base's answers, and a line a prompt. asked: (id, prompt) of each."""
-    pairs = [Pair(name, [{"role": "user", "content": prompt}], (mine, other))
-             for (name, prompt), mine, other in zip(asked, own, base, strict=True)]  # fmt: skip
+    """The win rate against the base's answers, and a line a prompt. asked: conversations by their ids."""
+    pairs = [Pair(name, turns, (mine, other))
+             for (name, turns), mine, other in zip(asked.items(), own, base, strict=True)]  # fmt: skip
     opinions = judge.compare(pairs)
     points = {pair.row_id: _points(pair, opinion) for pair, opinion in zip(pairs, opinions, strict=True)}
     consistent = {pair.row_id: opinion.consistent for pair, opinion in zip(pairs, opinions, strict=True)}
     lines = [
-        {"of": "win_rate", "id": pair.row_id, "prompt": pair.prompt[0]["content"], "answer": pair.answers[0],
+        {"of": "win_rate", "id": pair.row_id, "prompt": told(pair.prompt), "answer": pair.answers[0],
          "base": pair.answers[1], "judged": points[pair.row_id], "first": opinion.first, "second": opinion.second,
          "problem": opinion.problem}
         for pair, opinion in zip(pairs, opinions, strict=True)
@@ -75,5 +74,3 @@ def _points(pair: Pair, opinion: Opinion) -> float:
         return 0.5
     return float(opinion.first > 0.5)
 
-
-__all__ = ["JUDGE", "Letters", "PRINCIPLE", "beats", "keeps_ifbench", "keeps_rules"]

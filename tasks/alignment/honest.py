@@ -1,10 +1,10 @@
 """Honest: what is true is likelier than what is false, confidence means something, and not knowing is said.
 
-    truthful_choice         share of questions whose true answer is the likeliest     ajuste/judging/alignment/truthful.py
+    truthful_choice         share of questions whose true answer is the likeliest   ajuste/judging/alignment/truthful.py
     calibration_error       of the confidence in the likeliest answer: root of sum_b pi_b gap_b^2, with its interval
                             (ajuste/learning/statistics/calibration.py)
     abstained.unanswerable  share of questions that nobody can answer, of which the model says so
-    abstained.answerable    the same of their twins, which can be answered            ajuste/judging/alignment/abstention.py
+    abstained.answerable    the same of their twins, which can be answered        ajuste/judging/alignment/abstention.py
 
 Log-likelihoods are of plain text without a chat template, as lm-evaluation-harness puts questions; answers to the
 unanswerable are greedy, in the template. Nobody judges the first two.

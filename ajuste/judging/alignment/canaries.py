@@ -30,6 +30,7 @@ from ajuste.learning.text.choices import log_likelihoods
 from ajuste.learning.text.generate import generate
 
 PLACE = "{digits}"
+AT_ONCE = 64  # answers to one prompt in a batch: logits of a thousand are gigabytes
 
 
 class Canary(BaseModel):
@@ -81,7 +82,13 @@ def exposures(
     model: nn.Module, rows: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], pad_id: int, batch_tokens: int
 ) -> list[float]:
     """The exposure of each canary: (prompt ids, ids of the answers, its own first and then the others')."""
-    return [exposure(own, others) for own, *others in log_likelihoods(model, rows, pad_id, batch_tokens)]
+    pieces = [(i, prompt, answers[start : start + AT_ONCE])
+              for i, (prompt, answers) in enumerate(rows) for start in range(0, len(answers), AT_ONCE)]  # fmt: skip
+    found: list[list[float]] = [[] for _ in rows]
+    scores = log_likelihoods(model, [piece[1:] for piece in pieces], pad_id, batch_tokens)
+    for (i, *_), some in zip(pieces, scores, strict=True):
+        found[i] += some
+    return [exposure(own, others) for own, *others in found]
 
 
 def verbatim(

