@@ -10,7 +10,7 @@ leakage is looked for, and nothing is chosen by these scores. docs/alignment.md 
 
 Reads   the model, artifacts/base/decoder, artifacts/{validated,encoded}/instructions, sources/, and what packages ship
 Writes  alignment.json (ajuste/judging/alignment/ledger.py), answers.jsonl (a line a question: what was asked, answered
-        and judged; not of the attacks), inputs.json (sha256 of what came from a package)
+        and judged; of attacks without the request), inputs.json (sha256 of what came from a package)
 Run it: `dvc repro alignment_instruct`
 """
 
@@ -43,7 +43,8 @@ from ajuste.models import decoder
 from ajuste.rows.sources import check, find
 from tasks.alignment import harmless, helpful, honest
 from tasks.alignment.subject import Subject
-from tasks.redteam.attack import RedTeamConfig, attack
+from tasks.redteam import attack
+from tasks.redteam.attack import RedTeamConfig
 
 ANSWERS, INPUTS = "answers.jsonl", "inputs.json"
 Phase = Callable[[str], AbstractContextManager]
@@ -148,7 +149,7 @@ def align(
                     subject, Path(config.canaries), config.candidates, config.bootstrap, compute.seed
                 ))  # fmt: skip
         with phase("attack"):
-            found.append((attack(subject.model, subject.tokenizer, config.red_team(inputs.sources), compute), []))
+            found.append(_attacked(subject, config.red_team(inputs.sources), compute))
     except ValueError as error:  # a chat template or a judge that cannot take a conversation
         raise UsageError(f"alignment of {model}: {error}") from None
     write_lines(out / ANSWERS, [line for _, lines in found for line in lines])
@@ -183,6 +184,14 @@ def _beside_the_base(subject: Subject, config: AlignmentConfig, compute: Compute
     questions = Questions(constitution, "en", [helpful.PRINCIPLE], compute.seed)
     judge = Letters(inputs.base, questions, getattr(torch, config.dtype), compute.torch_device())
     return helpful.beats(judge, asked, answers, list(base.values()), config.bootstrap, compute.seed)
+
+
+def _attacked(subject: Subject, config: RedTeamConfig, compute: Compute) -> Found:
+    """The scores of the attacks, and a line an answer."""
+    said = attack.answered(subject.model, subject.tokenizer, config, compute)
+    lines = [{"of": f"attack.{one.family}", "id": one.behaviour.id, "sample": one.sample, "answer": one.answer,
+              "judged": one.verdict} for one in said]  # fmt: skip
+    return attack.scores(said, config, compute.seed), lines
 
 
 def _conversations(validated: Path, number: int) -> dict[str, list[dict]]:
