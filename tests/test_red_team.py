@@ -12,8 +12,8 @@ from ajuste.core.errors import UsageError
 from ajuste.core.imports import ROOT
 from studies import redteam
 from tests.made import tiny_classifiers, tiny_rlhf
-from tests.test_studies import drawn_twice
 from tests.tasks.test_redteam_more import outside_file
+from tests.test_studies import drawn_twice
 
 STEPS = ("classifier", "card", "attack", "search", "rewrite", "draw")
 classifier, card, attack, search, rewrite, draw = (
