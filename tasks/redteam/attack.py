@@ -95,14 +95,16 @@ def answered(
     chosen = known.first(known.read(Path(config.behaviours), sorted(config.per_category)), config.per_category)
     if not chosen:
         raise UsageError(f"{config.behaviours}: `per_category` leaves no behaviour")
+    how = Sampling(config.max_new_tokens, config.temperature, config.batch_rows)
     found: list[Answered] = []
     for family in config.families:
         attacks = [prompt(family, behaviour, config.system) for behaviour in chosen]
-        for sample, texts in enumerate(_texts(model, tokenizer, attacks, config, compute, family, config.samples)):
+        said = replies(model, tokenizer, attacks, how, compute.seed, config.samples, family)
+        for sample, texts in enumerate(said):
             found += _judged(chosen, family, sample, texts)
     twins = [twin(behaviour, config.system) for behaviour in chosen]
     asked = [behaviour.model_copy(update={"request": behaviour.benign}) for behaviour in chosen]
-    found += _judged(asked, TWIN, 0, _texts(model, tokenizer, twins, config, compute, TWIN, 0)[0])
+    found += _judged(asked, TWIN, 0, replies(model, tokenizer, twins, how, compute.seed, 0, TWIN)[0])
     return found
 
 
@@ -129,34 +131,36 @@ def scores(found: Sequence[Answered], config: RedTeamConfig, seed: int) -> list[
     return sorted(made, key=lambda score: score["name"])
 
 
-# --- the pieces -------------------------------------------------------------------------------------------------------
-
-
-def _texts(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, attacks: Sequence[Attack], config: RedTeamConfig,
-    compute: Compute, family: str, samples: int,
+def replies(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, attacks: Sequence[Attack], how: Sampling, seed: int,
+    samples: int, family: str,
 ) -> list[list[str]]:  # fmt: skip
-    """[1 + samples][attacks]: the greedy answers, then the sampled ones, with the prefix that each began with."""
+    """[1 + samples][attacks]: the greedy answers, then sampled ones, each with the words that it began with.
+
+    family: named by the UsageError of a prompt that the model cannot read.
+    """
     starts = [chat.prompt_ids(tokenizer, one.messages) for one in attacks]
     prefixes = [chat.encode(tokenizer, one.prefix) if one.prefix else [] for one in attacks]
     ids = [[*start, *prefix] for start, prefix in zip(starts, prefixes, strict=True)]
-    most = getattr(model.config, "max_position_embeddings", None)
-    if most and max(map(len, ids)) + config.max_new_tokens > most:
+    most, longest = getattr(model.config, "max_position_embeddings", None), max(map(len, ids))
+    if most and longest + how.max_new_tokens > most:
         raise UsageError(
-            f"redteam: a prompt of family `{family}` has {max(map(len, ids))} tokens, and with "
-            f"{config.max_new_tokens} of the answer the model reads {most}: take out the family, or shorten the answer"
+            f"redteam: a prompt of family `{family}` has {longest} tokens, and with {how.max_new_tokens} of the "
+            f"answer that is more than the {most} which the model reads: take out the family, or shorten the answer"
         )
     stop, pad = chat.end_of_turn(tokenizer), tokenizer.pad_token_id
     pad = stop[0] if pad is None else pad
-    how = Sampling(config.max_new_tokens, config.temperature, config.batch_rows)
-    responses = respond(model, ids, how._replace(temperature=0.0), stop, pad, compute.seed)
+    responses = respond(model, ids, how._replace(temperature=0.0), stop, pad, seed)
     if samples:
-        responses += respond(model, ids * samples, how, stop, pad, compute.seed)
+        responses += respond(model, ids * samples, how, stop, pad, seed)
     texts = [
         chat.response_text(tokenizer, [*prefixes[i % len(attacks)], *response]).strip()
         for i, response in enumerate(responses)
     ]
     return [texts[i : i + len(attacks)] for i in range(0, len(texts), len(attacks))]
+
+
+# --- the pieces -------------------------------------------------------------------------------------------------------
 
 
 def _judged(chosen: Sequence[Behaviour], family: str, sample: int, texts: Sequence[str]) -> list[Answered]:

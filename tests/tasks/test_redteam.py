@@ -94,8 +94,8 @@ def test_a_tiny_model_answers_everything_twice_in_the_same_way(tiny: Tiny) -> No
     assert {row.sample for row in found} == {0, 1, 2, 3}
     sampled = {(row.behaviour.id, row.sample): row.answer for row in found if row.family == "direct" and row.sample}
     assert len(set(sampled.values())) > 40, "samples of one attack differ"
-    began = [row.answer.startswith(CONSENT[row.behaviour.language]) for row in found if row.family == "prefix_injection"]
-    assert all(began)
+    injected = [row for row in found if row.family == "prefix_injection"]
+    assert all(row.answer.startswith(CONSENT[row.behaviour.language]) for row in injected)
 
 
 def test_a_seed_and_a_system_message_change_the_answers(tiny: Tiny) -> None:
@@ -111,7 +111,7 @@ def test_a_seed_and_a_system_message_change_the_answers(tiny: Tiny) -> None:
 def test_a_prompt_that_does_not_fit_is_one_line(tiny: Tiny) -> None:
     model, tokenizer = tiny
     long = CONFIG.model_copy(update={"families": ["many_shot"], "max_new_tokens": 500})
-    with pytest.raises(UsageError, match="a prompt of family `many_shot` has .* the model reads 512"):
+    with pytest.raises(UsageError, match="family `many_shot` has .* 500 of the answer .* the 512 which"):
         attack(model, tokenizer, long, COMPUTE)
 
 

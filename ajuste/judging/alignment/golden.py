@@ -25,6 +25,7 @@ from ajuste.judging.alignment.refusal import Verdict
 from ajuste.judging.judges.constitution import Language
 
 ATTACKED = "direct"  # every family but this one is an attack
+WRITTEN = "written"  # the source of an answer that no model gave
 
 
 class _Line(BaseModel):

@@ -12,8 +12,8 @@ from ajuste.judging.alignment.rates import Known
 from ajuste.judging.alignment.refusal import VERDICTS
 
 BEHAVIOURS, OURS = Path("sources/behaviours"), Path("sources/golden")
-LINE = {"id": "a", "behaviour": "en-fraud-1", "side": "benign", "family": "direct", "source": "written", "answer": "Hi.",
-        "label": "refused"}  # fmt: skip
+LINE = {"id": "a", "behaviour": "en-fraud-1", "side": "benign", "family": "direct", "source": "written",
+        "answer": "Hi.", "label": "refused"}  # fmt: skip
 
 
 def written(folder: Path, *lines: dict) -> Path:
