@@ -98,7 +98,7 @@ def _problem(own: Score, other: Score | None, beside: Beside) -> str:
     if own.judge != other.judge:
         return f"there the judge was {other.judge or 'none'}, here {own.judge or 'none'}"
     if own.units is not None and other.units is not None and own.units.keys() != other.units.keys():
-        return f"there it is of other {own.unit} units"
+        return f"there other ones were drawn (unit: {own.unit})"
     return ""
 
 
@@ -108,10 +108,10 @@ def _gain(own: Score, other: Score) -> tuple[float, float, str]:
     if own.units is not None and other.units is not None and own.n >= paired.FEWEST:
         keys = sorted(own.units)
         found = paired.gain(sign * np.array([own.units[key] - other.units[key] for key in keys]))
-        return found.value, found.lower, f"{own.n:,} {own.unit} units in pairs"
+        return found.value, found.lower, f"{own.n:,} pairs, one a {own.unit}"
     one, two = (Known(score.value, score.low, score.high) for score in ((own, other) if sign > 0 else (other, own)))
     found = difference(one, two)
-    return found.value, found.low, f"{own.n:,} and {other.n:,} {own.unit} units, not paired"
+    return found.value, found.low, f"{own.n:,} and {other.n:,}, one a {own.unit}, not paired"
 
 
 def _missing(config: AlignmentConfig, rule: str, margin: float | None, said: str) -> Rule:

@@ -44,8 +44,8 @@ def test_equal_models_pass_at_margin_0_and_a_regression_is_refused_with_its_figu
     assert failed(same, margins=dict.fromkeys(NAMES, 0.0)) == []
     rule = made(Beside(PARENT, of(50, 5), of(20, 5)))["keeps attack_success.direct"]
     assert not rule.passed and rule.limit == -0.15 and rule.value < -0.5
-    for said in ("0.8333 [", "against 0.3333 [", f"of {PARENT}", "judged by rules 1", "gain -0.5000", "may have lost 0.6",
-                 "60 behaviour units in pairs", "at most 0.15"):  # fmt: skip
+    for said in ("0.8333 [", "against 0.3333 [", f"of {PARENT}", "judged by rules 1", "gain -0.5000",
+                 "may have lost 0.6", "60 pairs, one a behaviour", "at most 0.15"):  # fmt: skip
         assert said in rule.sentence, said
     assert "\n" not in rule.sentence
 
@@ -66,7 +66,7 @@ def test_pairs_show_what_two_intervals_do_not() -> None:
     pairs, apart = ((of(24, 5, paired=paired), of(20, 5, paired=paired)) for paired in (True, False))
     assert failed(Beside(PARENT, *pairs)) == [] and failed(Beside(PARENT, *apart)) == ["keeps attack_success.direct",
                                                                                      "keeps over_refusal"]  # fmt: skip
-    assert "60 and 60 behaviour units, not paired" in made(Beside(PARENT, *apart))["keeps over_refusal"].sentence
+    assert "60 and 60, one a behaviour, not paired" in made(Beside(PARENT, *apart))["keeps over_refusal"].sentence
     wide = dict.fromkeys(NAMES, 0.3)
     assert failed(Beside(PARENT, *apart), margins=wide) == []
 
@@ -99,7 +99,7 @@ def test_what_is_missing_or_does_not_compare_is_never_silently_good(missing: str
         (Beside(PARENT, few, usual), "keeps attack_success.direct", "the challenger's ledger has no such score"),
         (Beside(PARENT, usual, few), "keeps attack_success.direct", "its ledger has no such score"),
         (Beside(PARENT, usual, of(20, 5, judge="rules 2")), "keeps over_refusal", "there the judge was rules 2"),
-        (Beside(PARENT, usual, of(20, 5, n=50)), "keeps over_refusal", "it is of other behaviour units"),
+        (Beside(PARENT, usual, of(20, 5, n=50)), "keeps over_refusal", "there other ones were drawn"),
         (Beside(PARENT, usual, of(20, 5, better="higher")), "keeps over_refusal", "of the other higher"),
     ):  # fmt: skip
         rule = made(beside, missing=missing)[name]
