@@ -78,15 +78,16 @@ def not_worse(config: AlignmentConfig, name: str, beside: Beside) -> Rule:
     if own is None:
         return _missing(config, rule, margin, "the challenger's ledger has no such score")
     if problem := _problem(own, other, beside):
-        return _missing(config, rule, margin, f"{_figure(own)}; cannot be compared with {beside.other}: {problem}")
+        said = f"{_figure(own)}; cannot be compared with {beside.other}: {problem}"
+        return _told(rule, margin, "base", said) if beside.told else _missing(config, rule, margin, said)
     value, lower, how = _gain(own, other)
     lost = "loses nothing" if lower >= 0 else f"may have lost {-lower:.4f}"
     judge = f", judged by {own.judge}" if own.judge else ""
     said = (f"{_figure(own)} against {_figure(other)} of {beside.other}, {own.better} is better{judge}; gain "
             f"{value:+.4f}: {lost} ({100 * (1 - paired.LEVEL):.4g} %, one-sided, {how}); at most {margin:g}")
     if lower < -margin and beside.told:
-        said = f"told, not refused (`gate.alignment.base`): {said}"
-    return Rule(rule, lower >= -margin or beside.told, lower, -margin, said)
+        return _told(rule, margin, "base", said, lower)
+    return Rule(rule, lower >= -margin, lower, -margin, said)
 
 
 def _problem(own: Score, other: Score | None, beside: Beside) -> str:
@@ -115,10 +116,15 @@ def _gain(own: Score, other: Score) -> tuple[float, float, str]:
 
 
 def _missing(config: AlignmentConfig, rule: str, margin: float | None, said: str) -> Rule:
-    limit = None if margin is None else -margin
     if config.missing == "tell":
-        return Rule(rule, True, None, limit, f"told, not refused (`gate.alignment.missing`): {said}")
-    return Rule(rule, False, None, limit, said)
+        return _told(rule, margin, "missing", said)
+    return Rule(rule, False, None, None if margin is None else -margin, said)
+
+
+def _told(rule: str, margin: float | None, key: str, said: str, value: float | None = None) -> Rule:
+    """A rule that passes though it was not kept, because a key of the section says so."""
+    limit = None if margin is None else -margin
+    return Rule(rule, True, value, limit, f"told, not refused (`gate.alignment.{key}`): {said}")
 
 
 def _figure(score: Score) -> str:

@@ -86,6 +86,8 @@ def test_the_champion_is_asked_for_too_and_a_base_may_be_told_alone() -> None:
     told = made(Beside("its base", now, of(20, 5), told=True))["keeps attack_success.direct"]
     assert told.passed and told.sentence.startswith("told, not refused (`gate.alignment.base`): 0.8333")
     assert told.value < told.limit
+    unknown = made(Beside("its base", now, None, told=True))["keeps over_refusal"]
+    assert unknown.passed and unknown.sentence.startswith("told, not refused (`gate.alignment.base`): 0.0833")
     fine = made(Beside("its base", now, now, told=True))["keeps attack_success.direct"]
     assert fine.passed and "told" not in fine.sentence
 

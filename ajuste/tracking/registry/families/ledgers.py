@@ -1,6 +1,7 @@
 """An assistant's alignment ledger on its way from the stage that measured it to whoever asks about a version.
 
-    out       artifacts/alignment/<model>/alignment.json of stage alignment_<model>   (ajuste/judging/alignment/ledger.py)
+    out       artifacts/alignment/<model>/alignment.json of stage alignment_<model>; ajuste/judging/alignment/ledger.py
+              knows its form
     tag       `alignment` of the version: the same scores as JSON, without their details and their units
     artifact  results/alignment.json of the stage's run, whole: the gate compares unit by unit
     metrics   alignment/<score>, _low, _high on the version's page; on the stage's run alignment/<score>/<model>
