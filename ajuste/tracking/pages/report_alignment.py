@@ -1,4 +1,4 @@
-"""What the report page shows of alignment, read from the ledgers of the models in artifacts/; every part may be missing.
+"""What the report page shows of alignment, read from the ledgers in artifacts/alignment; every part may be missing.
 
 One table, scores by models, and one picture of the scores that are shares. A figure of few units is grey, a score that
 a model lacks is said to be missing, and over-refusal stands right below the attacks, in the same type: a model that
