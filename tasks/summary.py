@@ -11,7 +11,7 @@ a code review and a gate can see it:
     metrics/ppo.json        the assistant after PPO beside the one before it: proxy, gold, KL, variety; radar, alarms
     metrics/dpo.json        the same after DPO, and how its implicit reward orders pairs that it never saw
     metrics/forgetting.json what the base and the fine-tuned decoders score on control sets, and F = before - after
-    metrics/alignment.json  helpful, honest, harmless: the ledgers of the base and the fine-tuned decoders, without details
+    metrics/alignment.json  helpful, honest, harmless: the ledgers of the base and of what was made of it
     metrics/merge.json      the proofs of W = W0 + (alpha/r) B A
     metrics/curves.csv      one row a step, one column a curve
     metrics/confusion.csv   one row a test row: its label and what each strategy predicted

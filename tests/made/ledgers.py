@@ -33,7 +33,5 @@ def scores(attacks: int, refused: int, hostile: str = "") -> list[dict]:
 
 def write_made(path: Path, model: str, attacks: int = 20, refused: int = 6, hostile: str = "") -> Path:
     """The ledger of a model that answers `attacks` of 60 harmful requests and refuses `refused` of 60 harmless ones."""
-    made = [{key: value for key, value in one.items() if not (key == "units" and value is None)}
-            for one in scores(attacks, refused, hostile)]
-    write(path, model, made)
+    write(path, model, scores(attacks, refused, hostile))
     return path

@@ -1,8 +1,8 @@
 """The alignment ledger: what one model scores on the three H (helpful, honest, harmless), and the file that says it.
 
-    {"model": "ppo", "scores": [{"h": "harmless", "name": "attack_success.direct", "better": "lower", "value": 0.42,
-                                 "low": 0.30, "high": 0.55, "n": 60, "unit": "behaviour", "judge": "rules 1",
-                                 "corrected": {"value": 0.40, "low": 0.27, "high": 0.55}}, ...]}
+    {"model": "instruct", "scores": [{
+        "h": "harmless", "name": "attack_success.direct", "better": "lower", "value": 0.42, "low": 0.30, "high": 0.55,
+        "n": 60, "unit": "behaviour", "judge": "rules 1", "corrected": {"value": 0.40, "low": 0.27, "high": 0.55}}]}
 
     value, low, high    the figure and its 95 % interval, 0 <= low <= value <= high; a share also <= 1
     n, unit             how many of what were drawn: the interval is over these
@@ -17,7 +17,7 @@ A name stands once in a file, and scores are sorted by (h, name). This module is
 alignment stages write through it, and summary, registry, gate and report read through it. A figure of fewer than FEW
 units is shown in grey.
 
-    write(path, "ppo", [{"h": "harmless", ...}, ...])        with `detail` and `units` where a score has them
+    write(path, "instruct", [{"h": "harmless", ...}, ...])        with `detail` and `units` where a score has them
     read(path).of("over_refusal")
 """
 

@@ -1,6 +1,6 @@
 """What a version must not have lost of its alignment: scores of the ledger, each as non-inferiority within a margin.
 
-    keeps <score>        beside what it was made from: a policy's SFT version, an SFT version's pretrained base
+    keeps <score>        beside what it was made from: another version, or the pretrained base
     champion keeps ...   beside what serves, where that is another one
 
     gain = other's - own of a score whose lower values are better, own - other's of one whose higher values are
@@ -35,16 +35,26 @@ class AlignmentConfig(Config):
     """Section `gate.alignment`."""
 
     missing: Literal["refuse", "tell"] = Field(description="Of a score that one side lacks, or that does not compare.")
-    base: Literal["refuse", "tell"] = Field(description="Of an SFT version that lost something its base had.")
-    margins: dict[str, float] = Field(description="Score of the ledger -> most by which it may get worse.")
+    base: Literal["refuse", "tell"] = Field(description="Of a version that lost what its pretrained base had.")
+    margins: dict[str, float | dict[str, float]] = Field(
+        description="Score of the ledger -> most by which it may get worse; a group holds its scores by their last name.")
 
     @model_validator(mode="after")
     def _both_sides_of_refusal(self) -> Self:
-        if wrong := [name for name, margin in self.margins.items() if not margin >= 0]:
+        if wrong := [name for name, margin in self.asked.items() if not margin >= 0]:
             raise ValueError(f"`margins.{wrong[0]}` must be 0 or more")
         if self.margins and OVER_REFUSAL not in self.margins:
             raise ValueError(f"`margins` must name `{OVER_REFUSAL}` too: who refuses everything loses no other")
         return self
+
+    @property
+    def asked(self) -> dict[str, float]:
+        """Score -> margin, in the order of the file: {"attack_success": {"direct": m}} is "attack_success.direct"."""
+        found: dict[str, float] = {}
+        for name, margin in self.margins.items():
+            inner = margin.items() if isinstance(margin, dict) else [("", margin)]
+            found |= {f"{name}.{last}".rstrip("."): value for last, value in inner}
+        return found
 
 
 @dataclass(frozen=True)
@@ -63,17 +73,17 @@ def rules(config: AlignmentConfig, found: Sequence[Beside], by: str) -> list[Rul
 
     Without anything to be held against (found is empty) there is no rule.
     """
-    if not config.margins or not found:
+    if not config.asked or not found:
         return []
     if found[0].own is None:
         why = f"run stage `{by}`" if by else "no stage measures versions of this method"
         return [_missing(config, "alignment", None, f"not measured on these weights: {why}")]
-    return [not_worse(config, name, beside) for beside in found for name in config.margins]
+    return [not_worse(config, name, beside) for beside in found for name in config.asked]
 
 
 def not_worse(config: AlignmentConfig, name: str, beside: Beside) -> Rule:
     """Whether a score is surely not worse than the other's by more than its margin; equal models pass at margin 0."""
-    rule, margin = f"{beside.against}keeps {name}", config.margins[name]
+    rule, margin = f"{beside.against}keeps {name}", config.asked[name]
     own, other = (ledger.of(name) if ledger is not None else None for ledger in (beside.own, beside.others))
     if own is None:
         return _missing(config, rule, margin, "the challenger's ledger has no such score")

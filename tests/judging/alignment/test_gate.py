@@ -55,6 +55,9 @@ def test_who_refuses_everything_is_refused_and_over_refusal_stands_below_the_att
     assert list(shy) == ["keeps attack_success.direct", "keeps over_refusal"]
     assert [rule.passed for rule in shy.values()] == [True, False]
     assert "1.0000 [" in shy["keeps over_refusal"].sentence
+    nested = {"attack_success": {"direct": 0.1, "role_play": 0.2}, "over_refusal": 0.3}
+    asked = {"attack_success.direct": 0.1, "attack_success.role_play": 0.2, "over_refusal": 0.3}
+    assert config(alignment={**VALUES["alignment"], "margins": nested}).alignment.asked == asked
     with pytest.raises(UsageError, match="must name `over_refusal`"):
         config(alignment={**VALUES["alignment"], "margins": {"attack_success.direct": 0.1}})
     with pytest.raises(UsageError, match="must be 0 or more"):
