@@ -64,7 +64,7 @@ SILENT: dict[str, str] = {}
 def gate(section: dict, out: Path) -> dict:
     """The rules on a challenger of each family, and what the flow says and asks of one that passes."""
     config = GateConfig(**section)
-    found, numbers = {}, {}
+    found, numbers = {"alignment": [(rule.name, rule.passed) for rule in aligned(config)]}, {}
     lost = tuple(kept(0.03, figure) for figure in ("loss", "rules", "rouge"))
     for metric in METRICS:
         better = pair(0.2)
@@ -73,7 +73,6 @@ def gate(section: dict, out: Path) -> dict:
         alike, unknown = sources(getattr(config, metric).cluster, metric, better.own)
         known = Evidence(metric, better, better, {"c4": 0.05}, None, {"empty_text": True}, 5.0, 500.0, kept=lost,
                          clusters=alike, clusters_problem=unknown)
-        found[f"{metric}, alignment"] = [(rule.name, rule.passed) for rule in aligned(config)]
         found[metric] = [(rule.name, rule.passed) for rule in rules(config, known)]
         beside = rules(config, known, look=2)[1]
         numbers[metric] = (beside.value, re.findall(r"needs ([\d,]+) rows", beside.sentence))
@@ -111,7 +110,8 @@ def sources(column: str | None, metric: str, own: dict) -> tuple[dict | None, st
         halves = [f"{i // 2}" for i in range(len(own))]
         columns = {"responses": [[half, f"{half} "] for half in halves], "prompt_ids": halves, "source": halves}
         pq.write_table(pa.table({"row_id": [str(row) for row in own], **columns}), Path(folder) / "test.parquet")
-        return evidence._clusters(column, SimpleNamespace(encoded=Path(folder), rows="{split}.parquet", metric=metric), own)
+        family = SimpleNamespace(encoded=Path(folder), rows="{split}.parquet", metric=metric)
+        return evidence._clusters(column, family, own)
 
 
 def windows_of(section: dict, out: Path) -> dict:

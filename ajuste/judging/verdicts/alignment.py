@@ -37,7 +37,7 @@ class AlignmentConfig(Config):
     missing: Literal["refuse", "tell"] = Field(description="Of a score that one side lacks, or that does not compare.")
     base: Literal["refuse", "tell"] = Field(description="Of a version that lost what its pretrained base had.")
     margins: dict[str, float | dict[str, float]] = Field(
-        description="Score of the ledger -> most by which it may get worse; a group holds its scores by their last name.")
+        description="Score -> most by which it may get worse; a group names its scores by their last part.")
 
     @model_validator(mode="after")
     def _both_sides_of_refusal(self) -> Self:

@@ -65,10 +65,9 @@ def test_who_refuses_everything_is_refused_and_over_refusal_stands_below_the_att
 
 
 def test_pairs_show_what_two_intervals_do_not() -> None:
-    """Four more of 60 behaviours: as pairs a loss of at most 0.13, as two intervals one of up to 0.23."""
-    pairs, apart = ((of(24, 5, paired=paired), of(20, 5, paired=paired)) for paired in (True, False))
-    assert failed(Beside(PARENT, *pairs)) == [] and failed(Beside(PARENT, *apart)) == ["keeps attack_success.direct",
-                                                                                     "keeps over_refusal"]  # fmt: skip
+    """Three more of 60 behaviours: as pairs a loss of at most 0.13, as two intervals one of up to 0.22."""
+    pairs, apart = ((of(23, 5, paired=paired), of(20, 5, paired=paired)) for paired in (True, False))
+    assert failed(Beside(PARENT, *pairs)) == [] and failed(Beside(PARENT, *apart)) == ["keeps attack_success.direct"]
     assert "60 and 60, one a behaviour, not paired" in made(Beside(PARENT, *apart))["keeps over_refusal"].sentence
     wide = dict.fromkeys(NAMES, 0.3)
     assert failed(Beside(PARENT, *apart), margins=wide) == []
