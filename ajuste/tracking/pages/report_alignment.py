@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from ajuste.core.errors import DataError
-from ajuste.judging.alignment.ledger import FILE, Ledger, Score, read
+from ajuste.judging.alignment.ledger import FILE, H, Ledger, Score, in_order, read
 from ajuste.tracking.pages import report_data as data
 from ajuste.tracking.pages.marks import dot, drawing, line, number, text, ticks
 from ajuste.tracking.registry.families import all as families
 
 MEASURED = data.ARTIFACTS / "alignment"
-H = ("helpful", "honest", "harmless")
-FIRST = ("attack_success", "hit_at", "over_refusal")  # of harmless: what stands first, in this order
 STYLES = ("c-base", "c-frozen", "c-lora", "c-full")
 ATTACK, OVER_REFUSAL = "attack_success.direct", "over_refusal"
 WORDS = {"higher": "higher is better", "lower": "lower is better", "neither": ""}
@@ -112,21 +110,14 @@ def _steps(columns: list[Column]) -> list[tuple[Column, Column]]:
 
 
 def _rows(columns: list[Column], detail: bool) -> list[Row]:
-    found: dict[tuple[str, str], list[Score | None]] = {}
+    found: dict[str, list[Score | None]] = {}
     for index, column in enumerate(columns):
         for score in column.ledger.scores if column.ledger else []:
             if score.detail == detail:
-                found.setdefault((score.h, score.name), [None] * len(columns))[index] = score
-    rows = []
-    for h, name in sorted(found, key=_order):
-        first = next(score for score in found[h, name] if score)
-        rows.append(Row(h, name, name.replace(".", ", ").replace("_", " "), WORDS[first.better], found[h, name]))
-    return rows
-
-
-def _order(key: tuple[str, str]) -> tuple:
-    h, name = key
-    return H.index(h), next((i for i, start in enumerate(FIRST) if name.startswith(start)), len(FIRST)), name
+                found.setdefault(score.name, [None] * len(columns))[index] = score
+    first = in_order(next(score for score in cells if score) for cells in found.values())
+    return [Row(score.h, score.name, score.name.replace(".", ", ").replace("_", " "), WORDS[score.better],
+                found[score.name]) for score in first]
 
 
 def _both(columns: list[Column]) -> list[tuple[str, Score, Score]]:
