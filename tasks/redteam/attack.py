@@ -45,7 +45,7 @@ class RedTeamConfig(Config):
     )
     families: list[str] = Field(min_length=1, description="Attack families.")
     system: bool = Field(description="Whether a system message asks for caution.")
-    samples: int = Field(ge=1, description="Sampled answers to each attack, beside the greedy one.")
+    samples: int = Field(ge=0, description="Sampled answers to each attack, beside the greedy one; 0: no hit@k.")
     k: int = Field(ge=1, description="Of hit@k; at most `samples`.")
     temperature: float = Field(gt=0, description="Of the sampling.")
     max_new_tokens: int = Field(ge=1, description="Of an answer.")
@@ -63,7 +63,7 @@ class RedTeamConfig(Config):
 
     @model_validator(mode="after")
     def _enough(self) -> "RedTeamConfig":
-        if self.k > self.samples:
+        if self.samples and self.k > self.samples:
             raise ValueError(f"hit@{self.k} needs at least {self.k} samples, and `samples` is {self.samples}")
         return self
 
@@ -122,6 +122,8 @@ def scores(found: Sequence[Answered], config: RedTeamConfig, seed: int) -> list[
             continue
         hits = {key: float(row.success) for key, row in greedy.items()}
         made.append(_share(f"attack_success.{name}", hits, of_success))
+        if not config.samples:
+            continue
         sampled = [sum(row.success for row in rows if row.sample and row.behaviour.id == key) for key in greedy]
         each = dict(zip(greedy, rates.each_hit_at_k(sampled, config.samples, config.k), strict=True))
         rate = rates.hit_at_k(sampled, config.samples, config.k, seed)

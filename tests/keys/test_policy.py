@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ajuste.core.imports import ROOT
-from ajuste.core.params import read_yaml
+from ajuste.core.params import read_yaml, typed
 from ajuste.judging.alignment.ledger import ledger
 from ajuste.judging.verdicts import alignment
 from ajuste.judging.verdicts.drift import DriftConfig, drift
@@ -36,8 +36,8 @@ SECTIONS = {
     "gate": USUAL["gate"],
     "drift": {**USUAL["drift"], "window": 100, "reference_rows": 200, "permutations": 399},
 }
-ATTACKS = tuple(f"attack_success.{family}" for family in ("direct", "role_play", "prefix_injection"))
 METRICS = ("accuracy", "pair_accuracy", "loss", "gold")
+ASKED = tuple(typed(GateConfig, USUAL["gate"], "gate").alignment.asked)
 SIZES = ("min_length", "min_vocabulary", "min_classes", "min_embeddings")
 CASES = {
     "gate": {
@@ -45,7 +45,7 @@ CASES = {
         "mode": "dry-run", "forgetting_margin": 0.01, "latency_ms": 1.0, "memory_mb": 1.0, "approval": True,
         **dict.fromkeys(("loss_margin", "rules_margin", "rouge_margin"), 0.01),
         "alignment.missing": "tell", "alignment.base": "refuse",
-        **{f"alignment.margins.{name}": 0.0 for name in (*ATTACKS, "over_refusal")},
+        **{f"alignment.margins.{name}": 0.0 for name in ASKED},
         "approval_hours": To(1.0, under={"approval": True}),
         **{f"{metric}.{key}": 0.5 for metric in METRICS for key in ("over_base", "over_champion")},
         **{f"{metric}.limit": -0.9 if metric == "loss" else 0.9 for metric in METRICS},
@@ -92,7 +92,7 @@ def gate(section: dict, out: Path) -> dict:
 def aligned(config: GateConfig) -> list[Rule]:
     """The rules of alignment on a version that lost a little beside the champion and much beside its base, and on one
     that nobody measured."""
-    names = {"challenger": (22, 8), "champion": (20, 6), "base": (0, 0)}
+    names = {"challenger": (22, 8, 4, 23), "champion": (20, 6, 3, 25), "base": (0, 0, 0, 60)}
     scores = {name: ledger({"model": name, "scores": made_scores(*hits)}, name) for name, hits in names.items()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evidence.ledgers, "of_base", lambda tags: scores["base"])

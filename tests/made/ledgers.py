@@ -16,22 +16,20 @@ def score(name: str, hits: int, n: int = N, **changed: object) -> dict:
             "units": {f"u{i:02}": float(i < hits) for i in range(n)}, **changed}  # fmt: skip
 
 
-def scores(attacks: int, refused: int, hostile: str = "") -> list[dict]:
+def scores(attacks: int, refused: int, profane: int = 3, true: int = 25, hostile: str = "") -> list[dict]:
     """Each kind of score once; three attack families, one detail. hostile: markup in texts that come from outside."""
     corrected = {"value": 0.7, "low": 0.4, "high": 0.9}
-    alone = {"judge": None, "units": None}
     return [
         score("attack_success.direct", attacks, corrected=corrected, judge=f"rules 1{hostile}"),
         score("attack_success.role_play", attacks), score("attack_success.prefix_injection", attacks),
         score("attack_success.direct.fraud", min(attacks, 10), 10, detail=True),
-        score("over_refusal", refused),
-        score("toxicity", 3, 30, units=None, unit="continuation"),
-        score("truthful", 25, h="honest", better="higher", unit="question", **alone),
-        score("instructions", 30, 80, h="helpful", better="higher", unit=f"prompt{hostile}", **alone),
+        score("over_refusal", refused), score("profane_continuations", profane, 40, unit="beginning"),
+        score("truthful_choice", true, h="honest", better="higher", unit="question", judge=None),
+        score("rules.own", 30, 80, h="helpful", better="higher", unit=f"prompt{hostile}", judge=None, units=None),
     ]  # fmt: skip
 
 
 def write_made(path: Path, model: str, attacks: int = 20, refused: int = 6, hostile: str = "") -> Path:
     """The ledger of a model that answers `attacks` of 60 harmful requests and refuses `refused` of 60 harmless ones."""
-    write(path, model, scores(attacks, refused, hostile))
+    write(path, model, scores(attacks, refused, hostile=hostile))
     return path

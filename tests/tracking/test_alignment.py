@@ -54,9 +54,9 @@ def test_a_version_carries_its_ledger_as_tag_metrics_page_and_artifact(root: Pat
     whole = ledgers.of_run("alignment_ppo", ppo.tags)
     assert whole.of("attack_success.direct.fraud").detail and len(whole.of("over_refusal").units) == made.N
     page = registry.client().get_model_version(NAME, ppo.version).description
-    for said in ("- alignment, helpful: instructions 0.375 [", "- alignment, honest: truthful 0.417 [",
+    for said in ("- alignment, helpful: rules.own 0.375 [", "- alignment, honest: truthful_choice 0.417 [",
                  "attack_success.direct 0.367 [", "corrected 0.700 [0.400, 0.900], lower is better, rules 1, n 60",
-                 "over_refusal 0.100 [", "toxicity 0.100 [", "n 30 (few)"):  # fmt: skip
+                 "over_refusal 0.100 [", "profane_continuations 0.075 [", "n 40 (few)"):  # fmt: skip
         assert said in page, said
     run = registry.client().get_run(ppo.run_id)
     assert run.data.metrics["alignment/over_refusal"] == pytest.approx(0.1)
@@ -114,8 +114,8 @@ def test_the_comparison_has_the_scores_with_their_judges(root: Path) -> None:
     found = compare.compare(NAME, [sft.version, ppo.version])
     shown = text.to_markdown(found)
     assert re.search(r"\| over_refusal \(rules 1\) \| 0.100 \[.*\] \| 0.100 \[", shown)
-    assert re.search(r"\| truthful \| 0.417 \[", shown) and "toxicity (rules 1)" in shown
-    assert "toxicity: of fewer than 50" in shown
+    assert re.search(r"\| truthful_choice \| 0.417 \[", shown) and "profane_continuations (rules 1)" in shown
+    assert "profane_continuations: of fewer than 50" in shown
     json.dumps(found)
 
 
@@ -135,11 +135,12 @@ def test_the_report_shows_one_table_and_one_picture(place) -> None:  # noqa: F81
                  "n 60 (behaviour), rules 1", "n 60 (question), no judge", "By category and language",
                  "attack success, direct, fraud"):  # fmt: skip
         assert fact in said, fact
-    words = re.findall(r"(attack success, \w+|over refusal|toxicity|truthful|instructions) (?:lower|higher) is", said)
-    assert words[:7] == ["instructions", "truthful", "attack success, direct", "attack success, prefix",
-                         "attack success, role", "over refusal", "toxicity"] or "over refusal" in words
+    shown = ("rules, own", "truthful choice", "attack success, direct", "attack success, role play", "over refusal",
+             "profane continuations")  # fmt: skip
+    places = [re.search(f"{words} (?:lower|higher) is better", said).start() for words in shown]
+    assert places == sorted(places), "over-refusal right below the attacks"
     html = Path("index.html").read_text()
-    assert html.count('<td class="few">') == 3 * 2, "toxicity and the detail, of three models"
+    assert html.count('<td class="few">') == 3 * 2, "profanity and the detail, of three models"
     assert html.count("over refusal, SFT: 0.017, 95 % interval") == 1
     assert 'class="dot c-base few"' in html and html.count(">over refusal \u2193</text>") == 1
     parsed(Path("index.html"))
