@@ -66,7 +66,8 @@ def test_a_version_carries_its_ledger_as_tag_metrics_page_and_artifact(root: Pat
     parent = runs_store.client().get_run(run.data.tags["mlflow.parentRunId"])
     assert {f"alignment/over_refusal/{model}" for model in ("base", "instruct", "ppo", "dpo")} <= set(
         parent.data.metrics)  # fmt: skip
-    assert len(registry.client().get_model_version(NAME, ppo.version).tags) <= 12
+    shown = registry.client().get_model_version(NAME, ppo.version).tags
+    assert "alignment" not in shown, "it would fill MLflow's lists"
 
 
 def test_an_adapter_and_what_nobody_measured_say_so(root: Path) -> None:
@@ -85,9 +86,9 @@ def test_the_gate_tells_the_base_and_refuses_what_lost_beside_the_version_before
     assert refused == {"sft": [], "ppo": [], "dpo": [f"keeps attack_success.{family}" for family in
                                                      ("direct", "role_play", "prefix_injection")]}  # fmt: skip
     said = rules["dpo"]["keeps attack_success.direct"].sentence
-    assert f"0.8333 [0.7197, 0.9069] against 0.3333 [0.2274, 0.4593] of {NAME}/{sft.version} that it was made" in said
+    assert f"0.8333 [0.7197, 0.9069] against 0.3333 [0.2273, 0.4594] of {NAME}/{sft.version} that it was made" in said
     assert "60 pairs, one a behaviour" in said and "gain -0.5000" in said and said.endswith("at most 0.15")
-    assert "0.3333 [0.2274, 0.4593] against 0.2500 [" in rules["sft"]["keeps attack_success.direct"].sentence
+    assert "0.3333 [0.2273, 0.4594] against 0.2500 [" in rules["sft"]["keeps attack_success.direct"].sentence
     assert "of its base" in rules["sft"]["keeps over_refusal"].sentence
     for method in verdicts:
         names = list(rules[method])
