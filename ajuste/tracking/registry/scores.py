@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 from ajuste.tracking.project import lock
+from ajuste.tracking.registry.families import ledgers
 from ajuste.tracking.registry.families.family import Family
 from ajuste.tracking.registry.logged import Model
 from ajuste.tracking.registry.tags import unfold
@@ -52,6 +53,7 @@ def log_scores(model: Model, run_id: str, number: str, scores: dict[str, str]) -
     opened.set_logged_model_tags(tags["model_id"], {"mlflow.modelVersions": named})
     when = opened.get_run(scores["evaluate_run"] if scores else run_id).info.start_time
     judged = {_metric(key): float(value) for key, value in scores.items() if key.startswith(("test.", "forgetting."))}
+    judged |= ledgers.version_figures(scores)
     numbers = {f"validation/{key}": value for key, value in model.card["validation"].items()} | judged
     rows = _dataset(model.family)
     runs.log(run_id, metrics=[Metric(k, v, when, 0, tags["model_id"], *rows) for k, v in numbers.items()])
