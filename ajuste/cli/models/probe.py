@@ -60,6 +60,11 @@ def command(
     path = asked.write(target, how, scores)
     typer.echo(table([asked.read(path)]))
     typer.echo(f"written to {path}; prompts and answers are in {work}")
+    if "/" in target.model and target.sha256:
+        from ajuste.tracking.registry.register import refresh_cards
+
+        if refresh_cards(*target.model.split("/")):
+            typer.echo(f"the model card of {target.model} says it too")
 
 
 def run(suite: str, own, target, wanted: list[str], limit: int) -> Path:
