@@ -23,14 +23,14 @@ MODEL_CARD, DATA_CARD = "README.md", "DATA_CARD.md"
 TAG = "cards"
 
 
-def attach(model: Model, number: str, params: dict[str, str], parent: str | None = None) -> bool:
+def attach(model: Model, number: str, params: dict[str, str]) -> bool:
     """Write the cards of a version that dvc.lock names; True if they are new or changed. params: of its training."""
     opened = client()
     version = opened.get_model_version(model.name, number)
     tags = unfold(version.tags)
     if tags.get("dvc") != model.md5:  # equal inputs gave other bytes on another machine: not this version's records
         return False
-    found = records.of(model, number, tags, params, parent)
+    found = records.of(model, number, tags, params)
     cards = {MODEL_CARD: model_card(found).content, DATA_CARD: data_card(found).content}
     digest = hashlib.sha256("\0".join(cards.values()).encode()).hexdigest()
     if tags.get(TAG) == digest:

@@ -20,7 +20,7 @@ from ajuste.tracking.registry.families.family import Family, judged
 from ajuste.tracking.registry.logged import Model
 from ajuste.tracking.registry.scores import JUDGES
 from ajuste.tracking.runs import facts, runs
-from ajuste.tracking.runs.store import client
+from ajuste.tracking.runs.store import client, experiment_id
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class Records:
     probes: tuple[tuple[Asked, Ledger], ...]
 
 
-def of(model: Model, number: str, tags: dict[str, str], params: dict[str, str], parent: str | None = None) -> Records:
-    """The records of a registered model that dvc.lock names. parent: the run that new runs hang under."""
+def of(model: Model, number: str, tags: dict[str, str], params: dict[str, str]) -> Records:
+    """The records of a registered model that dvc.lock names. params: of its training."""
     above = lineage.above(model.stage)
     judging = [stage for stage in (model.family.evaluate, model.family.forgetting, model.family.keeping,
                                    model.family.alignment) if stage and judged(stage, model.folder, model.md5)]
@@ -69,15 +69,17 @@ def of(model: Model, number: str, tags: dict[str, str], params: dict[str, str], 
     return Records(
         name=model.name, version=number, family=model.family, tags=tags, params=params, stages=tuple(above),
         sets=tuple(lineage.used(model.stage, judging)), base=lineage.packages().get(tags["base_id"].lower()),
-        costs=tuple(_cost(stage, parent) for stage in shown), judges=tuple(_judges(tags)),
+        costs=tuple(_cost(stage) for stage in shown), judges=tuple(_judges(tags)),
         ledger=ledgers.of_tags(tags), probes=tuple(asked.of_weights(tags["sha256"])),
     )  # fmt: skip
 
 
-def _cost(stage: str, parent: str | None) -> Cost:
+def _cost(stage: str) -> Cost:
     """From the stage's run, which this machine or another one recorded."""
-    found = client().get_run(runs.record(stage, parent)).data.metrics
-    return Cost(stage, found.get("cost/seconds"), found.get("cost/peak_memory_mb"))
+    wanted = f"tags.`{runs.KEY}` = '{lock.stage_key(stage)}'"
+    found = client().search_runs([experiment_id()], wanted, max_results=1, order_by=["attributes.start_time ASC"])
+    metrics = found[0].data.metrics if found else {}
+    return Cost(stage, metrics.get("cost/seconds"), metrics.get("cost/peak_memory_mb"))
 
 
 def _judges(tags: dict[str, str]) -> list[Judge]:

@@ -53,7 +53,7 @@ def register_all(parent: str | None, stages: Collection[str] | None = None) -> l
         if created:
             new.append((model.name, number))
         log_scores(model, run_id, number, scores)
-        cards.attach(model, number, params_of(model), parent)
+        cards.attach(model, number, params_of(model))
     for name in sorted({model.name for model in found if not model.is_adapter}):
         rank(name)
     if refused:
