@@ -105,6 +105,7 @@ def test_a_suite_sees_no_key_and_no_home_of_the_user(suite, place: Path, monkeyp
     assert seen["DO_NOT_TRACK"] == "1" and seen["PATH"] == os.environ["PATH"]
 
 
+@pytest.mark.slow
 def test_an_environment_that_cannot_be_made_is_one_line(place: Path, monkeypatch) -> None:
     (place / "infra/probe").mkdir(parents=True)
     (place / "infra/probe/garak.txt").write_text("garak==0.17.1\n")
