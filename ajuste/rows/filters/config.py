@@ -42,6 +42,13 @@ class FilterConfig(Config):
         """All kinds that are looked for, each once."""
         return list(dict.fromkeys([*self.input.kinds(), *self.output.kinds()]))
 
+    def told(self) -> str:
+        """In a line: what is refused and what is masked."""
+        parts = [f"{where} {done} {', '.join(kinds)}"
+                 for where, action in (("input", self.input), ("output", self.output))
+                 for done, kinds in (("refuses", action.refuse), ("masks", action.mask)) if kinds]  # fmt: skip
+        return "; ".join(parts)
+
     def phrase_list(self) -> list[str]:
         """The phrases, read from their file. Raises UsageError or DataError."""
         from ajuste.rows.filters.phrases import read_phrases

@@ -7,10 +7,11 @@ may go on, the beginning of a phrase. So a card number that comes digit by digit
 Findings of `refuse` end the text before them; all others are masked.
 
 `before` are texts that the reader has in mind already, such as the turns before an answer: something that begins there
-and ends in the text is found too, and the part of it that stands in the text is refused or masked.
+and ends in the text is found too, and the part of it that stands in the text is refused or masked. What was whole
+before is not made longer by the text.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from ajuste.rows.filters.filters import Filter
 from ajuste.rows.filters.findings import Finding, masked
@@ -27,12 +28,12 @@ def acted(text: str, findings: Iterable[Finding], refuse: Collection[str]) -> tu
 
 
 class Stream:
-    """One text. `refused` names the kind that ended it; `found` counts what was masked or refused, by kind."""
+    """One text. `refused` names the kind that ended it; `count("output", kinds)` is told what was found, each once."""
 
-    def __init__(self, filter: Filter, refuse: Collection[str] = (), before: Iterable[str] = ()) -> None:
+    def __init__(self, filter: Filter, refuse: Collection[str] = (), before: Iterable[str] = (),
+                 count: Callable[[str, Iterable[str]], None] | None = None) -> None:  # fmt: skip
         self.refused: str | None = None
-        self.found: list[str] = []
-        self._filter, self._refuse = filter, refuse
+        self._filter, self._refuse, self._count = filter, refuse, count
         # only the end of what came before can go on in the text
         self._heads = list(dict.fromkeys(["", *(head[filter.settled(head) :] for head in before)]))
         self._held = ""
@@ -58,13 +59,16 @@ class Stream:
     def _release(self, upto: int) -> str:
         if self.refused or not upto:
             return ""
-        found = {
-            Finding(one.kind, max(one.start - len(head), 0), one.end - len(head))
-            for head in self._heads
-            for one in self._filter.find(head + self._held)
-            if len(head) < one.end <= len(head) + upto
-        }
+        found = set()
+        for head in self._heads:
+            whole = max((one.end for one in self._filter.find(head)), default=0) if head else 0
+            found |= {
+                Finding(one.kind, max(one.start - len(head), 0), one.end - len(head))
+                for one in self._filter.find(head + self._held)
+                if whole <= one.start and len(head) < one.end <= len(head) + upto
+            }
         text, self.refused = acted(self._held[:upto], found, self._refuse)
-        self.found += sorted(one.kind for one in found)
+        if found and self._count:
+            self._count("output", sorted(one.kind for one in found))
         self._held, self._heads = self._held[upto:], [""]
         return text
