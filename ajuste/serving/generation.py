@@ -5,8 +5,7 @@
 
 A request is never held back until others end: it joins at the next step, by its prompt's keys and values beside those
 of the rows that are under way (ajuste/serving/decoding.py), and leaves with its last token. Limits: rows and tokens in
-memory, requests that wait, tokens and seconds a request. The clock ends an answer as its token limit does: reason
-"length".
+memory, requests that wait, tokens and seconds a request. The clock ends an answer as its token limit does: "length".
 """
 
 import logging
@@ -59,7 +58,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Finished:
-    """The answer is whole. `reason`: "stop" (end of turn, stop string), "length" (tokens, seconds), "content_filter"."""
+    """The answer is whole. `reason` is "stop" (end of turn, stop string), "length" (a limit) or "content_filter"."""
 
     reason: str
     completion_tokens: int          # all that were generated, an end-of-turn token included
