@@ -122,7 +122,7 @@ def show(name: Annotated[str, typer.Argument(help="A set of data/.")]) -> None:
         SHOW[found.kind](folder / file.path, file)
 
 
-KINDS = typer.Option(help="email, phone, card, iban, national_id, ip, toxicity, phrase; else all but the last two.")
+KINDS = typer.Option(help="email, phone, card, iban, national_id, ip, profanity, phrase; else all but the last two.")
 REGIONS = typer.Option(help="Countries whose telephone numbers are known without +: ES,US.")
 PHRASES = typer.Option(help="A file of phrases to look for, one a line.")
 AGAINST = typer.Option(help="A set that judges models: rows that share words with it; repeat it.")
@@ -138,11 +138,11 @@ def scan(
     against: Annotated[list[str] | None, AGAINST] = None,
     ngram: Annotated[int, NGRAM] = 8,
 ) -> None:
-    """Count what a set holds: personal data, toxic words, phrases, copies of evaluation sets. Writes nothing.
+    """Count what a set holds: personal data, profane words, phrases, copies of evaluation sets. Writes nothing.
 
     \b
     ajuste data scan instructions
-    ajuste data scan instructions --kinds email,phone,toxicity --regions ES,US --against control
+    ajuste data scan instructions --kinds email,phone,profanity --regions ES,US --against control
     """
     from ajuste.cli.data import filtering
 
@@ -164,7 +164,7 @@ def filter_rows(
 
     \b
     ajuste data filter instructions --out clean --use
-    ajuste data filter instructions --kinds email,card,toxicity --against control
+    ajuste data filter instructions --kinds email,card,profanity --against control
     """
     from ajuste.cli.data import filtering
 

@@ -1,4 +1,4 @@
-"""`ajuste data scan`, `ajuste data filter`: personal data, toxic words, forbidden phrases, copies of evaluation sets.
+"""`ajuste data scan`, `ajuste data filter`: personal data, profane words, forbidden phrases, copies of evaluation sets.
 
 A set is never changed: `filter` makes a new one of the rows that are clean, records it in data.dvc, and keeps what
 left, with its reasons, in artifacts/filtered/<new set>/. What each kind means: docs/filters.md.

@@ -1,10 +1,10 @@
-"""All filters of a text behind one: personal data, a word list for toxicity, phrases of one's own.
+"""All filters of a text behind one: personal data, profane words, phrases of one's own.
 
     filter = made(["email", "card", "phrase"], regions=["ES"], phrases=["launch code"])
     filter.find("a@b.org")        -> [Finding("email", 0, 7)]
 
     email, phone, card, iban, national_id, ip     ajuste/rows/filters/pii.py
-    toxicity                                      words of a packaged list: ajuste/rows/filters/phrases.py
+    profanity                                     words of a packaged list: ajuste/rows/filters/phrases.py
     phrase                                        phrases that the user forbids: the same
 
 Near-copies of evaluation sets are a matter of rows (ajuste/rows/filters/rows.py). Every filter is a function of the
@@ -17,9 +17,9 @@ from typing import Protocol
 from ajuste.core.errors import UsageError
 from ajuste.rows.filters import pii
 from ajuste.rows.filters.findings import Finding
-from ajuste.rows.filters.phrases import Phrases, toxic_words
+from ajuste.rows.filters.phrases import Phrases, profane_words
 
-KINDS = (*pii.KINDS, "toxicity", "phrase")
+KINDS = (*pii.KINDS, "profanity", "phrase")
 
 
 class Part(Protocol):
@@ -56,8 +56,8 @@ def made(kinds: Sequence[str], regions: Sequence[str] = (), phrases: Sequence[st
     kind `phrase`. Raises UsageError for a kind or region that there is not, or phrases where none are given."""
     check_kinds(kinds, regions)
     parts: list[Part] = [pii.Pii(kinds, regions)] if set(kinds) & set(pii.KINDS) else []
-    if "toxicity" in kinds:
-        parts.append(toxic_words())
+    if "profanity" in kinds:
+        parts.append(profane_words())
     if "phrase" in kinds:
         own = Phrases("phrase", phrases)
         if not len(own):

