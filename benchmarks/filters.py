@@ -59,8 +59,8 @@ PHRASES = ["project blue heron", "the north gate opens at noon", "codename quiet
 BENIGN_PHRASES = ["the blue heron project", "the gate opens north at noon", "a quiet river", "las llaves del archivo"]
 BENIGN_WORDS = ["Scunthorpe", "classic", "cocktail", "assessment", "Essex", "shiitake mushrooms", "a therapist",
                 "the analysis", "Middlesex county", "a title page", "grape juice", "the peacock", "Dickens",
-                "a hoedown", "the Japanese garden", "a nippy morning", "Sussex", "breast cancer screening", "sex education",
-                "homosexuality in literature"]  # fmt: skip
+                "a hoedown", "the Japanese garden", "a nippy morning", "Sussex", "breast cancer screening",
+                "sex education", "homosexuality in literature"]  # fmt: skip
 NETWORKS = (("4", 16), ("51", 16), ("2221", 16), ("34", 15), ("6011", 16), ("36", 14))
 ACCOUNTS = {"DE": "{18}", "GB": "NWBK{14}", "NL": "ABNA{10}", "AT": "{16}", "CH": "{17}"}
 
@@ -333,11 +333,11 @@ PAGE = """\
 # The server's filters: caught, caught wrongly, and their cost
 
 Made by `python -m benchmarks.filters`. {planted} texts of each kind, drawn with a fixed seed; 95 % Wilson intervals.
-Caught: all of it is masked, and nothing else. Split: at a random place of it, over two turns of the user with an answer
-between (caught: more than half of it is masked: `a@b.example` alone is an address too, before `.com` comes), and over the
-pieces of an answer, three characters each. A twin is the same sentence with a number whose check digit is wrong, a private
-address, a date, a word that only holds a profane one, the words of a phrase in another order. The last column: rows of
-the default run's instructions that a kind flags; what it flags there may be right.
+Caught: all of it is masked, and nothing else. Split: at a random place of it, over two turns of the user with an
+answer between (caught: at least half of it is masked: `a@b.example` alone is an address too, before `.com` comes), and
+over the pieces of an answer, three characters each. A twin is the same sentence with a number whose check digit is
+wrong, a private address, a date, a word that only holds a profane one, the words of a phrase in another order. The last
+column: rows of the default run's instructions that a kind flags; what it flags there may be right.
 
 | kind | caught: one turn | split over two turns | streamed | benign twins caught | ordinary rows flagged |
 |---|---|---|---|---|---|

@@ -113,7 +113,7 @@ def read_phrases(path: Path) -> list[str]:
     if not phrases:
         raise DataError(f"{path} has no phrase: write one a line")
     if odd := [i for i, phrase in enumerate(phrases, 1) if not PLAIN.fullmatch(phrase)]:
-        raise DataError(f"{path}: phrase {odd[0]} has other signs than letters, digits, blanks, - and ': write its words")
+        raise DataError(f"{path}: phrase {odd[0]} has signs that are no letter, digit, blank, - or ': write its words")
     return phrases
 
 
