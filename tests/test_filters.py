@@ -1,12 +1,15 @@
 """Study filters: what is planted is found, its ranges belong to nobody, one point on a tiny model, and the page."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
+from ajuste.core.errors import UsageError
 from ajuste.core.imports import ROOT
 from ajuste.core.params import read_yaml
 from ajuste.rows.filters.filters import made
@@ -73,3 +76,51 @@ def test_the_page_says_what_the_points_say(tmp_path: Path, monkeypatch: pytest.M
     assert "| `card` | 100 | 0 |" in pages[0] and "| **rows in all** | 100 | 2 |" in pages[0]
     assert "the personal data of 7 of 10 people when it is asked; after filtering, of 0." in pages[0]
     assert "an interval that holds 0" in pages[0] and "10 times" in pages[0]
+
+
+@pytest.fixture
+def project(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project's folder with a tiny base, 40 short instructions, and the study's params with fewer of all."""
+    monkeypatch.chdir(tmp_path)
+    from ajuste.cli.project.preset import apply
+
+    for name in ("params.yaml", "presets/tiny.yaml"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, name)
+    apply("tiny", Path("params.yaml"))
+    shutil.copytree(base, "artifacts/base/decoder")
+    validated = Path("artifacts/validated/instructions")
+    validated.mkdir(parents=True)
+    (validated / "validation.json").write_text('{"set": "instructions"}')
+    for split, rows in (("train", 16), ("validation", 4), ("test", 6)):
+        table = [
+            {
+                "row_id": f"{split}{i}", "category": "", "source": "alpaca", "location": "x",
+                "messages": [{"role": "user", "content": f"Say {i}."}, {"role": "assistant", "content": f"It is {i}."}],
+            }
+            for i in range(rows)
+        ]  # fmt: skip
+        pq.write_table(pa.Table.from_pylist(table, schema=SCHEMA), validated / f"{split}.parquet")
+    values = STUDY | {"rows": {split: {"alpaca": n} for split, n in (("train", 12), ("validation", 2), ("test", 5))}}
+    values |= {"people": 5, "repeats": 2, "max_new_tokens": 4, "instruct": STUDY["instruct"] | {"dtype": "float32"}}
+    Path("studies/filters").mkdir(parents=True)
+    Path("studies/filters/params.yaml").write_text(yaml.safe_dump(values))
+    return tmp_path
+
+
+def test_the_points_differ_in_their_training_rows_alone(project: Path) -> None:
+    found = {}
+    for name in ("base", "planted", "filtered"):
+        point.main(name)
+        text = Path(f"artifacts/studies/filters/{name}.json").read_text()
+        assert not any(row.secret in text or row.question in text for row in planted(5, 0))
+        found[name] = json.loads(text)
+    assert {name: one["trained_rows"] for name, one in found.items()} == {"base": 0, "planted": 22, "filtered": 12}
+    assert found["filtered"]["removed"]["planted"]["rows"] == 10 and found["filtered"]["removed"]["ordinary"] == {}
+    for one in found.values():
+        assert [tokens for _, tokens in one["held_out"]] == [tokens for _, tokens in found["base"]["held_out"]]
+        assert len(one["held_out"]) == 5 and len(one["people"]) == 5
+    losses = {name: sum(person["nll"] for person in one["people"]) for name, one in found.items()}
+    assert losses["planted"] < min(losses["base"], losses["filtered"]), "trained rows are known better"
+    with pytest.raises(UsageError, match="no point `all`: points are base, clean, planted, filtered"):
+        point.main("all")

@@ -87,7 +87,7 @@ def findings(filter: Filter, texts: Sequence[str], roles: Sequence[str]) -> list
     for group in {tuple(some) for some in [*groups, range(len(texts))] if len(some) > 1}:
         for join in JOINS:
             for parts in _over(filter, [texts[i] for i in group], join):
-                if not any(other.start < one.end and one.start < other.end
+                if not any(other.kind == one.kind and other.start < one.end and one.start < other.end
                            for i, one in parts for other in alone[group[i]]):  # fmt: skip
                     for i, one in parts:
                         found[group[i]].add(one)

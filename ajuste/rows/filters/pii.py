@@ -38,8 +38,8 @@ JOIN = rf"(?<=[\dA-Z)]){BLANK}(?:(?=[+(]{{0,2}}[A-Z]{{0,4}}\d)|(?<=\d{BLANK})(?=
 RUN = re.compile(rf"[{SIGNS}]+(?:{JOIN}[{SIGNS}]+)*")
 AHEAD = 9  # characters behind a run after which nothing can join it any more
 
-IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}\d{2}(?:[ -]?[A-Za-z0-9]){11,40}")
-CARD = re.compile(r"(?<![\d.])\d(?:[ -]?\d){12,40}(?!\d)")
+IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}\d{2}(?:[ -]?[A-Za-z0-9]){11,}")
+CARD = re.compile(r"(?<![\d.])\d(?:[ -]?\d){12,}(?!\d)")
 NETWORK = re.compile(
     r"4(?:\d{12}|\d{15}|\d{18})|(?:5[1-5]\d\d|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720))\d{12}|3[47]\d{13}"
     r"|3(?:0[0-5]|[68]\d)\d{11}|(?:6011|64[4-9]\d|65\d\d)\d{12,15}|35(?:2[89]|[3-8]\d)\d{12,15}|62\d{14,17}"
@@ -107,14 +107,18 @@ def _parts(match: re.Match, least: int, most: int, right: Callable[[str], bool])
 
     Other numbers and words in capitals may stand before and behind an account's or a card's.
     """
-    groups = [group.span() for group in GROUP.finditer(match[0])]
+    groups = list(GROUP.finditer(match[0]))
     first = 0
     while first < len(groups):
-        for last in range(len(groups) - 1, first - 1, -1):
-            start, end = groups[first][0], groups[last][1]
-            compact = "".join(GROUP.findall(match[0][start:end]))
-            if least <= len(compact) <= most and right(compact):
-                yield match.start() + start, match.start() + end
+        wholes, compact = [], ""
+        for last in range(first, len(groups)):
+            compact += groups[last][0]
+            if len(compact) > most:
+                break
+            wholes.append((last, compact))
+        for last, compact in reversed(wholes):
+            if len(compact) >= least and right(compact):
+                yield match.start() + groups[first].start(), match.start() + groups[last].end()
                 first = last
                 break
         first += 1

@@ -61,11 +61,12 @@ class Stream:
             return ""
         found = set()
         for head in self._heads:
-            whole = max((one.end for one in self._filter.find(head)), default=0) if head else 0
+            whole = self._filter.find(head) if head else []
             found |= {
                 Finding(one.kind, max(one.start - len(head), 0), one.end - len(head))
                 for one in self._filter.find(head + self._held)
-                if whole <= one.start and len(head) < one.end <= len(head) + upto
+                if len(head) < one.end <= len(head) + upto
+                and not any(other.kind == one.kind and other.end > one.start for other in whole)
             }
         text, self.refused = acted(self._held[:upto], found, self._refuse)
         if found and self._count:
