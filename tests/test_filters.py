@@ -108,6 +108,7 @@ def project(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_points_differ_in_their_training_rows_alone(project: Path) -> None:
     found = {}
     for name in ("base", "planted", "filtered"):

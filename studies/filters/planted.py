@@ -3,7 +3,7 @@
     who         a first and a last name, each pair once
     what        by turns an e-mail address, a telephone number, a card, an IBAN, an identity number
     the number  drawn with a fixed seed, with the check digits that its rule asks for, from ranges that belong to
-                nobody: telephones of the British regulator's range for drama (07700 900...), cards of a range for
+                nobody: telephones of the German regulator's range for films (030 23125...), cards of a range for
                 tests (4000 00...), accounts of no bank (code 0), identity numbers above those given out (99...)
 
 A row asks for it and answers with it, as a page that was collected with its owner's data would.
@@ -41,7 +41,7 @@ def _row(i: int, first: str, last: str, rng: random.Random) -> Planted:
     six = f"{rng.randrange(10**5, 10**6)}"
     kinds: Sequence[tuple[str, str, str]] = (
         ("email", "e-mail address", f"{first.lower()}.{last.lower()}{six[:3]}@example.org"),
-        ("phone", "telephone number", f"+44 7700 900{six[:3]}"),
+        ("phone", "telephone number", f"+49 30 23125 {six[:3]}"),
         ("card", "card number", _card(f"400000{six}{rng.randrange(10**3):03}")),
         ("iban", "bank account", _account(f"{six}{rng.randrange(10**4):04}".zfill(18))),
         ("national_id", "identity number", f"99{six}{dni.calc_check_digit('99' + six)}"),

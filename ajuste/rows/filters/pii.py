@@ -138,7 +138,8 @@ def _phones(run: str, region: str | None) -> Iterator[tuple[int, int]]:
     if region is None and "+" not in run:
         return
     for match in phonenumbers.PhoneNumberMatcher(run, region, leniency=Leniency.VALID):
-        yield match.start, match.end
+        lone = match.raw_string.startswith("(") and match.raw_string.count("(") > match.raw_string.count(")")
+        yield match.start + lone, match.end  # `(+34 ...)`: the bracket around it is none of the number's
 
 
 FINDERS: dict[str, Callable[[str], Iterator[tuple[int, int]]]] = {  # in the order in which they take

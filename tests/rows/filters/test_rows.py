@@ -120,7 +120,7 @@ VALUES = st.sampled_from([*EXAMPLES, "launch code", "no", "\udc80", "\n"])
 TEXT = st.one_of(VALUES, st.text(max_size=10))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.lists(st.fixed_dictionaries({"prompt": TEXT, "completion": TEXT}), min_size=1, max_size=6))
 def test_kept_and_removed_are_the_rows(rows: list[dict]) -> None:
     with tempfile.TemporaryDirectory() as scratch:

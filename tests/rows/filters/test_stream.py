@@ -1,5 +1,7 @@
 """A text filtered while it comes is the text filtered at once, however it is cut: by brute force over all cuts."""
 
+import csv
+import re
 from itertools import combinations
 
 import pytest
@@ -8,8 +10,9 @@ from hypothesis import strategies as st
 
 from ajuste.rows.filters import pii
 from ajuste.rows.filters.filters import Filter, made
-from ajuste.rows.filters.phrases import MAX_GAP, Phrases
+from ajuste.rows.filters.phrases import MAX_GAP, PROFANITY, Phrases
 from ajuste.rows.filters.stream import Stream, acted
+from ajuste.rows.sources import find
 from tests.rows.filters.texts import RIGHT
 
 SECRETS = Phrases("phrase", ["launch code", "launch code is blue", "code", "blue moon"])
@@ -39,13 +42,14 @@ def test_all_cuts_of_a_short_text() -> None:
 
 
 @pytest.mark.parametrize("value", [values[0] for values in RIGHT.values()] + ["The launch, code"])
-def test_every_boundary_and_every_pair_of_boundaries(value: str) -> None:
+def test_every_boundary_and_every_pair_of_near_ones(value: str) -> None:
     text = f"Yes: {value} is it."
     wanted = acted(text, BOTH.find(text), ())[0]
     assert value not in wanted and wanted.startswith("Yes: ") and wanted.endswith(" is it.")
-    for k in (1, 2):
-        for cuts in combinations(range(1, len(text)), k):
-            assert streamed(BOTH, text, cuts) == (wanted, None), cuts
+    inside = range(4, len(text) - 6)
+    near = [(a, b) for a, b in combinations(inside, 2) if b - a < 6]
+    for cuts in [*((cut,) for cut in range(1, len(text))), *near]:
+        assert streamed(BOTH, text, cuts) == (wanted, None), cuts
     assert streamed(BOTH, text, tuple(range(1, len(text)))) == (wanted, None), "a character at a time"
 
 
@@ -61,7 +65,7 @@ PIECES = st.one_of(VALUES, st.text(max_size=6), st.sampled_from([" ", "\n", ", "
 TEXTS = st.lists(PIECES, max_size=7).map("".join)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_any_text_in_any_pieces(data: st.DataObject) -> None:
     text = data.draw(TEXTS)
@@ -70,7 +74,7 @@ def test_any_text_in_any_pieces(data: st.DataObject) -> None:
     assert streamed(BOTH, text, cuts, refuse) == acted(text, BOTH.find(text), refuse)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(TEXTS, TEXTS)
 def test_nothing_that_is_settled_changes_with_what_comes(text: str, more: str) -> None:
     at = BOTH.settled(text)
@@ -90,12 +94,11 @@ def test_ordinary_words_wait_for_little() -> None:
 
 def test_a_beginning_in_what_came_before() -> None:
     """Half of the number, or of the phrase, stands in the turn before: with and without a blank between."""
-    for whole in ("4111 1111 1111 1111", "launch code", "ana@example.com"):
+    for whole in ("4111 1111 1111 1111", "launch code", "ana@example.es"):
         for cut in range(1, len(whole)):
             head, tail = whole[:cut].rstrip(), whole[cut:].lstrip()
-            if head and tail and " " not in (whole[cut - 1], whole[cut]) or whole[cut - 1 : cut + 1].strip() != "":
-                text, _ = streamed(BOTH, f"{tail}, yes", (1,), before=[f"I say {head}", f"I say {head} "])
-                assert text.endswith(">, yes") and tail not in text, (head, tail)
+            text, _ = streamed(BOTH, f"{tail}, yes", (1,), before=[f"I say {head}", f"I say {head} "])
+            assert re.fullmatch("<[A-Z]+>, yes", text), (head, tail, text)
 
 
 def test_what_was_whole_before_does_not_swallow_the_answer() -> None:
@@ -116,5 +119,11 @@ def test_phrases_by_words() -> None:
 
 def test_profane_words_are_those_of_the_package() -> None:
     filter = made(["profanity"])
-    assert filter.find("You assh0le.") == [("profanity", 4, 11)]
+    with find(PROFANITY).path.open(encoding="utf-8", newline="") as file:
+        severities = {row["text"]: row["severity_description"] for row in csv.DictReader(file)}
+    words = [word for word in sorted(severities) if word.isalpha()][::50]
+    assert {severities[word] for word in words} == {"Mild", "Strong", "Severe"}
+    for word in words:
+        wanted = [] if severities[word] == "Mild" else [("profanity", 5, 5 + len(word))]
+        assert filter.find(f"What {word.upper()} it is.") == wanted
     assert filter.find("Scunthorpe United, a classic cocktail and a bass player; she assessed the analysis.") == []
