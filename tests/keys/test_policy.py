@@ -18,7 +18,10 @@ from ajuste.judging.alignment.ledger import ledger
 from ajuste.judging.verdicts import alignment
 from ajuste.judging.verdicts.drift import DriftConfig, drift
 from ajuste.judging.verdicts.gate import Evidence, GateConfig, Rule, rules
+from ajuste.rows.filters.config import FilterConfig
 from ajuste.rows.request_log import read_windows
+from ajuste.serving.errors import Refusal
+from ajuste.serving.guard import Guard
 from ajuste.tracking.registry.families.sft import SFT
 from ajuste.tracking.registry.version import Version
 from ajuste.tracking.verdicts import drift as verdicts
@@ -35,6 +38,7 @@ USUAL = read_yaml(ROOT / "policy.yaml")
 SECTIONS = {
     "gate": USUAL["gate"],
     "drift": {**USUAL["drift"], "window": 100, "reference_rows": 200, "permutations": 399},
+    "filters": USUAL["filters"],
 }
 METRICS = ("accuracy", "pair_accuracy", "loss", "gold")
 ASKED = tuple(typed(GateConfig, USUAL["gate"], "gate").alignment.asked)
@@ -56,6 +60,11 @@ CASES = {
         "window": 50, "reference_rows": 100, "alpha": To(0.9, under=dict.fromkeys(SIZES, 0.0)), "correction": "bh",
         "permutations": 599,
         **dict.fromkeys(SIZES, 1.0), "drifted": 3, "of": 3,
+    },
+    "filters": {
+        **{f"{where}.{do}": ["email"] for where in ("input", "output") for do in ("refuse", "mask")},
+        "regions": To(["MX"], under={"input.mask": ["phone"]}),
+        "phrases": To("two.txt", under={"phrases": "one.txt", "input.mask": ["phrase"]}),
     },
 }  # fmt: skip
 SILENT: dict[str, str] = {}
@@ -143,9 +152,25 @@ def windows_of(section: dict, out: Path) -> dict:
     }  # fmt: skip
 
 
+def guarded(section: dict, out: Path) -> dict:
+    """What the server makes of a request and of an answer."""
+    for name, phrase in (("one.txt", "blue moon"), ("two.txt", "red sun")):
+        (out.parent / name).write_text(f"{phrase}\n")
+    phrases = section["phrases"] and str(out.parent / section["phrases"])
+    guard, text = Guard(FilterConfig(**{**section, "phrases": phrases})), "a@b.org, 612 345 678, blue moon, red sun"
+    try:
+        asked = guard.asked([text])[0]
+    except Refusal as error:
+        asked = error.detail
+    stream = guard.answer("Hi")
+    said = stream and stream.push(text) + stream.end()
+    return {"asked": asked, "said": said, "refused": stream and stream.refused}
+
+
 @pytest.fixture(scope="module")
 def sections() -> dict[str, Compared]:
-    return {"gate": Compared(gate, SECTIONS["gate"]), "drift": Compared(windows_of, SECTIONS["drift"])}
+    return {"gate": Compared(gate, SECTIONS["gate"]), "drift": Compared(windows_of, SECTIONS["drift"]),
+            "filters": Compared(guarded, SECTIONS["filters"])}
 
 
 @pytest.mark.parametrize(("section", "key", "to"), cases(CASES))

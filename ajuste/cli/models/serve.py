@@ -38,11 +38,16 @@ def command(
     with Console(stderr=True).status("loading"):
         import uvicorn
 
+        from ajuste.judging.policy import policy
+        from ajuste.rows.filters.config import FilterConfig
+        from ajuste.serving import guard as guards
         from ajuste.serving.app import make_app
         from ajuste.serving.loading import RefusedModel, UnknownModel
         from ajuste.serving.request_log import RequestLog
         from ajuste.tracking.registry import registry
 
+        filters = policy("filters", FilterConfig)
+        guard = guards.opened(filters)
         allowed, asked = chosen(names, registry.names())
         models = open_models(allowed, asked)
         for name in asked:
@@ -64,7 +69,9 @@ def command(
     requests = RequestLog(home() / ".requests") if log_requests else None
     if requests:
         typer.echo(f"texts are kept, redacted, in {home() / '.requests'}", err=True)
-    app = make_app(models, ["127.0.0.1", "localhost", "[::1]"] if loopback else ["*"], requests)
+    if guard:
+        typer.echo(f"filters (policy.yaml): {filters.told()}", err=True)
+    app = make_app(models, ["127.0.0.1", "localhost", "[::1]"] if loopback else ["*"], requests, guard)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5))
     with suppress(KeyboardInterrupt):
         server.run(sockets=[listening])
