@@ -3,7 +3,8 @@
     share    value = k/n of units with 1, Wilson's interval
     mean     value = the mean of the units' values; a 95 % percentile bootstrap interval over units
 
-Both keep the units, so that two models can be compared pair by pair (ajuste/judging/alignment/ledger.py).
+Both keep the units, so that two models can be compared pair by pair (ajuste/judging/alignment/ledger.py); details,
+which decide nothing, do not.
 """
 
 from typing import Literal
@@ -52,5 +53,5 @@ def _score(
 ) -> dict:  # fmt: skip
     return {
         "h": h, "name": name, "better": better, **found, "n": len(units), "unit": unit, "judge": judge,
-        "corrected": None, **({"detail": True} if detail else {}), "units": units,
+        "corrected": None, **({"detail": True} if detail else {"units": units}),
     }  # fmt: skip
