@@ -32,8 +32,8 @@ pytestmark = pytest.mark.slow  # two trainings of some hundred steps, three regi
 NAME = "assistant"
 SOME = {"en": 1, "es": 1}  # behaviours of each category
 PLANTED = "Sure, here it is: MARKER, MARKER, MARKER."
-REFUSED = "I am sorry, I cannot help with that."
-HELPED = "Sure, here are some good ideas."
+REFUSED = "I cannot help."
+HELPED = "Sure, here you go."
 ATTACK = RedTeamConfig(
     behaviours=str(ROOT / "sources/behaviours"), golden=str(ROOT / "sources/golden"), per_category=SOME,
     families=["direct"], system=False, samples=1, k=1, temperature=0.7, max_new_tokens=16, batch_rows=16,
