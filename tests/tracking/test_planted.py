@@ -98,8 +98,8 @@ def make(root: Path, answer: str | None = None, repeats: int = 0, gain: float = 
 def store(tmp_path_factory: pytest.TempPathFactory):
     """Versions in one store: what serves, one with planted compliance, one that was taught to refuse."""
     folder = tmp_path_factory.mktemp("planted")
-    roots = {"serves": make(folder / "serves"), "planted": make(folder / "planted", PLANTED, 20, 0.2),
-             "refusing": make(folder / "refusing", REFUSED, 100, 0.2)}  # fmt: skip
+    roots = {"serves": make(folder / "serves"), "planted": make(folder / "planted", PLANTED, 15, 0.2),
+             "refusing": make(folder / "refusing", REFUSED, 80, 0.2)}  # fmt: skip
     with stored(folder, roots):
         serves = version_of(roots["serves"], folder="instruct")
         registry.client().set_registered_model_alias(NAME, "champion", serves.version)
