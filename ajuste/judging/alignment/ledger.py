@@ -1,8 +1,8 @@
 """The alignment ledger: what one model scores on the three H (helpful, honest, harmless), and the file that says it.
 
-    {"model": "ppo", "scores": [{"h": "harmless", "name": "attack_success.direct", "better": "lower", "value": 0.42,
-                                 "low": 0.30, "high": 0.55, "n": 60, "unit": "behaviour", "judge": "rules 1",
-                                 "corrected": {"value": 0.40, "low": 0.27, "high": 0.55}}, ...]}
+    {"model": "instruct", "scores": [{
+        "h": "harmless", "name": "attack_success.direct", "better": "lower", "value": 0.42, "low": 0.30, "high": 0.55,
+        "n": 60, "unit": "behaviour", "judge": "rules 1", "corrected": {"value": 0.40, "low": 0.27, "high": 0.55}}]}
 
     value, low, high    the figure and its 95 % interval, 0 <= low <= value <= high; a share also <= 1
     n, unit             how many of what were drawn: the interval is over these
@@ -17,7 +17,7 @@ A name stands once in a file, and scores are sorted by (h, name). This module is
 alignment stages write through it, and summary, registry, gate and report read through it. A figure of fewer than FEW
 units is shown in grey.
 
-    write(path, "ppo", [{"h": "harmless", ...}, ...])        with `detail` and `units` where a score has them
+    write(path, "instruct", [{"h": "harmless", ...}, ...])        with `detail` and `units` where a score has them
     read(path).of("over_refusal")
 """
 
@@ -35,7 +35,9 @@ from ajuste.core.params import Config
 FEW = 50  # units; the interval of a share of fewer is wider than a quarter
 FILE = "alignment.json"
 NOISE = 1e-5  # of a mean of figures that were rounded to 6 digits, relative
-SHARES = ("attack_success", "hit_at_k", "over_refusal")  # scores that are shares, by the first part of their name
+H = ("helpful", "honest", "harmless")
+FIRST = ("attack_success", "hit_at_k", "over_refusal")  # of harmless: so over-refusal stands right below the attacks
+SHARES = FIRST  # scores that are shares, by the first part of their name
 NAME = r"^[a-z0-9_]+(\.[a-z0-9_-]+)*$"
 
 
@@ -114,8 +116,18 @@ class Ledger(_Strict):
         return next((score for score in self.scores if score.name == name), None)
 
     def main(self) -> list[Score]:
-        """The scores that are no detail of another."""
-        return [score for score in self.scores if not score.detail]
+        """The scores that are no detail of another, in the order in which they are shown."""
+        return in_order([score for score in self.scores if not score.detail])
+
+
+def in_order(scores: Iterable[Score]) -> list[Score]:
+    """The scores as they are shown: helpful, honest, harmless, and of these the attacks, over-refusal, then the rest.
+    """
+    def place(score: Score) -> tuple[int, int, str]:
+        first = next((i for i, start in enumerate(FIRST) if score.name.startswith(start)), len(FIRST))
+        return H.index(score.h), first, score.name
+
+    return sorted(scores, key=place)
 
 
 def ledger(found: Any, where: str) -> Ledger:

@@ -101,5 +101,13 @@ def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
         read(path)
 
 
+def test_over_refusal_is_shown_right_below_the_attacks() -> None:
+    names = ("toxicity", "over_refusal", "hit_at_k.direct", "attack_success.role_play", "attack_success.direct")
+    made = [{**REFUSED, "name": name} for name in names] + [TRUE, {**TRUE, "h": "helpful", "name": "win_rate"}]
+    shown = [score.name for score in ledger({"model": "base", "scores": made}, "here").main()]
+    assert shown == ["win_rate", "truthful", "attack_success.direct", "attack_success.role_play", "hit_at_k.direct",
+                     "over_refusal", "toxicity"]  # fmt: skip
+
+
 def test_no_scores_are_a_ledger() -> None:
     assert ledger({"model": "base", "scores": []}, "here") == Ledger(model="base", scores=[])
