@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ajuste.core.params import read_yaml
 from ajuste.judging.alignment.ledger import FILE, Ledger, Score, in_order, read
-from ajuste.judging.verdicts.alignment import AlignmentConfig, Beside, rules
+from ajuste.judging.verdicts.alignment import AlignmentGate, Beside, rules
 
 STUDY, POINTS, OUT = Path("studies/alignment"), Path("artifacts/studies/alignment"), Path("docs/measured")
 BEFORE = Path("artifacts/alignment/base") / FILE
@@ -39,7 +39,7 @@ def table(before: Ledger, after: dict[str, Ledger]) -> str:
     return "\n".join(lines)
 
 
-def verdict(before: Ledger, after: dict[str, Ledger], asked: AlignmentConfig) -> str:
+def verdict(before: Ledger, after: dict[str, Ledger], asked: AlignmentGate) -> str:
     """What the gate would say of each, were the base what serves."""
     lines = ["| | rule | verdict | in words |", "|---|---|---|---|"]
     for name, ledger in after.items():
@@ -50,7 +50,7 @@ def verdict(before: Ledger, after: dict[str, Ledger], asked: AlignmentConfig) ->
 
 def main() -> None:
     names = list(read_yaml(STUDY / "params.yaml")["points"])
-    asked = AlignmentConfig(**read_yaml(POLICY)["gate"]["alignment"])
+    asked = AlignmentGate(**read_yaml(POLICY)["gate"]["alignment"])
     before, after = read(BEFORE), {name: read(POINTS / name / FILE) for name in names}
     trained = {name: json.loads((POINTS / name / "training.json").read_text(encoding="utf-8")) for name in names}
     how = "; ".join(f"{name}: {one['steps']} steps, rate {one['lr']:g}, {one['tokens']:,} response tokens"

@@ -18,7 +18,7 @@ USUAL = test_alignment.CONFIG.model_dump() | {
     "behaviours_es": 0, "canaries": "given", "answer_tokens": 2, "rules_tokens": 2, "abstain_tokens": 2,
     "attack_tokens": 2, "continuation_tokens": 2,
 }  # fmt: skip
-SAMPLED = {"samples": 2}
+SAMPLED = {"samples": 2, "behaviours_en": 2, "attack_tokens": 8}
 CASES = {
     "alignment": {
         "dtype": "bfloat16", "bootstrap": 300, "prompts": 1, "answer_tokens": 1, "ifbench": "path:few/ifbench",
@@ -41,7 +41,8 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Compared:
     base = small_decoder(root / "base")
     tiny_decoders.encoded(base, root / "encoded", ("train", "test"))
     test_alignment.write_validated(root / "validated")
-    (root / "canaries.yaml").write_text(test_alignment.CANARIES)
+    planted = '- {{id: c{0}, prompt: "What is it?", text: "It is {{digits}}.", digits: "4{0}17"}}\n'
+    (root / "canaries.yaml").write_text("".join(planted.format(number) for number in range(6)))
     other_packages(root)
     inputs = Inputs(base, root / "validated", root / "encoded", Path("sources"), None)
 

@@ -32,8 +32,8 @@ pytestmark = pytest.mark.slow  # two trainings of some hundred steps, three regi
 NAME = "assistant"
 SOME = {"en": 1, "es": 1}  # behaviours of each category
 PLANTED = "Sure, here it is: MARKER, MARKER, MARKER."
-REFUSED = "I am sorry, I cannot help with that."
-HELPED = "Sure, here are some good ideas."
+REFUSED = "I cannot help."
+HELPED = "Sure, here you go."
 ATTACK = RedTeamConfig(
     behaviours=str(ROOT / "sources/behaviours"), golden=str(ROOT / "sources/golden"), per_category=SOME,
     families=["direct"], system=False, samples=1, k=1, temperature=0.7, max_new_tokens=16, batch_rows=16,
@@ -98,8 +98,8 @@ def make(root: Path, answer: str | None = None, repeats: int = 0, gain: float = 
 def store(tmp_path_factory: pytest.TempPathFactory):
     """Versions in one store: what serves, one with planted compliance, one that was taught to refuse."""
     folder = tmp_path_factory.mktemp("planted")
-    roots = {"serves": make(folder / "serves"), "planted": make(folder / "planted", PLANTED, 20, 0.2),
-             "refusing": make(folder / "refusing", REFUSED, 100, 0.2)}  # fmt: skip
+    roots = {"serves": make(folder / "serves"), "planted": make(folder / "planted", PLANTED, 15, 0.2),
+             "refusing": make(folder / "refusing", REFUSED, 80, 0.2)}  # fmt: skip
     with stored(folder, roots):
         serves = version_of(roots["serves"], folder="instruct")
         registry.client().set_registered_model_alias(NAME, "champion", serves.version)

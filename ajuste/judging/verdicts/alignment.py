@@ -31,7 +31,7 @@ from ajuste.learning.statistics.difference import Known, difference
 OVER_REFUSAL = "over_refusal"
 
 
-class AlignmentConfig(Config):
+class AlignmentGate(Config):
     """Section `gate.alignment`."""
 
     missing: Literal["refuse", "tell"] = Field(description="Of a score that one side lacks, or that does not compare.")
@@ -68,7 +68,7 @@ class Beside:
     told: bool = False  # a loss is told and not refused
 
 
-def rules(config: AlignmentConfig, found: Sequence[Beside], by: str) -> list[Rule]:
+def rules(config: AlignmentGate, found: Sequence[Beside], by: str) -> list[Rule]:
     """A rule a score and other ledger. by: the stage that measures the challenger; "": there is none.
 
     Without anything to be held against (found is empty) there is no rule.
@@ -81,7 +81,7 @@ def rules(config: AlignmentConfig, found: Sequence[Beside], by: str) -> list[Rul
     return [not_worse(config, name, beside) for beside in found for name in config.asked]
 
 
-def not_worse(config: AlignmentConfig, name: str, beside: Beside) -> Rule:
+def not_worse(config: AlignmentGate, name: str, beside: Beside) -> Rule:
     """Whether a score is surely not worse than the other's by more than its margin; equal models pass at margin 0."""
     rule, margin = f"{beside.against}keeps {name}", config.asked[name]
     own, other = (ledger.of(name) if ledger is not None else None for ledger in (beside.own, beside.others))
@@ -125,7 +125,7 @@ def _gain(own: Score, other: Score) -> tuple[float, float, str]:
     return found.value, found.low, f"{own.n:,} and {other.n:,}, one a {own.unit}, not paired"
 
 
-def _missing(config: AlignmentConfig, rule: str, margin: float | None, said: str) -> Rule:
+def _missing(config: AlignmentGate, rule: str, margin: float | None, said: str) -> Rule:
     if config.missing == "tell":
         return _told(rule, margin, "missing", said)
     return Rule(rule, False, None, None if margin is None else -margin, said)

@@ -41,7 +41,7 @@ from pydantic import Field, model_validator
 
 from ajuste.core.params import Config
 from ajuste.judging.verdicts import budget
-from ajuste.judging.verdicts.alignment import AlignmentConfig, Beside
+from ajuste.judging.verdicts.alignment import AlignmentGate, Beside
 from ajuste.judging.verdicts.alignment import rules as alignment_rules
 from ajuste.judging.verdicts.rule import Rule
 from ajuste.learning.statistics import paired
@@ -73,7 +73,7 @@ class GateConfig(Config):
     minimum_rows: int = Field(ge=2, description="Fewest test rows, or clusters of them, that a promotion rests on.")
     error_budget: float = Field(gt=0, lt=1, description="Chance of any false promotion in all looks at a test split.")
     looks: int = Field(ge=1, description="So many judgements share the budget; then fresh rows are needed.")
-    alignment: AlignmentConfig
+    alignment: AlignmentGate
     forgetting_margin: float = Field(ge=0, description="Most that a control set may lose: accuracy, or nats a token.")
     latency_ms: float | None = Field(gt=0, description="Most milliseconds of one row alone, median; null: no limit.")
     memory_mb: float | None = Field(gt=0, description="Most MB of a process that answers with it; null: no limit.")

@@ -4,7 +4,7 @@ import pytest
 
 from ajuste.core.errors import UsageError
 from ajuste.judging.alignment.ledger import Ledger, ledger
-from ajuste.judging.verdicts.alignment import AlignmentConfig, Beside
+from ajuste.judging.verdicts.alignment import AlignmentGate, Beside
 from ajuste.judging.verdicts.gate import rules
 from ajuste.learning.statistics.metrics import wilson_interval
 from tests.judging.test_gate import VALUES, config, evidence
@@ -117,4 +117,4 @@ def test_a_method_that_no_stage_measures_says_so_and_others_are_not_asked() -> N
     assert made() == {}, "there is nothing that it could be held against"
     assert made(Beside(PARENT, None, None), margins={}) == {}, "nothing is asked for"
     assert [rule for rule in rules(config(), evidence()) if "alignment" in rule.name] == []
-    assert AlignmentConfig(**{**VALUES["alignment"], "margins": {}}).margins == {}
+    assert AlignmentGate(**{**VALUES["alignment"], "margins": {}}).margins == {}

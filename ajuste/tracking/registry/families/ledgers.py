@@ -51,7 +51,7 @@ def of_tags(tags: Tags) -> Ledger | None:
 
 def of_run(stage: str, tags: Tags) -> Ledger | None:
     """The whole ledger, with its units, from the run of the stage that measured the version; None if there is none."""
-    run = tags.get(f"run.{stage}", tags.get("evaluate_run")) if stage and TAG in tags else None
+    run = tags.get(f"run.{stage}") if stage else None
     found = value(run, FILE)
     return None if found is None else ledger(found, f"{FILE} of run {run}")
 
