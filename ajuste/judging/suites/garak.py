@@ -45,7 +45,7 @@ def command(target: Target, wanted: Sequence[str], limit: int, work: Path) -> li
     settings = {
         "system": {"lite": False, "parallel_attempts": False, "narrow_output": True},
         "run": {"seed": SEED, "generations": 1, "soft_probe_prompt_cap": limit,
-                "spec": ",".join(f"probes.{one}" for one in wanted)},
+                "spec": {"include": [f"probes.{one}" for one in wanted], "exclude": []}},
         "plugins": {"target_type": kind, "target_name": name, "extended_detectors": False, "generators": own},
         "reporting": {"report_dir": str(work.resolve()), "report_prefix": "garak",
                       "confidence_interval_method": "none"},

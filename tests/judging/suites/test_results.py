@@ -123,7 +123,7 @@ def test_garak_is_told_to_stay_on_this_machine_and_small(tmp_path: Path) -> None
     own = settings["plugins"]["generators"]["openai"]["OpenAICompatible"]
     assert own["uri"] == "http://127.0.0.1:8000/v1/" and own["temperature"] == 0
     assert settings["run"] == {"seed": asked.SEED, "generations": 1, "soft_probe_prompt_cap": 5,
-                               "spec": "probes.phrasing.PastTense,probes.encoding.InjectBase64"}
+                               "spec": {"include": [f"probes.{one}" for one in WANTED], "exclude": []}}
     assert not settings["plugins"]["extended_detectors"] and settings["plugins"]["target_name"] == "assistant/3"
 
 
