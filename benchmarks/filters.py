@@ -297,8 +297,9 @@ def main() -> None:
     parser.add_argument("--planted", type=int, default=200, help="texts of each kind")
     parser.add_argument("--tokens", type=int, default=200, help="of the input whose latency is measured")
     parser.add_argument("--rounds", type=int, default=60, help="pairs of requests")
+    parser.add_argument("--threads", type=int, default=2, help="of torch")
     options = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(options.threads)
     before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as scratch:
         guard = guard_of(Path(scratch))
@@ -312,6 +313,7 @@ def main() -> None:
         characters=len(text), rounds=options.rounds, asked=asked, answered=answered, each=answered / len(pieces),
         plain=statistics.median(plain), filtered=statistics.median(filtered), added=statistics.median(added),
         list=PROFANITY.rpartition("/")[2], machine=platform.machine(), cores=os.cpu_count(), torch=torch.__version__,
+        threads=options.threads,
         before=before, after=os.getloadavg()[0],
     ))  # fmt: skip
 
@@ -350,8 +352,8 @@ the path leaks nothing of these forms, and nothing about forms that it does not 
 ## Latency
 
 {tokens} tokens of input ({characters} characters, with dates and amounts), one token of answer, all kinds masked in
-input and output; {rounds} pairs of requests over HTTP on loopback. torch {torch}, 2 threads, {cores} cores ({machine}).
-Load average before the run {before:.1f}, after it {after:.1f}.
+input and output; {rounds} pairs of requests over HTTP on loopback. torch {torch}, threads {threads}, {cores} cores
+({machine}). Load average before the run {before:.1f}, after it {after:.1f}.
 
 | | median |
 |---|---:|

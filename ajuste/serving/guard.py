@@ -5,7 +5,7 @@
 
 A text may be split over turns: besides each turn alone, the turns of each role and all turns are looked at as if they
 were one text, joined without a blank and with one. An answer is looked at as the continuation of the turns before it.
-What is found in a turn alone is not made longer by its neighbour: `a@b.org` does not swallow the `Thanks` after it.
+An e-mail address that is whole in a turn is not made longer by its neighbour: it does not swallow the `Thanks` after it.
 An answer is filtered piece by piece (ajuste/rows/filters/stream.py); whole and streamed answers are the same text.
 
 What was caught stands in no error, no log and not in what `--log-requests` keeps: of a refused request nothing is kept,
@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 
 from ajuste.rows.filters.config import FilterConfig
 from ajuste.rows.filters.filters import Filter, made
-from ajuste.rows.filters.findings import Finding, masked
+from ajuste.rows.filters.findings import ENDLESS, Finding, masked
 from ajuste.rows.filters.stream import Stream
 from ajuste.serving.errors import Refusal
 
@@ -87,8 +87,8 @@ def findings(filter: Filter, texts: Sequence[str], roles: Sequence[str]) -> list
     for group in {tuple(some) for some in [*groups, range(len(texts))] if len(some) > 1}:
         for join in JOINS:
             for parts in _over(filter, [texts[i] for i in group], join):
-                if not any(other.kind == one.kind and other.start < one.end and one.start < other.end
-                           for i, one in parts for other in alone[group[i]]):  # fmt: skip
+                if not any(one.kind in ENDLESS and other.kind == one.kind and other.start < one.end
+                           and one.start < other.end for i, one in parts for other in alone[group[i]]):  # fmt: skip
                     for i, one in parts:
                         found[group[i]].add(one)
     return [sorted(some, key=lambda one: one[1:]) for some in found]

@@ -1,20 +1,19 @@
 """The server's filters: every turn, texts split over turns and over the pieces of an answer, refused or masked."""
 
 import json
-import re
 
 import pytest
 from starlette.testclient import TestClient
 
-from ajuste.models import decoder
 from ajuste.rows.filters.config import FilterConfig
+from ajuste.serving import generation as engine
 from ajuste.serving import guard as guards
 from ajuste.serving.app import make_app
 from ajuste.serving.errors import Refusal
 from ajuste.serving.guard import Guard
 from ajuste.serving.request_log import RequestLog
 from tests.made.tiny_decoders import ASKED
-from tests.serving.test_generation import right, user
+from tests.serving.test_generation import user
 
 CARD, PHRASE = "4111 1111 1111 1111", "the launch code is blue"
 KINDS = ["email", "phone", "card", "iban", "national_id", "ip"]
@@ -116,12 +115,17 @@ def test_an_empty_policy_is_no_guard(tmp_path):
 # --- the server -----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def said(speakers):
-    """What the model of `assistant` says to ASKED[0], greedy, and words of it that no other word surrounds."""
-    text, _ = right(*decoder.load(speakers["merged"])[:2], user(ASKED[0]))
-    words = re.findall(r"\w+", text)
-    return text, " ".join(words[2:4])
+@pytest.fixture
+def says(monkeypatch):
+    """What the model answers, whatever it is asked, token by token."""
+    def script(text):
+        def choose(row, logits, largest):
+            ids = row.served.tokenizer(text, add_special_tokens=False)["input_ids"]
+            return ids[row.count] if row.count < len(ids) else row.served.tokenizer.eos_token_id
+
+        monkeypatch.setattr(engine.Row, "choose", choose)
+
+    return script
 
 
 def web(both, guard, requests=None):
@@ -129,7 +133,8 @@ def web(both, guard, requests=None):
 
 
 def chat(client, text=ASKED[0], **more):
-    return client.post("/v1/chat/completions", json={"messages": user(text), "max_tokens": 16, "temperature": 0} | more)
+    asked = {"messages": user(text), "max_tokens": 200, "temperature": 0}
+    return client.post("/v1/chat/completions", json=asked | more)
 
 
 def pieces(answer):
@@ -139,36 +144,37 @@ def pieces(answer):
     return text, [choice["finish_reason"] for choice in choices if choice["finish_reason"]]
 
 
-def test_a_refused_answer_ends_before_it_whole_and_streamed(both, tmp_path, said):
-    text, phrase = said
-    guard = Guard(config(tmp_path, [phrase], output_refuse=["phrase"]))
+def test_a_refused_answer_ends_before_it_whole_and_streamed(both, tmp_path, says):
+    says(f"Well, {PHRASE} today.")
+    guard = Guard(config(tmp_path, output_refuse=["phrase"]))
     with web(both, guard) as client:
         (choice,) = (whole := chat(client).json())["choices"]
-        before = text[: re.search(re.sub(" ", r"\\W+", phrase), text).start()]
-        assert (choice["message"]["content"], choice["finish_reason"]) == (before, "content_filter")
-        assert whole["usage"]["completion_tokens"] >= 1
-        assert pieces(chat(client, stream=True)) == (before, ["content_filter"])
+        assert (choice["message"]["content"], choice["finish_reason"]) == ("Well, ", "content_filter")
+        assert whole["usage"]["completion_tokens"] < 200
+        assert pieces(chat(client, stream=True)) == ("Well, ", ["content_filter"])
         assert client.get("/health").json()["filtered"] == {"output.phrase": 2}
         assert chat(client, logprobs=True).json()["error"]["param"] == "logprobs"
 
 
-def test_a_masked_answer(both, tmp_path, said):
-    text, phrase = said
-    with web(both, Guard(config(tmp_path, [phrase], output_mask=["phrase"]))) as client:
-        found = re.search(re.sub(" ", r"\\W+", phrase), text)
-        wanted = f"{text[: found.start()]}<PHRASE>{text[found.end() :]}"
-        if phrase not in text[found.end() :]:
-            assert chat(client).json()["choices"][0]["message"]["content"] == wanted
-        assert pieces(chat(client, stream=True))[0] == chat(client).json()["choices"][0]["message"]["content"]
+@pytest.mark.parametrize("stop", [[], ["Yes"]])
+def test_a_masked_answer(both, tmp_path, says, stop):
+    says(f"It is {CARD} or ana@example.com. Yes, it is")
+    with web(both, Guard(config(tmp_path, output_mask=["card", "email"]))) as client:
+        wanted = "It is <CARD> or <EMAIL>. " + ("" if stop else "Yes, it is")
+        (choice,) = chat(client, stop=stop).json()["choices"]
+        assert (choice["message"]["content"], choice["finish_reason"]) == (wanted, "stop")
+        assert pieces(chat(client, stop=stop, stream=True)) == (wanted, ["stop"])
+        short = chat(client, max_tokens=12).json()["choices"][0]
+        assert short["finish_reason"] == "length"
 
 
-def test_without_findings_answers_are_what_they_were(both, tmp_path, said):
-    guard = Guard(config(tmp_path, output_mask=KINDS, input_mask=KINDS))
-    with web(both, guard) as client:
-        for stream in (False, True):
-            answer = chat(client, stream=stream)
-            text = pieces(answer)[0] if stream else answer.json()["choices"][0]["message"]["content"]
-            assert text == said[0]
+def test_without_findings_answers_are_what_they_were(both, tmp_path, says):
+    text = "In 1998, 12 people (of 30) went.\n\n\tIt was  fine; é, 电话, 😀 x@ y.z +1"
+    says(text)
+    with web(both, Guard(config(tmp_path, output_mask=KINDS, input_mask=KINDS))) as client, web(both, None) as plain:
+        for one in (client, plain):
+            assert chat(one).json()["choices"][0]["message"]["content"] == text
+            assert pieces(chat(one, stream=True)) == (text, ["stop"])
 
 
 def test_a_refused_request_is_an_error_in_openais_shape_and_is_not_kept(both, tmp_path):
@@ -181,13 +187,14 @@ def test_a_refused_request_is_an_error_in_openais_shape_and_is_not_kept(both, tm
         assert error["code"] == "content_filter" and error["type"] == "invalid_request_error"
         assert "blue" not in answer.text
         assert client.post("/v1/completions", json={"prompt": PHRASE}).status_code == 400
-        assert chat(client, "Mail ana@example.com now").status_code == 200
+        assert chat(client, "Mail ana@example.com now", max_tokens=4).status_code == 200
     (line,) = (tmp_path / "log/assistant.jsonl").read_text().splitlines()
     assert json.loads(line)["text"] == "Mail <EMAIL> now"
 
 
 def test_the_masked_prompt_is_what_the_model_reads(both, tmp_path):
     with web(both, Guard(config(tmp_path, input_mask=["email"]))) as client, web(both, None) as plain:
-        one, other = chat(client, "Mail ana@example.com now"), chat(plain, "Mail <EMAIL> now")
+        one, other = (chat(web, text, max_tokens=4)
+                      for web, text in ((client, "Mail ana@example.com now"), (plain, "Mail <EMAIL> now")))
         assert one.json()["choices"] == other.json()["choices"]
         assert one.json()["usage"] == other.json()["usage"]
