@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from torch import nn
 
 from ajuste.core.errors import UsageError
 from ajuste.core.params import Compute, read_yaml, typed
@@ -37,20 +38,22 @@ from studies.methods.shared import PARAMS, MethodsConfig
 from studies.policies import ARTIFACTS, GOLD, INSTRUCTIONS, PREFERENCES, REWARD, SFT, default
 from tasks.assistant.kept import KeptConfig, measure_config, measure_kept
 from tasks.best_of_n import DrawConfig, Folders, draw, read_samples
-from tasks.evaluate import policy
+from tasks.evaluate import policy, validation
 from tasks.forgetting import scores as forgetting
 
 RLAIF, VALIDATED = Path("studies/rlaif/params.yaml"), ARTIFACTS / "validated/preferences"
 
 
 class Answers(NamedTuple):
-    """Of each test prompt [P]: the answer's tokens and text, its scores, and the KL."""
+    """Of each test prompt [P]: the answer's tokens and text, its scores, and the KL; `sft`: the SFT model's texts to
+    the first prompts, which the judge of words compares."""
 
     responses: list[list[int]]
     texts: list[str]
     proxy: np.ndarray
     gold: np.ndarray
     kl: np.ndarray
+    sft: list[str]
 
 
 def test_prompts(study: MethodsConfig) -> policy.Prompts:
@@ -62,22 +65,21 @@ def answered(study: MethodsConfig, compute: Compute, folder: Path) -> Answers:
     """The answers of a whole decoder. Raises UsageError for a folder that is none."""
     config, prompts, device = _sampling(), test_prompts(study), compute.torch_device()
     try:
-        found = _respond(folder, prompts, config, compute)
+        model, found = _responses(folder, prompts, config, compute)
         if folder == SFT:
-            kl = np.zeros(len(prompts.ids))
+            kl, sft = np.zeros(len(prompts.ids)), found[: study.judged]
         else:
-            dtype = getattr(torch, config.dtype)
-            after, before = (decoder.load(one, dtype=dtype)[0].to(device) for one in (folder, SFT))
-            pad = load_tokenizer(SFT).pad_token_id
+            before, sft = _responses(SFT, validation.first(prompts, study.judged), config, compute)
             kl = divergence.distribution_kl(
-                after, before, prompts.ids, found, config.temperature, pad, config.batch_rows
-            ).numpy()
-        texts = policy.texts_of(prompts, found, load_tokenizer(SFT))
+                model, before, prompts.ids, found, config.temperature, load_tokenizer(SFT).pad_token_id,
+                config.batch_rows,
+            ).numpy()  # fmt: skip
+        texts, sft = (_texts(prompts, some) for some in (found, sft))
         gold = policy.score_gold(GOLD, {"": texts}, config.batch_rows, device)[""]
         proxy = policy.score_proxy(REWARD, prompts, {"": found}, config, device)[""]
     except ValueError as error:
         raise UsageError(str(error)) from None
-    return Answers(found, texts, proxy, gold, kl)
+    return Answers(found, texts, proxy, gold, kl, sft)
 
 
 def best(study: MethodsConfig, compute: Compute, work: Path) -> Answers:
@@ -90,6 +92,7 @@ def best(study: MethodsConfig, compute: Compute, work: Path) -> Answers:
         [found["response_ids"][i][j] for i, j in places], [found["text"][i][j] for i, j in places],
         *(np.array([found[name][i, j] for i, j in places]) for name in ("proxy", "gold")),
         np.array([best_of_n.measured_kl(scores, study.n) for scores in found["proxy"]]),
+        _texts(prompts, _responses(SFT, validation.first(prompts, study.judged), config, compute)[1]),
     )  # fmt: skip
 
 
@@ -97,21 +100,26 @@ def _sampling() -> policy.PolicyConfig:
     return default(policy.PolicyConfig, "evaluate", "ppo")
 
 
-def _respond(folder: Path, prompts: policy.Prompts, config: policy.PolicyConfig, compute: Compute) -> list[list[int]]:
+def _responses(
+    folder: Path, prompts: policy.Prompts, config: policy.PolicyConfig, compute: Compute
+) -> tuple[nn.Module, list[list[int]]]:
+    """The model, and its answers with the seed's noise."""
     model, tokenizer, _ = decoder.load(folder, dtype=getattr(torch, config.dtype))
     stop, pad = chat.end_of_turn(tokenizer), tokenizer.pad_token_id
-    return policy.respond(model.to(compute.torch_device()), prompts.ids, config.sampling(), stop, pad, compute.seed)
+    model = model.to(compute.torch_device())
+    return model, policy.respond(model, prompts.ids, config.sampling(), stop, pad, compute.seed)
+
+
+def _texts(prompts: policy.Prompts, found: list[list[int]]) -> list[str]:
+    return policy.texts_of(validation.first(prompts, len(found)), found, load_tokenizer(SFT))
 
 
 # --- the judge of words -----------------------------------------------------------------------------------------------
 
 
-def opinions(study: MethodsConfig, compute: Compute, texts: list[str]) -> list[dict]:
+def opinions(study: MethodsConfig, compute: Compute, said: Answers) -> list[dict]:
     """Of the first answers: {"id", "first", "second"}, P(it is better than the SFT model's) where it was shown first,
     and where second. Raises UsageError for a judge that there is not."""
-    prompts = policy.read_prompts(PREFERENCES, "test", min(study.judged, study.prompts))
-    said = _respond(SFT, prompts, _sampling(), compute)
-    before = policy.texts_of(prompts, said, load_tokenizer(SFT))
     asked = {row["row_id"]: row["prompt"] for row in pq.read_table(VALIDATED / "prompts_test.parquet").to_pylist()}
     values = read_yaml(RLAIF)
     if study.judge not in values["judges"]:
@@ -120,8 +128,8 @@ def opinions(study: MethodsConfig, compute: Compute, texts: list[str]) -> list[d
     words = typed(WordsConfig, {key: values[key] for key in WordsConfig.model_fields}, "rlaif")
     judge = judge_of(config, words, _sampling().dtype, compute)
     compared = [
-        Pair(row_id, asked[row_id], (after.strip(), sft.strip()))
-        for row_id, after, sft in zip(prompts.row_ids, texts[: len(before)], before, strict=True)
+        Pair(row_id, asked[row_id], (own.strip(), sft.strip()))
+        for row_id, own, sft in zip(test_prompts(study).row_ids, said.texts, said.sft, strict=False)
     ]
     return [
         {"id": pair.row_id, "first": opinion.first, "second": opinion.second}

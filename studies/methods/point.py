@@ -53,7 +53,7 @@ def main(method: str, seed: int) -> None:
         whole = _merged(adapter, work / "whole")
         said = answered(study, compute, whole)
         weights = lost(study, compute, method, whole, work)
-    heard = [] if method == SFT else opinions(study, compute, said.texts)
+    heard = [] if method == SFT else opinions(study, compute, said)
     write_json(path_of(method, seed), {
         "method": method, "seed": seed, "spent": vars(spent), "alarms": alarms, "rows": _rows(study, said),
         "distinct2": _distinct(said), "opinions": heard, "lost": weights,
