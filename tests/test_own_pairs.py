@@ -4,23 +4,16 @@ And study best-of-n on the same run: a registered version of rejection sampling,
 """
 
 import json
-import os
 import random
-import shutil
-import signal
-import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from tests.made.preference_files import ROWS, broken, triples
-from tests.made.projects import ajuste, environment, run, tiny_project
+from tests.made.projects import ajuste, kill_when, loaded, run, tiny_project
 
 PAIRS = 400
 TARGET = "assistant:dpo"
@@ -90,48 +83,8 @@ def test_the_study_registers_rejection_sampling_and_ends_with_the_same_bytes_aft
     lock = folder / "studies/best-of-n/dvc.lock"
     expected = yaml.safe_load(lock.read_text())  # a run that goes on writes its stages in another order
     lock.unlink()  # from the start again
-    _kill_when(folder, ("study", "best-of-n"), lambda: _loaded(folder, "studies.best-of-n.rejection"))
+    kill_when(folder, ("study", "best-of-n"), lambda: loaded(folder, "studies.best-of-n.rejection"))
     assert not (folder / "artifacts/adapters/rejection").exists()
     ajuste(folder, "study", "best-of-n")
     assert yaml.safe_load(lock.read_text()) == expected
     assert (folder / "artifacts/adapters/rejection/ajuste.json").is_file()
-
-
-def _kill_when(folder: Path, asked: tuple[str, ...], ready: Callable[[], bool]) -> None:
-    shutil.rmtree(folder / ".dvc/cache/runs", ignore_errors=True)  # or DVC would remember, and nothing would run
-    command = [sys.executable, "-m", "ajuste.cli.main", *asked]
-    process = subprocess.Popen(command, cwd=folder, env=environment(folder), stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
-    deadline = time.monotonic() + 600
-    while not ready():
-        assert process.poll() is None and time.monotonic() < deadline, "it ended before it could be killed"
-        time.sleep(0.02)
-    victims = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid),
-               *_processes(folder, "tasks."), *_processes(folder, "studies.")]  # fmt: skip
-    for victim in {one.pid for one in victims}:
-        try:
-            os.kill(victim, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-    process.wait()
-
-
-def _loaded(folder: Path, module: str) -> bool:
-    """Whether the module runs with its libraries in memory."""
-    try:
-        return any(process.memory_info().rss > 300e6 for process in _processes(folder, module))
-    except psutil.Error:  # it has ended
-        return False
-
-
-def _processes(folder: Path, module: str) -> list[psutil.Process]:
-    """Those that run a module of that project whose name begins so."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            line = process.cmdline()
-            if line[1:2] == ["-m"] and line[2].startswith(module) and process.cwd() == str(folder):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found

@@ -17,7 +17,7 @@ from ajuste.core.imports import ROOT
 from studies.methods import budget, compare, draw, page, shared
 from studies.methods.shared import MethodsConfig
 from tests.made.folders import contents
-from tests.made.projects import ajuste, tiny_project
+from tests.made.projects import ajuste, kill_when, loaded, run, tiny_project
 
 PARAMS = yaml.safe_load((ROOT / "studies/methods/params.yaml").read_text())
 STAGES = yaml.safe_load((ROOT / "studies/methods/dvc.yaml").read_text())["stages"]
@@ -288,8 +288,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_the_study_on_preset_tiny_ends_with_the_same_bytes_after_a_kill(project: Path) -> None:
-    from tests.test_own_pairs import _kill_when, _loaded
-
     done = ajuste(project, "study", "methods")
     assert "on this data" in done.stdout
     text = (project / "docs/measured/methods.md").read_text()
@@ -305,7 +303,7 @@ def test_the_study_on_preset_tiny_ends_with_the_same_bytes_after_a_kill(project:
     expected = yaml.safe_load(lock.read_text())
     lock.unlink()
     shutil.rmtree(points)
-    _kill_when(project, ("study", "methods"), lambda: _loaded(project, "studies.methods.point"))
+    kill_when(project, ("study", "methods"), lambda: loaded(project, "studies.methods.point"))
     ajuste(project, "study", "methods")
     assert yaml.safe_load(lock.read_text()) == expected  # metrics and picture are in it
     assert contents(points) == before
@@ -313,7 +311,5 @@ def test_the_study_on_preset_tiny_ends_with_the_same_bytes_after_a_kill(project:
 
 @pytest.mark.slow
 def test_a_point_that_there_is_not_is_one_line(project: Path) -> None:
-    from tests.made.projects import run
-
     done = run(project, sys.executable, "-m", "studies.methods.point", "ppo", "7", check=False)
     assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error: no point `ppo 7`")

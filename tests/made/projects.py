@@ -2,9 +2,15 @@
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+
+import psutil
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,3 +60,47 @@ print(json.dumps([{"id": r.info.run_id, "status": r.info.status, "tags": r.data.
 def mlflow_runs(project: Path) -> list[dict]:
     """Every MLflow run of the project: id, status, tags."""
     return json.loads(run(project, sys.executable, "-c", RUNS).stdout.strip().splitlines()[-1])
+
+
+# --- kill -9 ----------------------------------------------------------------------------------------------------------
+
+
+def kill_when(folder: Path, asked: tuple[str, ...], ready: Callable[[], bool]) -> None:
+    """Start a command of the project that DVC has no memory of, and kill -9 all of it as soon as it is ready for it."""
+    shutil.rmtree(folder / ".dvc/cache/runs", ignore_errors=True)  # or DVC would remember, and nothing would run
+    command = [sys.executable, "-m", "ajuste.cli.main", *asked]
+    process = subprocess.Popen(command, cwd=folder, env=environment(folder), stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
+    deadline = time.monotonic() + 600
+    while not ready():
+        assert process.poll() is None and time.monotonic() < deadline, "it ended before it could be killed"
+        time.sleep(0.02)
+    victims = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid),
+               *processes(folder, "tasks."), *processes(folder, "studies.")]  # fmt: skip
+    for victim in {one.pid for one in victims}:
+        try:
+            os.kill(victim, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    process.wait()
+
+
+def loaded(folder: Path, module: str) -> bool:
+    """Whether the module runs with its libraries in memory."""
+    try:
+        return any(process.memory_info().rss > 300e6 for process in processes(folder, module))
+    except psutil.Error:  # it has ended
+        return False
+
+
+def processes(folder: Path, module: str) -> list[psutil.Process]:
+    """Those that run a module of that project whose name begins so."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            line = process.cmdline()
+            if line[1:2] == ["-m"] and line[2].startswith(module) and process.cwd() == str(folder):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
