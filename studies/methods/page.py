@@ -48,7 +48,7 @@ def verdict(found: dict) -> str:
     else:
         start = f"**No method wins on this data: intervals overlap.** {NAMES[first]} is first, {at}."
     if open_:
-        start += f" It is not told from {listed([_beside(one) for one in open_])} ({bound}; {prompts} prompts)."
+        start += f" It is not told from {listed([_beside(one) for one in open_])}; {bound}, on {prompts} prompts."
         if clear := [NAMES[one["method"]] for one in others if one["told"]]:
             start += f" It is told from {listed(clear)}."
         start += _nearest(found["methods"], [first, *(one["method"] for one in open_)])
@@ -182,13 +182,13 @@ def page(found: dict, costs: dict, study: MethodsConfig) -> str:
     alarms = {NAMES[method]: sum(one["alarms"]) for method, one in found["methods"].items() if sum(one["alarms"])}
     rang = listed([f"{number} of {name}" for name, number in alarms.items()])
     words = next(one["win_words"] for method, one in found["methods"].items() if method != "sft")
+    seeds = f"{len(found['seeds'])} seed{'s' if len(found['seeds']) > 1 else ''}"
     return f"""# Seven ways from one SFT model
 
-Made by `ajuste study methods`; how and why: [methods.md](../methods.md). {len(found["seeds"])} seeds; every method
+Made by `ajuste study methods`; how and why: [methods.md](../methods.md). {seeds.capitalize()}; every method
 answers the same {found["prompts"]} test prompts, once a seed, and is held against the SFT model with that seed's noise.
 Figures are means over prompts and seeds. Brackets: 95 %, bootstrap over prompts; they hold for these trainings. Behind
-them the means of the seeds, lowest to highest: how much another training may differ, {len(found["seeds"])} seeds say
-only roughly.
+them the means of the seeds, lowest to highest: how much another training may differ, {seeds} can say but roughly.
 
 {verdict(found)}
 
