@@ -152,7 +152,7 @@ only_mutate = {files}
 pytest_add_cli_args = ["-m", "not slow", "-p", "no:cacheprovider", "--assert=plain"]
 pytest_add_cli_args_test_selection = {tests}
 timeout_multiplier = 2.0
-timeout_constant = 30.0
+timeout_constant = 10.0
 use_git_change_detection = false
 """
 # decorators that are plain functions of a function, so that `name = decorator(name)` says the same

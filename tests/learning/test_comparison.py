@@ -92,6 +92,10 @@ def test_equal_models_and_a_shift() -> None:
     assert gain(d + 1).lower == pytest.approx(gain(d).lower + 1)
     both = bounds(np.stack([d, d + 1], axis=1), np.ones((60, 1)), 0.025)[2]
     assert both.tolist() == pytest.approx([gain(d).lower, gain(d).lower + 1])
+    weights = np.stack([np.ones(60), np.arange(1.0, 61.0)], axis=1)
+    both = np.stack(bounds(np.stack([d, d], axis=1), weights, 0.025), axis=1)
+    alone = [gain(d, weights[:, k]) for k in (0, 1)]
+    assert both.ravel().tolist() == pytest.approx([x for g in alone for x in (g.value, g.error, g.lower)])
     levels = bounds(np.stack([d, d], axis=1), np.ones((60, 1)), np.array([0.025, 0.001]))[2]
     assert levels.tolist() == pytest.approx([gain(d).lower, gain(d, level=0.001).lower])
 
@@ -110,6 +114,7 @@ def test_all_rows_of_one_source_and_clusters_of_other_rows() -> None:
         gain(np.array([1.0, 2.0, 3.0]), clusters=["a"] * 3)
     with pytest.raises(ValueError, match="2 clusters of 3 rows"):
         gain(np.array([1.0, 2.0, 3.0]), clusters=["a", "b"])
+    assert gain(np.array([1.0, 2.0, 3.0]), clusters=["a", "b", "b"]).clusters == 2, "two sources are enough"
 
 
 def test_no_true_difference_is_promoted_in_at_most_4_percent_and_5_points_are_seen() -> None:
@@ -193,3 +198,6 @@ def test_refusals_in_full() -> None:
     with pytest.raises(ValueError, match=r"one number a row, not \(2, 1\) and \(2, 1\)$"):
         gain(np.ones((2, 1)))
     assert gain([1, 2]).value == 1.5 and gain([1, 3], [1, 1]).rows == 2
+    rng = np.random.default_rng(6)
+    d, weights = rng.normal(0.3, 1, 40).astype(np.float32), rng.uniform(1, 2, 40).astype(np.float32)
+    assert gain(d) == gain(d.astype(float)) and gain(d.astype(float), weights) == gain(d, weights.astype(float))
