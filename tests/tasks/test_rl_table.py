@@ -359,7 +359,9 @@ def test_the_record_is_what_happened(calm: tuple, tmp_path: Path) -> None:
     said = r"^update 2 was not recorded: there are 1, 3 \(`record` in the stage's section of params.yaml\)$"
     with pytest.raises(UsageError, match=said):
         recorder.read(folder, 2)
-    said = r"holds no recorded update: set `record` in the stage's section of params.yaml and run the stage$"
+    assert json.loads((folder / "flight/update-0003.json").read_text()).keys() == {"update", "row", "settings"}
+    said = (f"^{tmp_path}/flight holds no recorded update: set `record` in the stage's section of params.yaml and run "
+            "the stage$")  # fmt: skip
     with pytest.raises(UsageError, match=said):
         recorder.read(tmp_path, 1)
     flight = tmp_path / "flight"
