@@ -5,6 +5,7 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -103,6 +104,50 @@ def test_of_a_largest_figure_the_row_has_the_largest_of_all_parts_and_steps() ->
     assert new.shape == (6, 1) and torch.equal(new[:2], log_probs[:2]) and not torch.equal(new[4:], log_probs[4:])
     assert set(row) == {"loss", "policy_loss", "nats", "highest", "lowest", "grad_norm", "first_ratio_error",
                         "first_nats", "lr"}  # fmt: skip
+
+
+def one_step(world: World, moved: float = 0.0) -> dict[str, float]:
+    """The row of one step over two episodes, the second a token shorter; their old log-probs lie `moved` lower."""
+    one, algorithm = Bigram(), Reinforce(2)
+    mask = torch.tensor([[True, True], [True, False]])
+    found = Episodes([[1, 0], [1, 3]], torch.tensor([[4, 5], [3, 0]]), mask, mask[:, 1], scores=torch.tensor([1.0, 0]))
+    log_probs, entropy, _ = one.policy_and_values(*found.batch(), 1.0)
+    reference = one.reference(*found.batch(), 1.0)
+    found = replace(found, log_probs=log_probs.detach() - moved * mask, reference=reference, entropy=entropy)
+    optimiser = Adam([{"params": [one.policy]}, {"params": [one.value]}], 0.1)
+    state = State(one, optimiser, kl.Beta(0.1, "fixed", 1.0, 1), torch.Generator(), world)
+    found, settings = algorithm.targets(found, 0.0, lambda x: x), config(**{**USUAL, "micro_rows": 2})
+    return learn(state, algorithm, found, settings, world, lambda epoch: [torch.arange(2)], 0.01, None)[0]
+
+
+def test_the_first_ratio_is_that_of_the_tokens_that_there_are() -> None:
+    """Beside a response that is shorter: what stands behind its end has no ratio."""
+    assert one_step(World(CPU))["first_ratio_error"] == 0.0
+    assert one_step(World(CPU), 0.25)["first_ratio_error"] == pytest.approx(np.expm1(0.25), rel=1e-5)
+
+
+def test_a_step_is_made_with_the_gradients_of_all_processes() -> None:
+    class Both(World):
+        """The other process has the same gradient."""
+
+        def add_gradients(self, parameters: list) -> None:
+            for parameter in parameters:
+                if parameter.grad is not None:
+                    parameter.grad *= 2
+
+    alone = one_step(World(CPU))["grad_norm"]
+    assert alone > 0.1 and one_step(Both(CPU))["grad_norm"] == pytest.approx(2 * alone)
+
+
+def test_targets_are_whitened_over_the_steps_of_all_processes() -> None:
+    """The other one has the same episodes: as if each stood there twice, and 2 n - 1 is not 2 (n - 1)."""
+    algorithm = config(**{**USUAL, "unbiased": True, "whiten_rewards": True}).algorithm()
+    some = replace(episodes(), values=torch.tensor([[0.5, -1.0, 2.0, 0.1], [1.5, 0.2, 0.0, 0.0]]))
+    found = algorithm.targets(some, 0.3, lambda sums: 2 * sums)
+    both = algorithm.targets(some.rows(torch.tensor([0, 1, 0, 1])), 0.3, lambda sums: sums)
+    for name in ("rewards", "advantages", "returns"):
+        assert torch.allclose(getattr(found, name), getattr(both, name)[:2], atol=1e-6), name
+    assert not torch.allclose(found.advantages, algorithm.targets(some, 0.3, lambda sums: sums).advantages, atol=1e-2)
 
 
 def test_items_of_a_minibatch() -> None:
