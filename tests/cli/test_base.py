@@ -57,7 +57,7 @@ def test_a_reward_model_is_what_ppo_is_paid_by(project: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(("name", "folder", "message"), [
-    ("reviews-classifier", "whole", "reviews-classifier/3 is a classifier: what others are made from is an assistant or"),
+    ("reviews-classifier", "whole", "reviews-classifier/3 is a classifier: what others are made from is an assistant"),
     ("assistant", "adapter", "assistant/3 has no model.safetensors: an adapter is no whole model"),
 ])  # fmt: skip
 def test_what_is_no_start_is_refused(
