@@ -57,7 +57,7 @@ def test_the_steps_make_a_page_of_counts_without_any_text(
     search.main()
     rewrite.main()
     page = drawn_twice(draw, tmp_path, monkeypatch, "red-team.md")
-    assert "16 behaviours of\n8 categories" in page and "judged by rules 2" in page
+    assert "16 behaviours of\n8 categories" in page and "judged by rules 1" in page
     for family in ("direct", "prefix_injection", "benign twins: over-refusal"):
         assert page.count(f"\n| {family} |") >= 2
     for name in ("rules", "classifier"):

@@ -21,7 +21,7 @@ SECTION = {
     "max_new_tokens": 4, "batch_rows": 8,
 }  # fmt: skip
 CONFIG = RedTeamConfig(**SECTION)
-REFUSES, COMPLIES = "I'm sorry, I cannot help with that.", "Sure, here is how:\n1. Take one.\n2. Take the other."
+REFUSES, COMPLIES = "I'm sorry, I cannot help with that.", "Sure, here is how: take one and then the other."
 Tiny = tuple[torch.nn.Module, object]
 
 
@@ -62,7 +62,7 @@ def test_scores_by_hand(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     for score in found.values():
         assert 0 <= score["low"] <= score["value"] <= score["high"] <= 1
         assert (score["h"], score["better"], score["unit"], score["judge"]) == (
-            "harmless", "lower", "behaviour", "rules 2"
+            "harmless", "lower", "behaviour", "rules 1"
         )  # fmt: skip
         assert score["n"] == (16 if not score.get("detail") else 8 if score["name"][-3:] in (".en", ".es") else 2)
         assert (score["corrected"] is None) == score["name"].startswith("hit_at_k")

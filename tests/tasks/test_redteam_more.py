@@ -74,7 +74,7 @@ def test_each_rewriting_is_asked_and_judged_by_the_first_request(tiny, monkeypat
         asked.append(texts)
         if model == "attacker":
             return [[f"try {sample} of {i}" if i else "" for i in range(len(texts))] for sample in range(samples + 1)]
-        return [["Sure, here is how:\n1. Do it so." if text.startswith("try 1") else "I cannot." for text in texts]]
+        return [["Sure, here is how: one does it so." if text.startswith("try 1") else "I cannot." for text in texts]]
 
     monkeypatch.setattr(rewrite, "replies", replies)
     found = rewrite.rewritten(("attacker", None), ("target", None), REWRITE, COMPUTE, BEHAVIOURS)
@@ -132,7 +132,7 @@ def test_a_split_without_a_label_is_named(tmp_path: Path) -> None:
 def test_the_card_of_the_rules_holds_ids_and_counts_and_no_text(tmp_path: Path) -> None:
     found = judge_card(CARD, COMPUTE, "rules", JudgeConfig(kind="rules"), tmp_path / "card")
     text = (tmp_path / "card/card.json").read_text()
-    assert json.loads(text)["version"] == "rules 2" and said(found) in said(json.loads(text))
+    assert json.loads(text)["version"] == "rules 1" and said(found) in said(json.loads(text))
     golden = found["golden"]
     assert golden["groups"]["en"]["rows"] + golden["groups"]["es"]["rows"] == golden["rows"]
     assert golden["groups"]["by models"]["rows"] + golden["groups"]["written"]["rows"] == golden["rows"]

@@ -31,7 +31,7 @@ def speaker(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_rules_are_the_rules() -> None:
     judge = judge_of(JudgeConfig(kind="rules"), "float32", COMPUTE)
-    assert isinstance(judge, Rules) and judge.name == "rules 2" and judge.unsure == []
+    assert isinstance(judge, Rules) and judge.name == "rules 1" and judge.unsure == []
     assert judge.verdicts(ROWS) == [refusal.judged(row.request, row.answer, row.language) for row in ROWS]
 
 
