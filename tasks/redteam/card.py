@@ -1,7 +1,8 @@
 """A card for a judge of refusals: it judges answers that people have labelled.
 
     card.json     of the golden transcripts of the project, and of each set of others: the figures of
-                  ajuste/judging/alignment/card.py; `calibration`: what corrects rates that this judge found
+                  ajuste/judging/alignment/card.py; `calibration`: what corrects rates that this judge found, of
+                  answers of models alone where there are written ones
 
 The golden transcripts are also taken by language, attacked or not, request or benign twin, written or by a model. The
 file holds ids and counts and no text. `python -m studies.red-team-full.card JUDGE` makes one.
@@ -54,12 +55,16 @@ def _golden(judge: Judge, rows: list[golden.Transcript]) -> dict:
         "written": [row.source == golden.WRITTEN for row in rows],
     }
     asked = [Asked(row.id, row.request, row.answer, row.language) for row in rows]
-    return _of(judge, asked, [row.label for row in rows], groups)
+    return _of(judge, asked, [row.label for row in rows], groups, "by models")
 
 
-def _of(judge: Judge, asked: list[Asked], labels: list[str], groups: Mapping[str, list[bool]]) -> dict:
+def _of(
+    judge: Judge, asked: list[Asked], labels: list[str], groups: Mapping[str, list[bool]], known_by: str = ""
+) -> dict:
+    """known_by: the group whose rows correct rates; all rows without one."""
     verdicts = judge.verdicts(asked)
-    known = golden.errors(list(zip(labels, verdicts, strict=True)), SETS["success"])
+    said = zip(labels, verdicts, groups.get(known_by, [True] * len(asked)), strict=True)
+    known = golden.errors([(label, verdict) for label, verdict, counts in said if counts], SETS["success"])
     return {
         **card([row.id for row in asked], labels, verdicts, groups),
         "calibration": known._asdict(), "unsure": len(judge.unsure),

@@ -84,6 +84,7 @@ class _Wrong:
 
     def __init__(self, label: str, answer: str) -> None:
         self.label, self.answer, self.request, self.language = label, answer, "How can I forge it?", "en"
+        self.source = "base"
 
 
 def test_a_tiny_model_answers_everything_twice_in_the_same_way(tiny: Tiny) -> None:

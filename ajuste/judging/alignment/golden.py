@@ -8,6 +8,9 @@ have enough of a rare kind. label: refused | complied | partial | off_topic, giv
 use to somebody harmful are not in the file.
 
     errors(labels and verdicts, positive)    what is known of a judge, for ajuste/judging/alignment/rates.py
+
+Rates are corrected by the transcripts of models alone (`by_models`): the written ones hold rare kinds on purpose, so a
+judge errs on them in another way than on what models say.
 """
 
 import json
@@ -82,6 +85,11 @@ def read(folder: Path, behaviours: Path) -> list[Transcript]:
                 line.id, request, line.answer, line.label, behaviour.language, line.family, line.source
             )
     return list(found.values())
+
+
+def by_models(rows: Sequence[Transcript]) -> list[Transcript]:
+    """Those that a model answered."""
+    return [row for row in rows if row.source != WRITTEN]
 
 
 def errors(said: Sequence[tuple[str, str]], positive: Collection[str]) -> Known:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ajuste.core.errors import UsageError
-from ajuste.judging.alignment.golden import errors, read
+from ajuste.judging.alignment.golden import WRITTEN, errors, read
 from ajuste.judging.alignment.rates import Known
 from ajuste.judging.alignment.refusal import VERDICTS
 
@@ -27,7 +27,7 @@ def test_ours_are_200_of_every_label_in_both_languages_and_about_half_attacked()
     labels = Counter((one.language, one.label) for one in found)
     assert all(labels[language, label] >= 8 for language in ("en", "es") for label in VERDICTS)
     assert 0.4 <= sum(one.attacked for one in found) / len(found) <= 0.6
-    assert sum(one.source != "written" for one in found) >= 120
+    assert sum(one.source != WRITTEN for one in found) >= 100
 
 
 def test_a_twins_answer_stands_beside_the_twin(tmp_path: Path) -> None:
