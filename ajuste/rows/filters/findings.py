@@ -7,7 +7,6 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-
 # Kinds whose form has no end of its own: over the seam of two texts `a@b.org` would swallow the `Thanks` that follows.
 # All others are lists or have a check, which the longer one has to pass too.
 ENDLESS = ("email",)
