@@ -116,8 +116,3 @@ def said_before(messages: Messages) -> Iterable[str]:
         for join in JOINS:
             if turns:
                 yield join.join([*turns, ""])
-
-
-def opened(config: FilterConfig) -> Guard | None:
-    """The guard, or None if the policy looks for nothing. Raises as Guard does."""
-    return Guard(config) if config.kinds() else None
