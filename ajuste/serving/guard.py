@@ -5,7 +5,7 @@
 
 A text may be split over turns: besides each turn alone, the turns of each role and all turns are looked at as if they
 were one text, joined without a blank and with one. An answer is looked at as the continuation of the turns before it.
-An e-mail address that is whole in a turn is not made longer by its neighbour: it does not swallow the `Thanks` after it.
+An e-mail address that is whole in a turn is not made longer by the next one: it does not swallow the `Thanks` there.
 An answer is filtered piece by piece (ajuste/rows/filters/stream.py); whole and streamed answers are the same text.
 
 What was caught stands in no error, no log and not in what `--log-requests` keeps: of a refused request nothing is kept,
@@ -116,8 +116,3 @@ def said_before(messages: Messages) -> Iterable[str]:
         for join in JOINS:
             if turns:
                 yield join.join([*turns, ""])
-
-
-def opened(config: FilterConfig) -> Guard | None:
-    """The guard, or None if the policy looks for nothing. Raises as Guard does."""
-    return Guard(config) if config.kinds() else None

@@ -1,13 +1,17 @@
 """The server's filters: every turn, texts split over turns and over the pieces of an answer, refused or masked."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
 
+from ajuste.cli.models.serve import opened_guard
+from ajuste.core.errors import UsageError
+from ajuste.core.imports import ROOT
 from ajuste.rows.filters.config import FilterConfig
 from ajuste.serving import generation as engine
-from ajuste.serving import guard as guards
 from ajuste.serving.app import make_app
 from ajuste.serving.errors import Refusal
 from ajuste.serving.guard import Guard
@@ -104,8 +108,21 @@ def test_an_answer_goes_on_what_was_said(strict):
     assert stream.push("Hello") + stream.end() == "Hello"
 
 
-def test_an_empty_policy_is_no_guard(tmp_path):
-    assert guards.opened(config(tmp_path)) is None
+def test_a_policy_without_kinds_and_a_folder_without_policy_filter_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert opened_guard() == (None, "")
+    shutil.copy(ROOT / "policy.yaml", "policy.yaml")
+    assert opened_guard() == (None, ""), "off by default"
+    text = Path("policy.yaml").read_text().replace("mask: []", "mask: [email]", 1)
+    Path("policy.yaml").write_text(text)
+    guard, told = opened_guard()
+    assert told == "input masks email" and guard.asked(["ana@example.com"]) == ["<EMAIL>"]
+    Path("policy.yaml").write_text(text.replace("[email]", "[emails]"))
+    with pytest.raises(UsageError, match="no filter `emails`"):
+        opened_guard()
+
+
+def test_what_is_not_looked_for_passes(tmp_path):
     guard = Guard(config(tmp_path, input_mask=["email"]))
     assert guard.answer(turns("Hi")) is None
     guard = Guard(config(tmp_path, output_mask=["email"]))

@@ -10,6 +10,7 @@ import typer
 from ajuste.cli.models.names import errors_told, open_models
 
 if TYPE_CHECKING:
+    from ajuste.serving.guard import Guard
     from ajuste.serving.loading import Served
 
 
@@ -38,16 +39,12 @@ def command(
     with Console(stderr=True).status("loading"):
         import uvicorn
 
-        from ajuste.judging.policy import policy
-        from ajuste.rows.filters.config import FilterConfig
-        from ajuste.serving import guard as guards
         from ajuste.serving.app import make_app
         from ajuste.serving.loading import RefusedModel, UnknownModel
         from ajuste.serving.request_log import RequestLog
         from ajuste.tracking.registry import registry
 
-        filters = policy("filters", FilterConfig)
-        guard = guards.opened(filters)
+        guard, filters = opened_guard()
         allowed, asked = chosen(names, registry.names())
         models = open_models(allowed, asked)
         for name in asked:
@@ -70,12 +67,26 @@ def command(
     if requests:
         typer.echo(f"texts are kept, redacted, in {home() / '.requests'}", err=True)
     if guard:
-        typer.echo(f"filters (policy.yaml): {filters.told()}", err=True)
+        typer.echo(f"filters (policy.yaml): {filters}", err=True)
     app = make_app(models, ["127.0.0.1", "localhost", "[::1]"] if loopback else ["*"], requests, guard)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5))
     with suppress(KeyboardInterrupt):
         server.run(sockets=[listening])
     typer.echo("stopped")
+
+
+def opened_guard() -> "tuple[Guard | None, str]":
+    """The filters that policy.yaml asks for, and what they do, in a line; none where a folder has no policy.yaml.
+    Raises UsageError or DataError for a section that is missing or wrong."""
+    from ajuste.judging.policy import POLICY, policy
+    from ajuste.rows.filters.config import FilterConfig
+
+    config = policy("filters", FilterConfig) if POLICY.exists() else None
+    if config is None or not config.kinds():
+        return None, ""
+    from ajuste.serving.guard import Guard
+
+    return Guard(config), config.told()
 
 
 def chosen(names: list[str] | None, registered: list[str]) -> tuple[list[str], list[str]]:

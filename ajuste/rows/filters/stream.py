@@ -7,8 +7,8 @@ may go on, the beginning of a phrase. So a card number that comes digit by digit
 Findings of `refuse` end the text before them; all others are masked.
 
 `before` are texts that the reader has in mind already, such as the turns before an answer: something that begins there
-and ends in the text is found too, and the part of it that stands in the text is refused or masked. An address
-that was whole before is not made longer by the text.
+and ends in the text is found too, and the part of it that stands in the text is refused or masked. An address that was
+whole before is not made longer by the text.
 """
 
 from collections.abc import Callable, Collection, Iterable
@@ -61,12 +61,12 @@ class Stream:
             return ""
         found = set()
         for head in self._heads:
-            whole = self._filter.find(head) if head else []
+            whole = [one for one in self._filter.find(head) if one.kind in ENDLESS] if head else []
             found |= {
                 Finding(one.kind, max(one.start - len(head), 0), one.end - len(head))
                 for one in self._filter.find(head + self._held)
                 if len(head) < one.end <= len(head) + upto
-                and not (one.kind in ENDLESS and any(other.kind == one.kind and other.end > one.start for other in whole))
+                and not any(other.kind == one.kind and other.end > one.start for other in whole)
             }
         text, self.refused = acted(self._held[:upto], found, self._refuse)
         if found and self._count:
