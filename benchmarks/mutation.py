@@ -141,7 +141,14 @@ FILES = {
     "tasks/rl/world.py": [f"{R}_world.py"],
     "tasks/rl/scores/kinds.py": ["tests/tasks/test_scores.py"],
     "tasks/rl/scores/practice.py": ["tests/tasks/test_scores.py"],
-    **{f"tasks/rl/{name}.py": TABLE for name in ("episodes", "learn", "loop", "ppo")},
+    "tasks/rl/episodes.py": [f"{R}_table.py::test_repeats_of_bigrams", f"{R}_steps.py",
+                             f"{R}_table.py::test_rows_of_episodes_are_those_of_every_tensor"],
+    "tasks/rl/loop.py": [f"{R}_table.py", f"{R}_world.py", f"{R}_steps.py", *(
+        f"{BY_HAND}::test_weights_and_figures_are_those_of_a_second_computation[{keys}]"
+        for keys in ("usual", "lr_schedule=cosine updates=4", "adam_eps=0.001 adam_eps_mode=tf", "minibatches=3",
+                     "kl_control=ziegler kl_target=0.2 kl_horizon=20 kl_estimator=k3 updates=3", "ptx=0.7 ptx_rows=3")
+    )],
+    **{f"tasks/rl/{name}.py": TABLE for name in ("learn", "ppo")},
 }  # fmt: skip
 
 CONFIG = """

@@ -217,6 +217,11 @@ def test_equal_scores_have_no_deviation_whatever_is_rounded() -> None:
     assert row["score_std"] == pytest.approx(0.0, abs=1e-8)
 
 
+def test_the_share_of_groups_that_teach_nothing_where_there_are_groups() -> None:
+    row = score.figures(replace(episodes(), flat=torch.tensor([True, False])), 0.2, 0.5, World(CPU))
+    assert row["flat_groups"] == 0.5
+
+
 def test_of_several_processes_means_are_over_all_episodes() -> None:
     """The other one has the same: sums twice as large, and twice as many."""
     class Two:

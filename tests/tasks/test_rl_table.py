@@ -411,10 +411,10 @@ def test_phases_are_timed_and_tokens_counted(tmp_path: Path) -> None:
 
 
 def test_repeats_of_bigrams() -> None:
-    responses = torch.tensor([[1, 2, 1, 2, 1], [1, 2, 3, 4, 5], [7, 7, 7, 9, 9], [3, 0, 0, 0, 0]])
-    mask = torch.arange(5) < torch.tensor([5, 5, 3, 1])[:, None]
-    found = repeats(Episodes([[0]] * 4, responses, mask, mask.any(1)))
-    assert found.tolist() == pytest.approx([2 / 4, 0.0, 1 / 2, 0.0])
+    responses = torch.tensor([[1, 2, 1, 2, 1], [1, 2, 3, 4, 5], [7, 7, 7, 9, 9], [3, 0, 0, 0, 0], [1, 2, 1, 3, 1]])
+    mask = torch.arange(5) < torch.tensor([5, 5, 3, 1, 5])[:, None]
+    found = repeats(Episodes([[0]] * 5, responses, mask, mask.any(1)))
+    assert found.tolist() == pytest.approx([2 / 4, 0.0, 1 / 2, 0.0, 0.0])
 
 
 def test_rows_of_episodes_are_those_of_every_tensor() -> None:
