@@ -89,8 +89,7 @@ def summarise(
 
     models: strategy -> folder of the classifier that is served. adapters: strategy -> folder of its adapter, for the
     strategies that have one. evaluated: folder with <strategy>.json and predictions.parquet. alignment: model -> folder
-    with its ledger.
-    Raises UsageError, naming the file, when an input is missing or is not JSON.
+    with its ledger. Raises UsageError, naming the file, when an input is missing or is not JSON.
     """
     proof = {strategy: _read(models[strategy] / "proof.json") for strategy in sorted(adapters)}
     trained = {strategy: adapters.get(strategy, folder) for strategy, folder in sorted(models.items())}

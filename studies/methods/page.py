@@ -177,6 +177,16 @@ def cost(costs: dict[str, list[dict | None]]) -> str:
     return table(["", "seconds", "seeds", "peak memory"], rows) + said
 
 
+def lost(found: dict, study: MethodsConfig) -> str:
+    """What each method lost since the SFT model, and how to read it."""
+    return f"""## What was lost
+
+{losses(found)}
+
+Since the SFT model; best of n has its weights and loses nothing. Above 0 is worse in displacement ({study.pairs} test
+comparisons), F (nats a token, or accuracy) and held-out loss; in brackets for how many seeds an interval excludes 0."""
+
+
 def page(found: dict, costs: dict, study: MethodsConfig) -> str:
     """docs/measured/methods.md."""
     alarms = {NAMES[method]: sum(one["alarms"]) for method, one in found["methods"].items() if sum(one["alarms"])}
@@ -226,12 +236,7 @@ both prefer it; where the order decided it is a half. The last column says how f
 At least: one-sided bound of the paired difference at level {found["told"]["level"]:.2g}. Told: above 0, and ahead with
 each seed. Would be seen: the least true difference that {found["prompts"]} prompts show in 80 % of cases.
 
-## What was lost
-
-{losses(found)}
-
-Since the SFT model; best of n has its weights and loses nothing. Above 0 is worse in displacement ({study.pairs} test
-comparisons), F (nats a token, or accuracy) and held-out loss; in brackets for how many seeds an interval excludes 0.
+{lost(found, study)}
 
 ## What it cost
 
