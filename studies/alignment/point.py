@@ -12,11 +12,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tasks.alignment.scores import AlignmentConfig, Inputs, align
-
 from ajuste.core.errors import UsageError
 from ajuste.core.params import Compute, read_yaml, section, typed
 from studies.points import errors_told, select, tune, write
+from tasks.alignment.scores import AlignmentConfig, Inputs, align
 
 STUDY, OUT, ARTIFACTS = Path("studies/alignment"), Path("artifacts/studies/alignment"), Path("artifacts")
 BASE, VALIDATED = ARTIFACTS / "base/decoder", ARTIFACTS / "validated/instructions"
