@@ -42,7 +42,7 @@ def project(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     values["card"]["outside"] = {"labelled": source}
     values["classifier"] |= {"source": source, "max_tokens": 48, "steps": 5}
     redteam.PARAMS.parent.mkdir(parents=True)
-    redteam.PARAMS.write_text(yaml.safe_dump(values))
+    redteam.PARAMS.write_text(yaml.safe_dump(values, sort_keys=False))
     return tmp_path
 
 
