@@ -24,7 +24,6 @@ from ajuste.tracking.registry.families.ppo import PPO
 from ajuste.tracking.runs import store
 from tests.cli.registered import run
 from tests.made import ledgers
-from tests.tracking import rlhf
 from tests.tracking.stored import stored, within
 
 NAME, ADAPTER = "reviews-classifier", "reviews-classifier-adapter"
@@ -36,6 +35,8 @@ CONSTANT = {"95", "50"}  # of "95 % interval" and "fewer than 50 units"
 @pytest.fixture(scope="module")
 def policies(tmp_path_factory):
     """A finished RLHF with DPO in a store of its own, registered."""
+    from tests.tracking import rlhf
+
     folder = tmp_path_factory.mktemp("cards")
     root = rlhf.make(folder / "run")
     rlhf.add_dpo(root)
@@ -75,7 +76,8 @@ def leaves(tree: object) -> list[object]:
 def known(found: records.Records) -> set[str]:
     """Every number of the records, read from where they stand and not from what the card was given."""
     trees: list[object] = [dict(found.tags), found.version, len([one for one in found.sets if one.trains])]
-    if found.tags["stage"] in lock.every():  # of a run that stands here
+    stage = found.tags["stage"]
+    if stage in lock.every() and lock.stage_key(stage) == found.tags["stage_key"]:  # of a run that stands here
         for stage in lock.every():
             run = store.client().search_runs([store.experiment_id()], f"tags.`ajuste.stage` = '{stage}'")
             trees += [dict(one.data.metrics) for one in run]
