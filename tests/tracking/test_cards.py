@@ -200,7 +200,7 @@ def test_a_policys_card_says_what_is_and_what_is_not_known() -> None:
     card = model_card(found).content
     complete(card)
     assert wrong(card, found) == [] and len(numbers(card)) > 30
-    for line in ("| `gold` | 0.748169 | 0.719866 to 0.774418 |", "| `distinct2_ratio` | 0.91 | none was computed |",
+    for line in ("(`gold`) | 0.748169 | 0.719866 to 0.774418 |", "(`distinct2_ratio`) | 0.91 | none was computed |",
                  "| c4 | -0.085 | -0.098 to -0.0729 |", "| `ppo` | 766.94 | 3429.3 |",
                  "| `merge_ppo` | not measured | not measured |", "| `beta` | `0.05` |",
                  "right in 0.743961 (0.716504 to 0.769615) of 1035 rated texts",
