@@ -22,6 +22,7 @@ from tests.keys.test_ppo_by_hand import PROMPTS, USUAL, run
 from tests.keys.test_ppo_by_hand import score as likes
 from tests.made.bigram import Bigram
 from tests.made.reinforce import Reinforce
+from tests.made.tiny_group import Table
 from tests.made.tiny_ppo import config, same
 from tests.tasks import test_rl_table as table
 
@@ -107,14 +108,15 @@ def test_of_a_largest_figure_the_row_has_the_largest_of_all_parts_and_steps() ->
 
 
 def one_step(world: World, moved: float = 0.0) -> dict[str, float]:
-    """The row of one step over two episodes, the second a token shorter; their old log-probs lie `moved` lower."""
-    one, algorithm = Bigram(), Reinforce(2)
+    """The row of one step over two episodes, the second a token shorter; their old log-probs lie `moved` lower. The
+    policy has no value function."""
+    one, algorithm = Table(), Reinforce(2)
     mask = torch.tensor([[True, True], [True, False]])
     found = Episodes([[1, 0], [1, 3]], torch.tensor([[4, 5], [3, 0]]), mask, mask[:, 1], scores=torch.tensor([1.0, 0]))
     log_probs, entropy, _ = one.policy_and_values(*found.batch(), 1.0)
     reference = one.reference(*found.batch(), 1.0)
     found = replace(found, log_probs=log_probs.detach() - moved * mask, reference=reference, entropy=entropy)
-    optimiser = Adam([{"params": [one.policy]}, {"params": [one.value]}], 0.1)
+    optimiser = Adam([{"params": [one.policy]}], 0.1)
     state = State(one, optimiser, kl.Beta(0.1, "fixed", 1.0, 1), torch.Generator(), world)
     found, settings = algorithm.targets(found, 0.0, lambda x: x), config(**{**USUAL, "micro_rows": 2})
     return learn(state, algorithm, found, settings, world, lambda epoch: [torch.arange(2)], 0.01, None)[0]
