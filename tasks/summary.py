@@ -88,8 +88,9 @@ def summarise(
     """Write the eleven files of metrics/ into `out` and return the table of strategies.
 
     models: strategy -> folder of the classifier that is served. adapters: strategy -> folder of its adapter, for the
-    strategies that have one. evaluated: folder with <strategy>.json and predictions.parquet. alignment: model -> folder
-    with its ledger. Raises UsageError, naming the file, when an input is missing or is not JSON.
+    strategies that have one. evaluated: folder with <strategy>.json and predictions.parquet. alignment: model -> its
+    ledger's folder.
+    Raises UsageError, naming the file, when an input is missing or is not JSON.
     """
     proof = {strategy: _read(models[strategy] / "proof.json") for strategy in sorted(adapters)}
     trained = {strategy: adapters.get(strategy, folder) for strategy, folder in sorted(models.items())}
@@ -109,10 +110,8 @@ def summarise(
     proof["instruct"] = _read(decoder.model / "proof.json")
     before, after = (_read(folder / "scores.json") for folder in decoder.forgetting)
     ppo, dpo = (_read(folder / "scores.json") for folder in (rlhf.evaluated, rlhf.direct_evaluated))
-    forgetting = {
-        "base": before["sets"], "instruct": after["sets"], "ppo": ppo["sets"], "dpo": dpo["sets"], "F": after["F"],
-        "F_ppo": ppo["F"], "F_dpo": dpo["F"],
-    }  # fmt: skip
+    forgetting = {"base": before["sets"], "instruct": after["sets"], "ppo": ppo["sets"], "dpo": dpo["sets"],
+                  "F": after["F"], "F_ppo": ppo["F"], "F_dpo": dpo["F"]}  # fmt: skip
     data["preferences"] = _read(rlhf.validated / "validation.json") | {
         "quality": _read(rlhf.validated / "quality.json"), "encoding": _read(rlhf.encoded / "encoding.json")
     }  # fmt: skip
