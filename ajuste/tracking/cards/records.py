@@ -68,7 +68,8 @@ def of(model: Model, number: str, tags: dict[str, str], params: dict[str, str]) 
     shown = [name for name in above if name in trained or name == model.stage]
     return Records(
         name=model.name, version=number, family=model.family, tags=tags, params=params, stages=tuple(above),
-        sets=tuple(lineage.used(model.stage, judging)), base=lineage.packages().get(tags["base_id"].partition("+")[0].lower()),
+        sets=tuple(lineage.used(model.stage, judging)),
+        base=lineage.packages().get(tags["base_id"].partition("+")[0].lower()),
         costs=tuple(_cost(stage) for stage in shown), judges=tuple(_judges(tags)),
         ledger=ledgers.of_tags(tags), probes=tuple(asked.of_weights(tags["sha256"])),
     )  # fmt: skip
