@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ajuste.core.figures import rounded
 from ajuste.learning.rl import kl
 from ajuste.learning.rl.steps import Adam
 from tasks.rl import loop, recorder, score
@@ -258,7 +259,9 @@ def test_the_first_figures_of_a_run_have_the_gap_beyond_the_clip(tmp_path: Path)
 
 
 def test_a_record_has_what_the_targets_were_made_of(tmp_path: Path) -> None:
-    run(tmp_path, record=[1], updates=1)
-    found = recorder.read(tmp_path, 1).episodes
+    _, outcome, _ = run(tmp_path, record=[1], updates=1, temperature=0.6)
+    found, row, settings = recorder.read(tmp_path, 1)
+    assert row == rounded(outcome.history[0])
+    assert settings == {"temperature": 0.6, **config(**USUAL).algorithm().settings()}
     assert torch.allclose(found.kl, (found.log_probs - found.reference) * found.mask, atol=1e-6)
     assert torch.allclose(found.rewards.sum(1), found.scores - 0.3 * found.kl.sum(1), atol=1e-5)
