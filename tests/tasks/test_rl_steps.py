@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from ajuste.core.figures import rounded
 from ajuste.learning.rl import kl
 from ajuste.learning.rl.steps import Adam
 from tasks.rl import loop, recorder, score
+from tasks.rl import state as rl_state
 from tasks.rl.algorithm import Items, Losses, Now
 from tasks.rl.episodes import Episodes
 from tasks.rl.learn import _items, learn
@@ -166,6 +168,10 @@ def test_a_checkpoint_before_the_first_step_takes_the_moments_away(tmp_path: Pat
     optimiser = Adam([{"params": [one.policy]}, {"params": [one.value]}], 0.1)
     state = State(one, optimiser, kl.Beta(0.1, "fixed", 1.0, 1), torch.Generator().manual_seed(3), World(CPU))
     state.save(tmp_path)
+    (tmp_path / "checkpoint-0/half").write_text("of a file")
+    state.save(tmp_path)  # as after a kill: anew, and whole
+    assert {path.name for path in (tmp_path / "checkpoint-0").iterdir()} == {
+        "state.safetensors", "state.json", "COMPLETE"}  # fmt: skip
     (one.policy.sum() + one.value.square().sum()).backward()
     optimiser.step()
     state.update, state.cursor, state.ptx_cursor, state.history = 1, 12, 5, [{"step": 1}]
@@ -181,6 +187,19 @@ def test_a_checkpoint_before_the_first_step_takes_the_moments_away(tmp_path: Pat
     assert (state.update, state.cursor, state.ptx_cursor, state.history) == (1, 12, 5, [{"step": 1}])
     assert state.radar == [{"update": 0}] and state.samples == [{"id": "a"}]
     assert same(one.trainable_state(), moved) and same(dict(optimiser.state[one.policy]), moments)
+
+
+def test_weights_that_were_looked_at_are_written_anew_after_a_kill(tmp_path: Path) -> None:
+    one, out = Bigram(), tmp_path / "peaks/checkpoint-2"
+    rl_state.save_weights(one, tmp_path, 2)
+    (out / "half").write_text("of a file")
+    with torch.no_grad():
+        one.policy += 1
+    rl_state.save_weights(one, tmp_path, 2)
+    assert {path.name for path in out.iterdir()} == {"state.safetensors", "COMPLETE"}
+    other = Bigram()
+    rl_state.load_weights(other, tmp_path, 2)
+    assert same(other.trainable_state(), one.trainable_state())
 
 
 # --- figures of the episodes ------------------------------------------------------------------------------------------
@@ -240,7 +259,9 @@ def test_the_first_figures_of_a_run_have_the_gap_beyond_the_clip(tmp_path: Path)
 
 
 def test_a_record_has_what_the_targets_were_made_of(tmp_path: Path) -> None:
-    run(tmp_path, record=[1], updates=1)
-    found = recorder.read(tmp_path, 1).episodes
+    _, outcome, _ = run(tmp_path, record=[1], updates=1, temperature=0.6)
+    found, row, settings = recorder.read(tmp_path, 1)
+    assert row == rounded(outcome.history[0])
+    assert settings == {"temperature": 0.6, **config(**USUAL).algorithm().settings()}
     assert torch.allclose(found.kl, (found.log_probs - found.reference) * found.mask, atol=1e-6)
     assert torch.allclose(found.rewards.sum(1), found.scores - 0.3 * found.kl.sum(1), atol=1e-5)
