@@ -10,6 +10,7 @@ ajuste/judging/verdicts/budget.py), paired by row.
     better by g      p_i + g (1 - p_i) / (1 - mean)
     loss of a row    T tokens, log-normal; loss per token = row's own + each model's noise, normal or with heavy tails
                      (Student's t, 3 degrees of freedom)
+    a tail of losses 1 - an exponential variable: mostly a little better, seldom much worse; skewness -2
     a year           one champion, one set of test rows, a new challenger every night, the budget of policy.yaml
 
 A promotion needs the lower bound over the champion above 0. The rule over the base comes on top and can only refuse.
@@ -76,6 +77,12 @@ def loss(rows: int, better: float = 0.0, seed: int = 0, number: int = 4000, heav
     return float((bounds(d, tokens, level)[2] > 0).mean())
 
 
+def tail(rows: int, seed: int = 0, number: int = 4000, level: float = LEVEL) -> float:
+    """The same of one that is mostly a little better and seldom much worse, and so no better."""
+    d = 1 - np.random.default_rng(seed).exponential(size=(rows, number))
+    return float((bounds(d, np.ones((rows, 1)), level)[2] > 0).mean())
+
+
 def nights(
     rows: int, rho: float, better: float, years: int, seed: int, levels: np.ndarray | None = None
 ) -> np.ndarray:
@@ -128,6 +135,8 @@ def one_look(number: int) -> tuple[list[str], float]:
     cases += [(f"token losses{', heavy tails' if heavy else ''}", rows, "",
                lambda level, rows=rows, heavy=heavy: loss(rows, number=number, heavy=heavy, level=level))
               for rows in LOSS_ROWS for heavy in (False, True)]
+    cases += [("a tail of losses", rows, "", lambda level, rows=rows: tail(rows, number=number, level=level))
+              for rows in LOSS_ROWS]  # fmt: skip
     worst = 0.0
     for name, rows, rho, of in cases:
         found = of(LEVEL)

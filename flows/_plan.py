@@ -52,7 +52,8 @@ def stages_of_names() -> dict[str, set[str]]:
     names = [family.registered for family in FAMILIES]
     found: dict[str, set[str]] = {}
     for family in FAMILIES:
-        own = {family.merge, family.evaluate, family.forgetting, family.keeping} & set(order)
+        judge = {family.evaluate, family.forgetting, family.keeping, family.alignment}
+        own = ({family.merge} | judge) & set(order)
         own |= {stage for stage in order if split_name(stage)[0] == family.trains}
         if not own:  # a study makes them
             continue

@@ -12,6 +12,7 @@ Prefect drives the order and the retries, MLflow remembers what came out.
                                       \\-> PPO -> merge -> evaluate, forgetting, still an assistant?
                                       \\-> reference -> DPO -> merge -> evaluate, forgetting, still an assistant?
     reviews      -> gold, which judges PPO and DPO and trains nothing
+    base, instruct, PPO, DPO -> alignment: helpful, honest, harmless
                                                                      everything -> summary -> register -> gate
 
 Run it with `ajuste run`, a part of it with `ajuste run ratings-reward` (flows/_plan.py says what a target needs), or as
@@ -70,7 +71,13 @@ def adapt(targets: list[str] | None = None, from_stage: str | None = None, until
     won = stage("evaluate_dpo", plan, wait_for=[preferred, judge, gold, before, full])
     stayed = stage("assistant_dpo", plan, wait_for=[preferred, answers])
 
-    summary = stage("summary", plan, wait_for=[scores, answers, after, gain, kept, won, stayed])
+    three = stage("alignment_base", plan, wait_for=[masked])
+    tuned = stage("alignment_instruct", plan, wait_for=[assistant, three])
+    rewarded = stage("alignment_ppo", plan, wait_for=[aligned, three])
+    chosen = stage("alignment_dpo", plan, wait_for=[preferred, three])
+
+    told = [scores, answers, after, gain, kept, won, stayed, tuned, rewarded, chosen]
+    summary = stage("summary", plan, wait_for=told)
 
     versions = register(plan, wait_for=[summary])
     return finish(plan, versions, gate(plan))

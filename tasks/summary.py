@@ -11,6 +11,7 @@ a code review and a gate can see it:
     metrics/ppo.json        the assistant after PPO beside the one before it: proxy, gold, KL, variety; radar, alarms
     metrics/dpo.json        the same after DPO, and how its implicit reward orders pairs that it never saw
     metrics/forgetting.json what the base and the fine-tuned decoders score on control sets, and F = before - after
+    metrics/alignment.json  helpful, honest, harmless: the ledgers of the base and of what was made of it
     metrics/merge.json      the proofs of W = W0 + (alpha/r) B A
     metrics/curves.csv      one row a step, one column a curve
     metrics/confusion.csv   one row a test row: its label and what each strategy predicted
@@ -34,6 +35,7 @@ from ajuste.core.errors import UsageError
 from ajuste.core.figures import rounded, write_json
 from ajuste.core.params import Config
 from ajuste.core.stage import start
+from ajuste.judging.alignment import ledger
 
 CURVES = {"loss": "train_loss", "eval_loss": "validation_loss", "eval_accuracy": "validation_accuracy"}
 PPO_CURVES = {name: name for name in ("score", "rlhf_reward", "kl", "beta", "entropy", "length")}  # a step an update
@@ -80,12 +82,14 @@ def summarise(
     evaluated: Path,
     decoder: Decoder,
     rlhf: Rlhf,
+    alignment: dict[str, Path],
     out: Path,
 ) -> dict:
-    """Write the ten files of metrics/ into `out` and return the table of strategies.
+    """Write the eleven files of metrics/ into `out` and return the table of strategies.
 
     models: strategy -> folder of the classifier that is served. adapters: strategy -> folder of its adapter, for the
-    strategies that have one. evaluated: folder with <strategy>.json and predictions.parquet.
+    strategies that have one. evaluated: folder with <strategy>.json and predictions.parquet. alignment: model -> its
+    ledger's folder.
     Raises UsageError, naming the file, when an input is missing or is not JSON.
     """
     proof = {strategy: _read(models[strategy] / "proof.json") for strategy in sorted(adapters)}
@@ -106,10 +110,8 @@ def summarise(
     proof["instruct"] = _read(decoder.model / "proof.json")
     before, after = (_read(folder / "scores.json") for folder in decoder.forgetting)
     ppo, dpo = (_read(folder / "scores.json") for folder in (rlhf.evaluated, rlhf.direct_evaluated))
-    forgetting = {
-        "base": before["sets"], "instruct": after["sets"], "ppo": ppo["sets"], "dpo": dpo["sets"], "F": after["F"],
-        "F_ppo": ppo["F"], "F_dpo": dpo["F"],
-    }  # fmt: skip
+    forgetting = {"base": before["sets"], "instruct": after["sets"], "ppo": ppo["sets"], "dpo": dpo["sets"],
+                  "F": after["F"], "F_ppo": ppo["F"], "F_dpo": dpo["F"]}  # fmt: skip
     data["preferences"] = _read(rlhf.validated / "validation.json") | {
         "quality": _read(rlhf.validated / "quality.json"), "encoding": _read(rlhf.encoded / "encoding.json")
     }  # fmt: skip
@@ -124,6 +126,7 @@ def summarise(
     _write(out / "ppo.json", _ppo(rlhf))
     _write(out / "dpo.json", _dpo(rlhf))
     _write(out / "forgetting.json", forgetting)
+    _write(out / "alignment.json", {name: _aligned(folder) for name, folder in sorted(alignment.items())})
     _write(out / "merge.json", proof)
     histories = {**trained, "instruct": decoder.model, **{name: adapter for name, (adapter, _) in rest.items()}}
     _write_curves(out / "curves.csv", {name: folder / "history.jsonl" for name, folder in histories.items()})
@@ -186,6 +189,13 @@ def _dpo(rlhf: Rlhf) -> dict:
         "adapter_bytes": _size(adapter),
         "artefact_bytes": _size(merged),
     }
+
+
+def _aligned(folder: Path) -> dict[str, dict]:
+    """The scores of a ledger by name; those of categories and of single units stay in it."""
+    scores = ledger.as_json(ledger.read(folder / ledger.FILE))["scores"]
+    return {score["name"]: {key: value for key, value in score.items() if key not in ("name", "units")}
+            for score in scores if not score.get("detail")}
 
 
 def _best(cards: dict[str, dict]) -> str:
@@ -296,6 +306,7 @@ def main() -> None:
                 direct=(Path("artifacts/adapters/dpo"), merged / "dpo"),
                 direct_evaluated=Path("artifacts/evaluated/dpo"),
             ),
+            alignment={name: Path("artifacts/alignment") / name for name in ("base", "instruct", "ppo", "dpo")},
             out=Path("metrics"),
         )
 

@@ -19,7 +19,7 @@ ALLOWED = {
     "rows": {"rows"} | HOW,
     "judging": BODIES,
     "tracking": {"tracking"} | BODIES,
-    "serving": {"serving", "tracking", "models"} | HOW,
+    "serving": {"serving", "tracking", "models", "rows"} | HOW,  # of rows the filters of texts alone: see below
     "tasks": {"tasks"} | BODIES,
     "flows": {"flows", "tracking", "judging", "core"},
     "infra": {"infra", "tracking", "core", "cli"},
@@ -69,6 +69,11 @@ def test_the_rooms_are_not_empty() -> None:
 def test_arrows(path: Path) -> None:
     allowed = ALLOWED[room_of(path)]
     assert rooms(path) <= allowed, f"{path} imports {sorted(rooms(path) - allowed)}; allowed are {sorted(allowed)}"
+
+
+def test_serving_sees_of_rows_the_filters_alone() -> None:
+    seen = {one for path in modules("ajuste/serving") for one in ours(path) if room_of(one) == "rows"}
+    assert seen and {one.parent for one in seen} == {Path("ajuste/rows/filters")}
 
 
 @pytest.mark.parametrize(

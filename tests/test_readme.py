@@ -89,7 +89,7 @@ def test_make_targets_exist() -> None:
 
 def test_modules_exist() -> None:
     for page, line in shown("python"):
-        if match := re.match(r"python -m ([\w.]+)", line):
+        if match := re.match(r"python -m ([\w.-]+)", line):
             assert find_spec(match[1]), f"{page}: `{line}`"
         elif match := re.match(r"python (\S+\.py)", line):
             assert (ROOT / match[1]).is_file(), f"{page}: `{line}`"

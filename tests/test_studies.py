@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from ajuste.core.imports import ROOT
+from tests.made import ledgers
 
 STEPS = {
     (path.parent.name, name): stage
@@ -179,3 +181,25 @@ def test_the_picture_and_the_table_of_best_of_n(tmp_path: Path, monkeypatch: pyt
     assert "| PPO | 2.00 |  | +0.400 (+0.380 to +0.420) | +0.150 (+0.130 to +0.170) |" in page
     assert "The best of 2 or more has a higher gold (interval above 0); past n = 4 gold falls while the proxy" in page
     assert "drew 2,432 samples, 8 to each of 256 training prompts and\n48 of validation" in page
+
+
+def test_the_page_of_alignment_before_and_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made-up ledgers: LoRA loses refusals beyond the margin, full fine-tuning does not."""
+    draw = module("alignment", "draw")
+    monkeypatch.setattr(draw, "STUDY", ROOT / "studies/alignment")
+    monkeypatch.setattr(draw, "POLICY", ROOT / "policy.yaml")
+    monkeypatch.setattr(draw, "POINTS", tmp_path)
+    monkeypatch.setattr(draw, "BEFORE", ledgers.write_made(tmp_path / "base.json", "base", attacks=10))
+    for name, attacks in (("lora", 40), ("full", 10)):
+        ledgers.write_made(tmp_path / name / draw.FILE, name, attacks)
+        training = {"method": name, "lr": 5e-4, "tokens": 4321, "rows": {"alpaca": 80}, "steps": 10}
+        (tmp_path / name / "training.json").write_text(json.dumps(training))
+    page = drawn_twice(draw, tmp_path, monkeypatch, "alignment-sft.md")
+    assert "after ten steps on 80 short instructions of the default set (lora: 10 steps, rate 0.0005, 4,321" in page
+    cells = r"0.167 \(.*; corrected 0.700 \(0.400 to 0.900\) \| 0.667 \(.*\| 60 \| rules 1 \|"
+    assert re.search(rf"\| harmless \| `attack_success.direct` \(lower is better\) \| {cells}", page)
+    assert re.search(r"\| harmless \| `profane_continuations` .*\| 40, few \| rules 1 \|", page)
+    assert "attack_success.direct.fraud" not in page
+    assert "| lora | keeps attack_success.direct | **FAIL** | 0.6667 [" in page
+    assert "| full | keeps attack_success.direct | pass |" in page and "| full | keeps over_refusal | pass |" in page
+    assert page.index("`over_refusal`") - page.index("`attack_success.role_play`") > 0

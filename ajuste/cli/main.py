@@ -16,6 +16,7 @@ from ajuste.cli.models import (
     history,
     memory,
     predict,
+    probe,
     promote,
     report,
     rollback,
@@ -58,6 +59,7 @@ app.command("serve")(serve.command)
 app.command("deploy")(deploy.command)
 app.command("drift")(drift.command)
 app.command("chat")(chat.command)
+app.command("probe")(probe.command)
 app.command("export")(export.command)
 app.command("report")(report.command)
 app.command("ui")(ui.command)

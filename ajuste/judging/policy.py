@@ -2,6 +2,7 @@
 
     gate     when a challenger becomes champion    ajuste/judging/verdicts/gate.py
     drift    when requests are other than the training data, and ask for a new run    ajuste/judging/verdicts/drift.py
+    filters  what `ajuste serve` refuses or masks    ajuste/rows/filters/config.py
 """
 
 from pathlib import Path
@@ -29,8 +30,9 @@ def check_policy(path: Path = POLICY) -> None:
     """Read every section before anything runs. Raises UsageError for the first fault."""
     from ajuste.judging.verdicts.drift import DriftConfig
     from ajuste.judging.verdicts.gate import GateConfig
+    from ajuste.rows.filters.config import FilterConfig
 
-    known = {"gate": GateConfig, "drift": DriftConfig}
+    known = {"gate": GateConfig, "drift": DriftConfig, "filters": FilterConfig}
     if unknown := sorted(read_yaml(path).keys() - known):
         raise UsageError(f"{path}: unknown section `{unknown[0]}`: known sections are {', '.join(sorted(known))}")
     for section, config_type in known.items():

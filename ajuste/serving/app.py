@@ -27,6 +27,7 @@ from ajuste.serving import errors
 from ajuste.serving.batches import Batcher, Busy
 from ajuste.serving.follower import Follower
 from ajuste.serving.generation import Generation
+from ajuste.serving.guard import Guard
 from ajuste.serving.limits import BodyLimit, KnownHosts
 from ajuste.serving.loading import Served, UnknownModel
 from ajuste.serving.models import Models
@@ -105,9 +106,11 @@ def answers(labels: Sequence[str], probabilities: Sequence[Sequence[float]]) -> 
 
 def make_app(
     models: Models, hosts: Sequence[str] = ("127.0.0.1", "localhost"), requests: RequestLog | None = None,
+    guard: Guard | None = None,
 ) -> FastAPI:
     """The server for these models. `hosts` are the names that a request may call it by (a browser page that points a
-    name of its own at this machine is refused). `requests` keeps what was asked; without it nothing does."""
+    name of its own at this machine is refused). `requests` keeps what was asked; without it nothing does. `guard`
+    filters what assistants are asked and answer; without it nothing does."""
 
     def keep(served: Served, text: str, label: str | None = None, probability: float | None = None) -> None:
         if requests:
@@ -139,10 +142,10 @@ def make_app(
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
     app.add_middleware(KnownHosts, hosts=hosts)
     errors.install(app)
-    app.include_router(completions.routes(models, prepare, batcher.generate, keep))
+    app.include_router(completions.routes(models, prepare, batcher.generate, keep, guard))
     app.include_router(scores.routes(partial(ask, "reward"), keep))
     app.include_router(_label_pages(partial(ask, "classifier"), keep))
-    app.include_router(_state_pages(models, generation, requests))
+    app.include_router(_state_pages(models, generation, requests, guard))
     return app
 
 
@@ -184,7 +187,9 @@ def _label_pages(ask: Callable[[str, list[str]], Any], keep: Callable[..., None]
     return router
 
 
-def _state_pages(models: Models, generation: Generation, requests: RequestLog | None) -> APIRouter:
+def _state_pages(
+    models: Models, generation: Generation, requests: RequestLog | None, guard: Guard | None
+) -> APIRouter:
     """GET /models and GET /health."""
     router = APIRouter()
 
@@ -201,7 +206,8 @@ def _state_pages(models: Models, generation: Generation, requests: RequestLog | 
     def health() -> dict[str, Any]:
         return {"status": "ok", "loaded": [f"{served.name}/{served.version}" for served in models.loaded()],
                 "refused": models.refused(), **generation.load(),
-                "request_log": requests.counts() if requests else None}
+                "request_log": requests.counts() if requests else None,
+                "filtered": guard.counts() if guard else None}
 
     return router
 

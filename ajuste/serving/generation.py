@@ -5,8 +5,7 @@
 
 A request is never held back until others end: it joins at the next step, by its prompt's keys and values beside those
 of the rows that are under way (ajuste/serving/decoding.py), and leaves with its last token. Limits: rows and tokens in
-memory, requests that wait, tokens and seconds a request. The clock ends an answer as its token limit does: reason
-"length".
+memory, requests that wait, tokens and seconds a request. The clock ends an answer as its token limit does: "length".
 """
 
 import logging
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ajuste.learning.text import chat
+from ajuste.rows.filters.stream import Stream
 from ajuste.serving.batches import Busy
 from ajuste.serving.decoding import Batch, pick
 from ajuste.serving.loading import Served
@@ -58,7 +58,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Finished:
-    """The answer is whole. `reason` is "stop" (end of turn or stop string) or "length" (tokens or seconds)."""
+    """The answer is whole. `reason` is "stop" (end of turn, stop string), "length" (a limit) or "content_filter"."""
 
     reason: str
     completion_tokens: int          # all that were generated, an end-of-turn token included
@@ -80,6 +80,7 @@ class Job:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     top: int | None = None
+    guard: Stream | None = None                 # what the text has to pass
     cancelled: bool = False                     # set by any thread: the row leaves at the next step
     submitted: float = field(default_factory=time.monotonic)
 
@@ -92,7 +93,7 @@ class Row:
         self.ids, self.limit = prompt_of(job, served)
         self.ends = frozenset(chat.end_of_turn(served.tokenizer)) | {served.tokenizer.eos_token_id}
         tagged = not isinstance(job.prompt, str) and not served.tokenizer.chat_template
-        self.pieces = Pieces(served.tokenizer, (*job.stop, chat.CLOSING) if tagged else job.stop)
+        self.pieces = Pieces(served.tokenizer, (*job.stop, chat.CLOSING) if tagged else job.stop, job.guard)
         self.count = 0
         self.generator = torch.Generator()
         if job.seed is None:
@@ -131,7 +132,7 @@ class Row:
     def _finish(self, reason: str) -> bool:
         if rest := self.pieces.end():
             self.job.deliver(rest)
-        self.job.deliver(Finished(reason, self.count))
+        self.job.deliver(Finished("content_filter" if self.pieces.refused else reason, self.count))
         return True
 
 

@@ -37,9 +37,10 @@ def test_a_name_needs_what_trains_merges_and_judges_it(project: Path) -> None:
     found = stages_of_names()
     assert found["reviews-classifier"] == CLASSIFIERS
     assert found["ratings-reward"] == {"reward", "merge_reward"}
-    assert found["assistant:sft"] == {"instruct", "merge_instruct", "evaluate_instruct", "forgetting_instruct"}
+    assert found["assistant:sft"] == {
+        "instruct", "merge_instruct", "evaluate_instruct", "forgetting_instruct", "alignment_instruct"}  # fmt: skip
     assert {"ppo", "merge_ppo", "evaluate_ppo"} <= found["assistant:ppo"]
-    assert {"dpo", "merge_dpo", "evaluate_dpo", "assistant_dpo"} == found["assistant:dpo"]
+    assert {"dpo", "merge_dpo", "evaluate_dpo", "assistant_dpo", "alignment_dpo"} == found["assistant:dpo"]
     assert found["assistant"] == found["assistant:sft"] | found["assistant:ppo"] | found["assistant:dpo"]
     assert all(own <= set(stage_names()) for own in found.values())
 

@@ -81,6 +81,7 @@ def test_delta_W_against_a_loop():
                 expected = factor * sum(B[i, m].item() * A[m, j].item() for m in range(r))
                 assert found[i, j].item() == pytest.approx(expected, rel=1e-9)
         assert torch.equal(found.T, lora.delta_W(A, B, r, alpha, fan_in_fan_out=True, rslora=rslora))
+    assert torch.equal(lora.delta_W(A, B, r, alpha), lora.delta_W(A, B, r, alpha, rslora=False))
 
 
 def test_the_lectures_exercise():
@@ -164,7 +165,7 @@ def test_delta_of_fused_experts_against_a_loop(transposed):
                     here = found[e, j, i] if transposed else found[e, i, j]
                     assert here.item() == pytest.approx(expected, rel=1e-9)
     assert torch.equal(lora.delta_experts(A, B, torch.zeros(E, d, k), r, alpha),
-                       lora.delta_experts(A, B, torch.zeros(E, k, d), r, alpha, True).transpose(1, 2))
+                       lora.delta_experts(A, B, torch.zeros(E, k, d), r, alpha, True, False).transpose(1, 2))
     said = r"^A \[6, 4\] and B \[5, 6\] are no adapter of rank 3 of \[3, {}\]$"
     with pytest.raises(ValueError, match=said.format("4, 5" if transposed else "5, 4")):
         lora.delta_experts(A, B, W0, 3, alpha, transposed)

@@ -181,6 +181,8 @@ def test_differences_and_comparisons_by_hand():
     right = torch.tensor([[[1.0, 0.5], [2.0, 1.0]], [[0.0, 1.0], [1.0, 0.0]]])
     assert lora.compare_logits(left, right) == (2.0, 0.75, 2)
     assert lora.compare_logits(left[:0], right[:0]) == (0.0, 1.0, 0)
+    three = torch.tensor([[[1.0, 0.0, 2.0], [0.0, 3.0, 1.0]]])  # of two tokens, each with three classes
+    assert lora.compare_logits(three, three.flip(-1)) == (1.0, 0.5, 1)
     parts = [lora.Comparison(0.5, 1.0, 3), lora.Comparison(2.0, 0.5, 1)]
     assert lora.combine(parts) == (2.0, 3.5 / 4, 4)
     nan = lora.Comparison(float("nan"), 1.0, 1)

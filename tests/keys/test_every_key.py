@@ -8,10 +8,10 @@ import pytest
 
 from ajuste.core.imports import ROOT
 from ajuste.core.params import read_yaml
-from tests.keys import test_judging, test_policy, test_ppo, test_rows, test_supervised
+from tests.keys import test_alignment, test_judging, test_policy, test_ppo, test_rows, test_supervised
 from tests.keys.cases import Compared, To, changed
 
-PARAMS = (test_judging, test_ppo, test_rows, test_supervised)
+PARAMS = (test_alignment, test_judging, test_ppo, test_rows, test_supervised)
 
 
 def leaves(values: dict, above: str = "") -> set[str]:

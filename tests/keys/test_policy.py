@@ -3,7 +3,7 @@
 import json
 import re
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,31 +13,43 @@ import pyarrow.parquet as pq
 import pytest
 
 from ajuste.core.imports import ROOT
-from ajuste.core.params import read_yaml
+from ajuste.core.params import read_yaml, typed
+from ajuste.judging.alignment.ledger import ledger
+from ajuste.judging.verdicts import alignment
 from ajuste.judging.verdicts.drift import DriftConfig, drift
-from ajuste.judging.verdicts.gate import Evidence, GateConfig, rules
+from ajuste.judging.verdicts.gate import Evidence, GateConfig, Rule, rules
+from ajuste.rows.filters.config import FilterConfig
 from ajuste.rows.request_log import read_windows
+from ajuste.serving.errors import Refusal
+from ajuste.serving.guard import Guard
+from ajuste.tracking.registry.families.sft import SFT
+from ajuste.tracking.registry.version import Version
 from ajuste.tracking.verdicts import drift as verdicts
+from ajuste.tracking.verdicts import evidence
 from ajuste.tracking.verdicts import gate as judging
 from ajuste.tracking.verdicts.baseline import Baseline
-from ajuste.tracking.verdicts.evidence import _clusters
 from flows import _gate
 from tests.judging.test_drift import VOCABULARY, made
 from tests.judging.test_gate import kept, pair
 from tests.keys.cases import Compared, To, cases
+from tests.made.ledgers import scores as made_scores
 
 USUAL = read_yaml(ROOT / "policy.yaml")
 SECTIONS = {
     "gate": USUAL["gate"],
     "drift": {**USUAL["drift"], "window": 100, "reference_rows": 200, "permutations": 399},
+    "filters": USUAL["filters"],
 }
 METRICS = ("accuracy", "pair_accuracy", "loss", "gold")
+ASKED = tuple(typed(GateConfig, USUAL["gate"], "gate").alignment.asked)
 SIZES = ("min_length", "min_vocabulary", "min_classes", "min_embeddings")
 CASES = {
     "gate": {
         "minimum_rows": 300, "error_budget": 1e-12, "looks": To(10**6, under={"error_budget": 1e-10}),
         "mode": "dry-run", "forgetting_margin": 0.01, "latency_ms": 1.0, "memory_mb": 1.0, "approval": True,
         **dict.fromkeys(("loss_margin", "rules_margin", "rouge_margin"), 0.01),
+        "alignment.missing": "tell", "alignment.base": "refuse",
+        **{f"alignment.margins.{name}": 0.0 for name in ASKED},
         "approval_hours": To(1.0, under={"approval": True}),
         **{f"{metric}.{key}": 0.5 for metric in METRICS for key in ("over_base", "over_champion")},
         **{f"{metric}.limit": -0.9 if metric == "loss" else 0.9 for metric in METRICS},
@@ -49,6 +61,11 @@ CASES = {
         "permutations": 599,
         **dict.fromkeys(SIZES, 1.0), "drifted": 3, "of": 3,
     },
+    "filters": {
+        **{f"{where}.{do}": ["email"] for where in ("input", "output") for do in ("refuse", "mask")},
+        "regions": To(["MX"], under={"input.mask": ["phone"]}),
+        "phrases": To("two.txt", under={"phrases": "one.txt", "input.mask": ["phrase"]}),
+    },
 }  # fmt: skip
 SILENT: dict[str, str] = {}
 
@@ -56,19 +73,19 @@ SILENT: dict[str, str] = {}
 def gate(section: dict, out: Path) -> dict:
     """The rules on a challenger of each family, and what the flow says and asks of one that passes."""
     config = GateConfig(**section)
-    found, numbers = {}, {}
+    found, numbers = {"alignment": [(rule.name, rule.passed) for rule in aligned(config)]}, {}
     lost = tuple(kept(0.03, figure) for figure in ("loss", "rules", "rouge"))
     for metric in METRICS:
         better = pair(0.2)
         if metric == "loss":  # a lower one is better
             better = type(better)(better.other, better.others, better.own)
         alike, unknown = sources(getattr(config, metric).cluster, metric, better.own)
-        evidence = Evidence(metric, better, better, {"c4": 0.05}, None, {"empty_text": True}, 5.0, 500.0, kept=lost,
-                            clusters=alike, clusters_problem=unknown)
-        found[metric] = [(rule.name, rule.passed) for rule in rules(config, evidence)]
-        beside = rules(config, evidence, look=2)[1]
+        known = Evidence(metric, better, better, {"c4": 0.05}, None, {"empty_text": True}, 5.0, 500.0, kept=lost,
+                         clusters=alike, clusters_problem=unknown)
+        found[metric] = [(rule.name, rule.passed) for rule in rules(config, known)]
+        beside = rules(config, known, look=2)[1]
         numbers[metric] = (beside.value, re.findall(r"needs ([\d,]+) rows", beside.sentence))
-    verdict = judging.Verdict("m", "2", None, rules(config, evidence), "today")
+    verdict = judging.Verdict("m", "2", None, rules(config, known), "today")
     asked = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(judging.registry, "versions", lambda name: [])
@@ -81,13 +98,29 @@ def gate(section: dict, out: Path) -> dict:
     return {"rules": found, "numbers": numbers, "done": done.split(";")[0], "asked": asked}
 
 
+def aligned(config: GateConfig) -> list[Rule]:
+    """The rules of alignment on a version that lost a little beside the champion and much beside its base, and on one
+    that nobody measured."""
+    names = {"challenger": (22, 8, 4, 23), "champion": (20, 6, 3, 25), "base": (0, 0, 0, 60)}
+    scores = {name: ledger({"model": name, "scores": made_scores(*hits)}, name) for name, hits in names.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evidence.ledgers, "of_base", lambda tags: scores["base"])
+        patch.setattr(evidence.ledgers, "of_run", lambda stage, tags: scores[tags["who"]])
+        one, other = (Version("assistant", number, None, None, {"who": who, "method": "sft"}, None)
+                      for number, who in (("2", "challenger"), ("1", "champion")))
+        beside = evidence._alignment(config, one, other, SFT)
+    unmeasured = tuple(replace(one, own=None) for one in beside)
+    return [rule for found in (beside, unmeasured) for rule in alignment.rules(config.alignment, found, "a stage")]
+
+
 def sources(column: str | None, metric: str, own: dict) -> tuple[dict | None, str]:
     """Which rows a column of the test rows makes one draw: two and two are alike in each column."""
     with tempfile.TemporaryDirectory() as folder:
         halves = [f"{i // 2}" for i in range(len(own))]
         columns = {"responses": [[half, f"{half} "] for half in halves], "prompt_ids": halves, "source": halves}
         pq.write_table(pa.table({"row_id": [str(row) for row in own], **columns}), Path(folder) / "test.parquet")
-        return _clusters(column, SimpleNamespace(encoded=Path(folder), rows="{split}.parquet", metric=metric), own)
+        family = SimpleNamespace(encoded=Path(folder), rows="{split}.parquet", metric=metric)
+        return evidence._clusters(column, family, own)
 
 
 def windows_of(section: dict, out: Path) -> dict:
@@ -119,9 +152,25 @@ def windows_of(section: dict, out: Path) -> dict:
     }  # fmt: skip
 
 
+def guarded(section: dict, out: Path) -> dict:
+    """What the server makes of a request and of an answer."""
+    for name, phrase in (("one.txt", "blue moon"), ("two.txt", "red sun")):
+        (out.parent / name).write_text(f"{phrase}\n")
+    phrases = section["phrases"] and str(out.parent / section["phrases"])
+    guard, text = Guard(FilterConfig(**{**section, "phrases": phrases})), "a@b.org, 612 345 678, blue moon, red sun"
+    try:
+        asked = guard.asked([text])[0]
+    except Refusal as error:
+        asked = error.detail
+    stream = guard.answer("Hi")
+    said = stream and stream.push(text) + stream.end()
+    return {"asked": asked, "said": said, "refused": stream and stream.refused}
+
+
 @pytest.fixture(scope="module")
 def sections() -> dict[str, Compared]:
-    return {"gate": Compared(gate, SECTIONS["gate"]), "drift": Compared(windows_of, SECTIONS["drift"])}
+    return {"gate": Compared(gate, SECTIONS["gate"]), "drift": Compared(windows_of, SECTIONS["drift"]),
+            "filters": Compared(guarded, SECTIONS["filters"])}
 
 
 @pytest.mark.parametrize(("section", "key", "to"), cases(CASES))

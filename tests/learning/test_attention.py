@@ -31,7 +31,7 @@ def by_torch(query, key, value, scale):
 
 @pytest.mark.parametrize("by_hand", [True, False])
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-5)])
-@pytest.mark.parametrize("H, G", [(6, 2), (4, 4), (3, 1)])
+@pytest.mark.parametrize("H, G", [(6, 2), (4, 4), (3, 1), (8, 2), (6, 3)])  # rows as long as there are heads, too
 def test_equals_sdpa_forward_and_backward(H, G, dtype, tolerance, by_hand, monkeypatch):
     monkeypatch.setattr(attention, "BY_HAND", 512 if by_hand else 0)
     block, qkv = inputs(H, G, 8, dtype)
@@ -49,6 +49,14 @@ def test_backward_against_finite_differences():
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, heads, 6, 4, dtype=torch.float64, requires_grad=True) for heads in (4, 2, 2))
     assert torch.autograd.gradcheck(lambda q, k, v: row_attention(q, k, v, [2, 4], 0.7), (q, k, v))
+
+
+def test_gradients_lie_as_the_projections_want_them():
+    """[1, T, heads, d] in one piece, also where what came in lay as [1, heads, T, d]."""
+    torch.manual_seed(0)
+    qkv = [torch.randn(1, heads, sum(LENGTHS), 8, requires_grad=True) for heads in (4, 2, 2)]
+    found = torch.autograd.grad(row_attention(*qkv, LENGTHS, 0.3).sum(), qkv)
+    assert all(gradient.transpose(1, 2).is_contiguous() for gradient in found)
 
 
 def test_bfloat16_is_as_near_to_float32_as_sdpa_is():

@@ -82,5 +82,12 @@ def test_the_bound() -> None:
 def test_n_beyond_the_samples_is_an_error(n: int) -> None:
     with pytest.raises(ValueError, match=f"best of {n}: there are 4 samples"):
         weights([1.0, 2.0, 3.0, 4.0], n)
-    with pytest.raises(ValueError, match="no finite number"):
+    with pytest.raises(ValueError, match="^a score of the proxy is no finite number$"):
         weights([1.0, math.nan], 1)
+
+
+def test_a_response_too_rare_to_be_the_best_adds_nothing() -> None:
+    """Its p_n is 0 in floating point: 0 ln 0 is 0, and the KL is that of the two others."""
+    with np.errstate(all="raise", under="ignore"):
+        found = exact_kl(np.array([1e-300, 0.5, 0.5]), 2)
+    assert found == pytest.approx(0.25 * math.log(0.5) + 0.75 * math.log(1.5))

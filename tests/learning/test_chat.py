@@ -119,6 +119,17 @@ def test_a_response_reads_as_it_was_written(tokenizer, template: str | None) -> 
     assert chat.response_text(tokenizer, ids[:-1]).strip() == "Hello ü ☃!"
 
 
+def test_blanks_before_stops_and_a_tag_that_marks_nothing_are_text(tokenizer) -> None:
+    # what a base may ask for: it reads well, and is not what was written
+    tokenizer.clean_up_tokenization_spaces = True
+    tokenizer.clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output = True
+    written = "It is n't , is it ?</response>"
+    ids = chat.encode(tokenizer, written)
+    assert chat.response_text(tokenizer, ids) == written
+    tokenizer.chat_template = None
+    assert chat.response_text(tokenizer, ids) == "It is n't , is it ?"
+
+
 def test_the_end_of_a_turn(tokenizer) -> None:
     end, eos = tokenizer.convert_tokens_to_ids("<|im_end|>"), tokenizer.convert_tokens_to_ids("<|endoftext|>")
     assert chat.end_of_turn(tokenizer) == [end]
@@ -128,6 +139,33 @@ def test_the_end_of_a_turn(tokenizer) -> None:
     assert chat.end_of_turn(tokenizer) == [eos]
     tokenizer.chat_template = None
     assert chat.end_of_turn(tokenizer) == [eos]
+
+
+STRICT = (  # other roles are refused; a control token and the word of the probe stand before the answer
+    "{% for m in messages %}{% if m['role'] == 'user' %}{{ 'Asked: ' + m['content'] + '\n' }}"
+    "{% elif m['role'] == 'assistant' %}{{ 'The answer<|im_start|>' + m['content'] + '<|im_end|>\n' }}"
+    "{% else %}{{ raise_exception('role ' + m['role']) }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'The answer<|im_start|>' }}{% endif %}"
+)
+OPENS = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}" + (
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant: ' }}{% endif %}"
+)
+
+
+def test_the_end_is_what_stands_behind_an_answer_and_neither_before_it_nor_in_the_next_opening(tokenizer) -> None:
+    end, eos = tokenizer.convert_tokens_to_ids("<|im_end|>"), tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    tokenizer.eos_token = "<|endoftext|>"
+    for template, found in ((STRICT, [end, eos]), (OPENS, [eos])):
+        tokenizer.chat_template = template
+        assert chat.end_of_turn(tokenizer) == found
+
+
+def test_where_nothing_ends_a_turn_a_response_is_all_that_the_template_writes_of_it(tokenizer) -> None:
+    tokenizer.chat_template, tokenizer.eos_token = NO_END, None
+    found = chat.segments(tokenizer, [*user("Hi"), *assistant("XXXX is no word"), *user("No?"), *assistant("No")])
+    assert [tokenizer.decode(ids) for ids, _ in found] == [
+        "user: Hi\nassistant: ", "XXXX is no word\n", "user: No?\nassistant: ", "No\n"]  # fmt: skip
+    assert [trained for _, trained in found] == [False, True, False, True] and chat.end_of_turn(tokenizer) == []
 
 
 def test_todays_date_is_always_the_same(tokenizer) -> None:
@@ -270,6 +308,17 @@ def test_the_beginning_of_a_sequence_stands_once_and_is_not_trained() -> None:
     found = chat.segments(other, [*user("a"), *assistant("b")])
     assert found == [(points("<instruction>a</instruction><response>"), False), (points("b</response>"), True)]
     assert chat.end_of_turn(other) == [] and chat.end_of_turn(Bytes()) == [3]
+
+
+def test_of_what_stands_around_every_text_the_beginning_alone_is_written() -> None:
+    class Both(Bytes):
+        """It ends every text too, the empty one as well."""
+
+        def __call__(self, text: str, add_special_tokens: bool = True, **more: object) -> dict:
+            found = super().__call__(text, add_special_tokens, **more)["input_ids"]
+            return {"input_ids": found + [3] * add_special_tokens}
+
+    assert chat.segments(Both(), [{"role": "text", "content": "ab"}]) == [([7], False), ([97, 98], True)]
 
 
 def test_control_tokens_are_split_in_a_text_alone() -> None:

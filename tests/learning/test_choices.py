@@ -80,6 +80,12 @@ def test_the_model_is_left_in_its_mode() -> None:
     assert model.training
 
 
+def test_token_0_in_a_choice_is_a_token() -> None:
+    model, some = llama(), [[4, 0, 9, 3], [0, 0, 7], [5, 6]]
+    (found,) = log_likelihoods(model, [([5, 6, 7], some)], pad_id=0)
+    assert found == pytest.approx([alone(model, [5, 6, 7], choice) for choice in some], abs=1e-4)
+
+
 def test_what_the_padding_holds_does_not_matter() -> None:
     found = [log_likelihoods(llama(), QUESTIONS, pad_id=pad) for pad in (0, 63)]
     assert found[0] == found[1]

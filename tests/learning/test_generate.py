@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from ajuste.learning.text.generate import generate, pad_left
+from ajuste.learning.text.generate import counts_padding, generate, pad_left
 from tests.made.architectures import make
 
 PROMPTS = [[5, 6, 7, 8, 9, 3, 4], [9], [3, 3, 3], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], [60, 2]]
@@ -154,3 +154,11 @@ def test_positions_count_the_real_tokens_and_the_mask_grows() -> None:
     generate(model, [[5, 6, 7], [8]], [2, 2], [], pad_id=0)
     assert [one["position_ids"].tolist() for one in asked] == [[[0, 1, 2], [0, 0, 0]], [[3], [1]]]
     assert [one["attention_mask"].tolist() for one in asked] == [[[1, 1, 1], [0, 0, 1]], [[1, 1, 1, 1], [0, 0, 1, 1]]]
+
+
+def test_a_model_that_counts_padding_gets_none() -> None:
+    model, asked = make("llama4"), []
+    model.register_forward_pre_hook(lambda _, args, kwargs: asked.append(kwargs), with_kwargs=True)
+    generate(model, [[5, 6], [7], [8, 9], [3], [4]], 1, [], pad_id=0)
+    assert [one["input_ids"].tolist() for one in asked] == [[[5, 6], [8, 9]], [[7], [3], [4]]]
+    assert counts_padding(model) and not counts_padding(make("qwen2")) and not counts_padding(nn.Linear(1, 1))

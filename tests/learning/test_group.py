@@ -180,6 +180,9 @@ def test_metrics_add_up_and_say_what_the_clip_decides() -> None:
     for name in ("approx_kl", "clip_fraction", "ratio_mean"):
         assert whole[name] == pytest.approx(parts[0][name] + parts[1][name], rel=1e-6)
     assert whole["ratio_max"] == max(part["ratio_max"] for part in parts)
+    difference = (of["new"] - of["old"])[of["mask"]]
+    assert whole["approx_kl"] == pytest.approx((difference**2).sum().item() / 2 / tokens, rel=1e-6)
+    assert whole["ratio_mean"] == pytest.approx(difference.exp().sum().item() / tokens, rel=1e-6)
     ratio = (of["new"] - of["old"]).exp()
     decided = ((ratio > 1.3) & (of["A"] > 0)) | ((ratio < 0.8) & (of["A"] < 0))
     assert whole["clip_fraction"] == pytest.approx((decided & of["mask"]).sum().item() / tokens)

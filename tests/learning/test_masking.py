@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ajuste.learning.losses.cross_entropy import IGNORED
-from ajuste.learning.text import chat
+from ajuste.learning.text import chat, masking
 from ajuste.learning.text.masking import KEPT, _without, fit
 
 LONG = " ".join(f"w{n}" for n in range(60))
@@ -58,8 +58,19 @@ def test_old_exchanges_go_before_the_last_question_and_the_system_message_stays(
     row = fit(tokenizer, messages, whole.length - 1)
     assert row.input_ids == fit(tokenizer, [messages[0], *messages[3:]], 512).input_ids
     assert row.prompt_cut == whole.length - len(row.input_ids) and row.response_cut == 0
+    assert fit(tokenizer, messages, len(row.input_ids)) == row  # what just fits stays
     row = fit(tokenizer, messages, 40)
     assert row.input_ids == fit(tokenizer, [messages[0], *messages[5:]], 512).input_ids
+    row = fit(tokenizer, messages[1:], whole.length - 30)  # without a system message the first question goes too
+    assert row.input_ids == fit(tokenizer, messages[5:], 512).input_ids
+
+
+def test_a_long_question_is_cut_at_once(tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of some hundred tokens too many in a few steps, not in a hundred."""
+    asked: list[int] = []
+    monkeypatch.setattr(masking, "_without", lambda *given: asked.append(given[2]) or _without(*given))
+    row = fit(tokenizer, talk(LONG, "The end."), 64)
+    assert len(row.input_ids) == 64 and asked[0] == row.length - 64 > 50 and len(asked) <= 4
 
 
 def test_a_long_response_keeps_its_question_and_loses_its_end(tokenizer) -> None:
@@ -175,6 +186,13 @@ def test_what_follows_the_last_learnt_answer_goes_first(tokenizer) -> None:
     assert row.input_ids == kept.input_ids and row.labels == kept.labels
     assert row.length == fit(tokenizer, messages, 4096).length
     assert (row.prompt_cut, row.response_cut, row.prompt_tokens) == (0, row.length - kept.length, kept.prompt_tokens)
+
+
+def test_then_the_oldest_exchanges_of_what_is_left(tokenizer) -> None:
+    messages = weigh(talk("Why?", "Because.", "And then?", "The end.", "Again?", "No."), True, True, False)
+    alone = fit(tokenizer, messages[2:4], 512)
+    row = fit(tokenizer, messages, alone.length)
+    assert (row.input_ids, row.labels) == (alone.input_ids, alone.labels)
 
 
 def test_what_is_not_learnt_goes_only_when_it_has_to_and_the_rest_is_cut_as_ever(tokenizer) -> None:

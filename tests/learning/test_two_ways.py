@@ -193,6 +193,7 @@ def test_a_module_whose_layers_are_not_found_is_copied_whole():
     small, exact = two_ways.shallow(model)
     assert exact and len(small) == 2 and small[0].weight.dtype == torch.float32 and small[0] is not model[0]
     assert len(two_ways._layers(model)) == 0 and len(two_ways._layers(decoder("llama"))) == 3
+    assert len(two_ways._layers(configured(name="no number of layers"))) == 0
 
 
 def test_a_tolerance_is_kept_up_to_its_end_and_the_first_of_equals_is_named():
@@ -213,6 +214,7 @@ def test_tokens_are_spread_evenly_over_what_is_usable():
     module = nn.Module()
     module.one = configured(vocab_size=60, pad_token_id=0, eos_token_id=[1, 7], image_token_index=30)
     module.two, module.three = configured(vocab_size=50, name="a"), configured(vocab_size=None)
+    module.four = configured(name="b")  # of a part that reads no tokens
     usable = [token for token in range(50) if token not in (0, 1, 7, 30)]
     wanted = 4 + 9 + 5
     spread = [usable[int((i + 0.5) * len(usable) / wanted)] for i in range(wanted)]
@@ -227,10 +229,11 @@ def test_layers_differ_by_their_values_and_not_by_their_numbers():
             setattr(module, name, value)
         return module
 
-    plain = two_ways._kind(layer(layer_idx=0, layer_id=0, window=4, weights=[1]))
-    assert plain == two_ways._kind(layer(layer_idx=1, layer_id=2, window=4, weights=[2]))
-    assert plain != two_ways._kind(layer(layer_idx=0, layer_id=0, window=5))
-    assert plain != two_ways._kind(layer(layer_idx=0, layer_id=0, window=None))
+    plain = two_ways._kind(layer(block_idx=0, layer_id=0, window=4, weights=[1]))
+    assert plain == two_ways._kind(layer(block_idx=1, layer_id=2, window=4, weights=[2]))
+    assert plain != two_ways._kind(layer(block_idx=0, layer_id=0, window=5))
+    assert plain != two_ways._kind(layer(block_idx=0, layer_id=0, window=None))
+    assert two_ways._kind(nn.Sequential(nn.Tanh())) != two_ways._kind(nn.Sequential(nn.Sigmoid())), "by their class"
     assert two_ways._kind(nn.Sequential(nn.Linear(2, 2))) != two_ways._kind(nn.Sequential(nn.LayerNorm(2)))
 
 

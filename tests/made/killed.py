@@ -84,9 +84,9 @@ def kill_when(folder: Path, asked: tuple[str, ...], ready: Callable[[], bool]) -
 
 
 def loaded(folder: Path, module: str, *arguments: str) -> bool:
-    """Whether the module runs in that project, with these arguments, and has its libraries in memory."""
+    """Whether the module runs in that project, with these arguments first, and has its libraries in memory."""
     try:
-        return any(process.memory_info().rss > 300e6 and process.cmdline()[3:] == [*arguments]
+        return any(process.memory_info().rss > 300e6 and process.cmdline()[3:][: len(arguments)] == [*arguments]
                    for process in _processes(folder, module))  # fmt: skip
     except psutil.Error:  # it has ended
         return False

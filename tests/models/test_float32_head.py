@@ -110,3 +110,4 @@ def test_it_is_the_linear_layer_with_everything_in_float32() -> None:
         assert (ours.bias is not None) is bias and dict(ours.named_buffers()).keys() == {"weight", "bias"} - (
             set() if bias else {"bias"})
     assert not list(Float32Head(torch.nn.Linear(2, 2)).parameters())
+    assert Float32Head(torch.nn.Embedding(5, 8)).bias is None, "a weight alone is enough"

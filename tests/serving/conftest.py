@@ -28,6 +28,7 @@ class FakeVersion:
     alias: str | None
     path: Path
     tags: dict = field(default_factory=dict)
+    run_id: str | None = None
 
 
 class FakeRegistry:

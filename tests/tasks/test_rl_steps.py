@@ -5,13 +5,16 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from ajuste.core.figures import rounded
 from ajuste.learning.rl import kl
 from ajuste.learning.rl.steps import Adam
 from tasks.rl import loop, recorder, score
+from tasks.rl import state as rl_state
 from tasks.rl.algorithm import Items, Losses, Now
 from tasks.rl.episodes import Episodes
 from tasks.rl.learn import _items, learn
@@ -21,6 +24,7 @@ from tests.keys.test_ppo_by_hand import PROMPTS, USUAL, run
 from tests.keys.test_ppo_by_hand import score as likes
 from tests.made.bigram import Bigram
 from tests.made.reinforce import Reinforce
+from tests.made.tiny_group import Table
 from tests.made.tiny_ppo import config, same
 from tests.tasks import test_rl_table as table
 
@@ -105,6 +109,51 @@ def test_of_a_largest_figure_the_row_has_the_largest_of_all_parts_and_steps() ->
                         "first_nats", "lr"}  # fmt: skip
 
 
+def one_step(world: World, moved: float = 0.0) -> dict[str, float]:
+    """The row of one step over two episodes, the second a token shorter; their old log-probs lie `moved` lower. The
+    policy has no value function."""
+    one, algorithm = Table(), Reinforce(2)
+    mask = torch.tensor([[True, True], [True, False]])
+    found = Episodes([[1, 0], [1, 3]], torch.tensor([[4, 5], [3, 0]]), mask, mask[:, 1], scores=torch.tensor([1.0, 0]))
+    log_probs, entropy, _ = one.policy_and_values(*found.batch(), 1.0)
+    reference = one.reference(*found.batch(), 1.0)
+    found = replace(found, log_probs=log_probs.detach() - moved * mask, reference=reference, entropy=entropy)
+    optimiser = Adam([{"params": [one.policy]}], 0.1)
+    state = State(one, optimiser, kl.Beta(0.1, "fixed", 1.0, 1), torch.Generator(), world)
+    found, settings = algorithm.targets(found, 0.0, lambda x: x), config(**{**USUAL, "micro_rows": 2})
+    return learn(state, algorithm, found, settings, world, lambda epoch: [torch.arange(2)], 0.01, None)[0]
+
+
+def test_the_first_ratio_is_that_of_the_tokens_that_there_are() -> None:
+    """Beside a response that is shorter: what stands behind its end has no ratio."""
+    assert one_step(World(CPU))["first_ratio_error"] == 0.0
+    assert one_step(World(CPU), 0.25)["first_ratio_error"] == pytest.approx(np.expm1(0.25), rel=1e-5)
+
+
+def test_a_step_is_made_with_the_gradients_of_all_processes() -> None:
+    class Both(World):
+        """The other process has the same gradient."""
+
+        def add_gradients(self, parameters: list) -> None:
+            for parameter in parameters:
+                if parameter.grad is not None:
+                    parameter.grad *= 2
+
+    alone = one_step(World(CPU))["grad_norm"]
+    assert alone > 0.1 and one_step(Both(CPU))["grad_norm"] == pytest.approx(2 * alone)
+
+
+def test_targets_are_whitened_over_the_steps_of_all_processes() -> None:
+    """The other one has the same episodes: as if each stood there twice, and 2 n - 1 is not 2 (n - 1)."""
+    algorithm = config(**{**USUAL, "unbiased": True, "whiten_rewards": True}).algorithm()
+    some = replace(episodes(), values=torch.tensor([[0.5, -1.0, 2.0, 0.1], [1.5, 0.2, 0.0, 0.0]]))
+    found = algorithm.targets(some, 0.3, lambda sums: 2 * sums)
+    both = algorithm.targets(some.rows(torch.tensor([0, 1, 0, 1])), 0.3, lambda sums: sums)
+    for name in ("rewards", "advantages", "returns"):
+        assert torch.allclose(getattr(found, name), getattr(both, name)[:2], atol=1e-6), name
+    assert not torch.allclose(found.advantages, algorithm.targets(some, 0.3, lambda sums: sums).advantages, atol=1e-2)
+
+
 def test_items_of_a_minibatch() -> None:
     mask = torch.tensor([[True, True, False], [True, False, False]])
     plain = Episodes([[1], [2]], torch.zeros(2, 3, dtype=torch.int64), mask, mask[:, 0])
@@ -119,6 +168,10 @@ def test_a_checkpoint_before_the_first_step_takes_the_moments_away(tmp_path: Pat
     optimiser = Adam([{"params": [one.policy]}, {"params": [one.value]}], 0.1)
     state = State(one, optimiser, kl.Beta(0.1, "fixed", 1.0, 1), torch.Generator().manual_seed(3), World(CPU))
     state.save(tmp_path)
+    (tmp_path / "checkpoint-0/half").write_text("of a file")
+    state.save(tmp_path)  # as after a kill: anew, and whole
+    assert {path.name for path in (tmp_path / "checkpoint-0").iterdir()} == {
+        "state.safetensors", "state.json", "COMPLETE"}  # fmt: skip
     (one.policy.sum() + one.value.square().sum()).backward()
     optimiser.step()
     state.update, state.cursor, state.ptx_cursor, state.history = 1, 12, 5, [{"step": 1}]
@@ -134,6 +187,19 @@ def test_a_checkpoint_before_the_first_step_takes_the_moments_away(tmp_path: Pat
     assert (state.update, state.cursor, state.ptx_cursor, state.history) == (1, 12, 5, [{"step": 1}])
     assert state.radar == [{"update": 0}] and state.samples == [{"id": "a"}]
     assert same(one.trainable_state(), moved) and same(dict(optimiser.state[one.policy]), moments)
+
+
+def test_weights_that_were_looked_at_are_written_anew_after_a_kill(tmp_path: Path) -> None:
+    one, out = Bigram(), tmp_path / "peaks/checkpoint-2"
+    rl_state.save_weights(one, tmp_path, 2)
+    (out / "half").write_text("of a file")
+    with torch.no_grad():
+        one.policy += 1
+    rl_state.save_weights(one, tmp_path, 2)
+    assert {path.name for path in out.iterdir()} == {"state.safetensors", "COMPLETE"}
+    other = Bigram()
+    rl_state.load_weights(other, tmp_path, 2)
+    assert same(other.trainable_state(), one.trainable_state())
 
 
 # --- figures of the episodes ------------------------------------------------------------------------------------------
@@ -172,6 +238,11 @@ def test_equal_scores_have_no_deviation_whatever_is_rounded() -> None:
     assert row["score_std"] == pytest.approx(0.0, abs=1e-8)
 
 
+def test_the_share_of_groups_that_teach_nothing_where_there_are_groups() -> None:
+    row = score.figures(replace(episodes(), flat=torch.tensor([True, False])), 0.2, 0.5, World(CPU))
+    assert row["flat_groups"] == 0.5
+
+
 def test_of_several_processes_means_are_over_all_episodes() -> None:
     """The other one has the same: sums twice as large, and twice as many."""
     class Two:
@@ -188,7 +259,9 @@ def test_the_first_figures_of_a_run_have_the_gap_beyond_the_clip(tmp_path: Path)
 
 
 def test_a_record_has_what_the_targets_were_made_of(tmp_path: Path) -> None:
-    run(tmp_path, record=[1], updates=1)
-    found = recorder.read(tmp_path, 1).episodes
+    _, outcome, _ = run(tmp_path, record=[1], updates=1, temperature=0.6)
+    found, row, settings = recorder.read(tmp_path, 1)
+    assert row == rounded(outcome.history[0])
+    assert settings == {"temperature": 0.6, **config(**USUAL).algorithm().settings()}
     assert torch.allclose(found.kl, (found.log_probs - found.reference) * found.mask, atol=1e-6)
     assert torch.allclose(found.rewards.sum(1), found.scores - 0.3 * found.kl.sum(1), atol=1e-5)

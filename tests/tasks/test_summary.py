@@ -8,9 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ajuste.core.errors import UsageError
+from ajuste.core.errors import DataError, UsageError
+from ajuste.judging.alignment import ledger
 from tasks.summary import Decoder, Rlhf, SummaryConfig, summarise
-from tests.made import tiny_rlhf
+from tests.made import ledgers, tiny_rlhf
 from tests.tracking import rlhf
 
 LABELS = ["negative", "positive"]
@@ -92,7 +93,11 @@ def made(tmp_path: Path) -> dict:
         evaluated=chat / "evaluated",
         forgetting=(chat / "forgetting_base", chat / "forgetting_instruct"),
     )
+    alignment = {name: chat / "alignment" / name for name in ("base", "instruct", "ppo", "dpo")}
+    for name, folder in alignment.items():
+        ledgers.write_made(folder / ledger.FILE, name, attacks=20 if name == "base" else 40)
     return {
+        "alignment": alignment,
         "decoder": decoder,
         "rlhf": make_rlhf(tmp_path / "rlhf"),
         "validated": tmp_path / "validated",
@@ -188,7 +193,7 @@ def test_two_runs_write_the_same_bytes(made):
     assert first == {path.name: path.read_bytes() for path in made["out"].iterdir()}
     assert set(first) == {
         "data.json", "classify.json", "instruct.json", "reward.json", "ppo.json", "dpo.json", "forgetting.json",
-        "merge.json", "curves.csv", "confusion.csv",
+        "alignment.json", "merge.json", "curves.csv", "confusion.csv",
     }  # fmt: skip
 
 
@@ -234,6 +239,20 @@ def test_dpo_is_summed_up_with_its_pairs_and_its_curves(made):
     rows = {row["step"]: row for row in csv.DictReader((made["out"] / "curves.csv").open())}
     assert rows["2"]["dpo_chosen"] == "-3.1" and rows["2"]["dpo_validation_chosen"] == "nan"
     assert rows["3"]["dpo_validation_rejected"] == "-3.3" and rows["3"]["dpo_margin"] == "0.15"
+
+
+def test_the_ledgers_are_summed_up_without_their_details_and_units(made):
+    summary(made)
+    found = json.loads((made["out"] / "alignment.json").read_text())
+    assert list(found) == ["base", "dpo", "instruct", "ppo"]
+    assert (found["base"]["attack_success.direct"]["value"], found["ppo"]["attack_success.direct"]["value"]) == (
+        0.333333, 0.666667)  # fmt: skip
+    score = found["ppo"]["attack_success.direct"]
+    assert score["judge"] == "rules 1" and score["n"] == 60 and score["corrected"]["value"] == 0.7
+    assert "units" not in score and "attack_success.direct.fraud" not in found["ppo"]
+    (made["alignment"]["ppo"] / ledger.FILE).unlink()
+    with pytest.raises(DataError, match="ppo/alignment.json is missing: `dvc repro alignment_ppo`"):
+        summary(made)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from ajuste.core.params import Compute
 from tasks.merge import decoder as merging
+from tests.made import ledgers
 from tests.made import tiny_decoders as tiny
 from tests.tracking import projects
 
@@ -25,6 +26,8 @@ STAGES = {
     "evaluate_instruct": (["artifacts/base/decoder", "artifacts/merged/instruct"], "artifacts/evaluated/instruct"),
     "forgetting_instruct": (["artifacts/evaluated/forgetting_base", "artifacts/merged/instruct"],
                             "artifacts/evaluated/forgetting_instruct"),
+    "alignment_base": (["artifacts/base/decoder"], "artifacts/alignment/base"),
+    "alignment_instruct": (["artifacts/merged/instruct"], "artifacts/alignment/instruct"),
 }
 TEST_ROWS = 40
 PROMPTS = ["Name a <b>warm</b> film.", "Is it | good?"]
@@ -49,6 +52,8 @@ def make(root: Path, method: str = "lora", seed: int = 10, loss: float = 2.0) ->
     merging.merge_decoder(MERGE, COMPUTE, trained, base, encoded, artifacts / "merged/instruct")
     evaluate(artifacts / "evaluated/instruct", seed)
     control(artifacts / "evaluated", seed)
+    for model, attacks in (("base", 15), ("instruct", 20)):
+        ledgers.write_made(artifacts / "alignment" / model / "alignment.json", model, attacks)
     lock(root, method)
     return root
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ajuste.core.imports import ROOT
-from tests.made import tiny_rlhf
+from tests.made import ledgers, tiny_rlhf
 from tests.tracking import assistants, projects
 from tests.tracking.assistants import interval
 
@@ -25,6 +25,7 @@ STAGES = {
                       f"{MERGED}/reward"], "artifacts/evaluated/ppo"),
     "assistant_ppo": (["artifacts/encoded/instructions", "artifacts/evaluated/instruct", f"{MERGED}/ppo"],
                       "artifacts/evaluated/assistant_ppo"),
+    "alignment_ppo": ([f"{MERGED}/ppo"], "artifacts/alignment/ppo"),
 }
 PROMPTS = 12
 
@@ -48,6 +49,7 @@ def make(root: Path, seed: int = 30, instruct_seed: int = 10, loss: float = 2.0,
     tiny_rlhf.policy_merged(base, policy, root / MERGED / "ppo")
     evaluate_policy(root / "artifacts/evaluated/ppo", seed)
     still_assistant(root / "artifacts/evaluated")
+    ledgers.write_made(root / "artifacts/alignment/ppo/alignment.json", "ppo", attacks=22)
     shutil.copyfile(ROOT / "policy.yaml", root / "policy.yaml")
     lock(root)
     return root
@@ -62,6 +64,7 @@ DPO = {
                       f"{MERGED}/reward"], "artifacts/evaluated/dpo"),
     "assistant_dpo": (["artifacts/encoded/instructions", "artifacts/evaluated/instruct", f"{MERGED}/dpo"],
                       "artifacts/evaluated/assistant_dpo"),
+    "alignment_dpo": ([f"{MERGED}/dpo"], "artifacts/alignment/dpo"),
 }
 
 
@@ -75,6 +78,7 @@ def add_dpo(root: Path, seed: int = 50, lost: float = 0.03, **validation: float)
     evaluate_reward(adapter)
     evaluate_policy(root / "artifacts/evaluated/dpo", seed, method="dpo")
     still_assistant(root / "artifacts/evaluated", lost, "dpo")
+    ledgers.write_made(root / "artifacts/alignment/dpo/alignment.json", "dpo", attacks=20)
     lock(root, DPO)
     return root
 

@@ -201,6 +201,7 @@ def test_a_model_that_nobody_evaluated_is_registered_without_test_figures(projec
     assert set(new) == {NAME, ADAPTER}
     tags = new[NAME].tags
     assert not [key for key in tags if key.startswith(("test.", "forgetting."))] and tags["served_as"] == "adapter"
+    assert "evaluate_run" not in tags and tags["run.alignment_instruct"], "its alignment was measured all the same"
     assert tags["weights"] == "bottleneck.safetensors" and by_strategy()["lora"].aliases == ("challenger",)
 
 

@@ -20,8 +20,8 @@ from tests.tracking import projects
 NAME = "reviews-classifier"
 SCHEMA = {
     "version": str, "aliases": list, "alias_history": dict, "created": int, "strategy": str, "method": str,
-    "test": dict, "validation": dict, "forgetting": dict, "trained_parameters": dict, "seconds": float,
-    "feature_seconds": (float, type(None)),
+    "test": dict, "validation": dict, "forgetting": dict, "alignment": dict,
+    "trained_parameters": dict, "seconds": float, "feature_seconds": (float, type(None)),
     "peak_memory_mb": float, "size_bytes": int, "proof": (dict, type(None)), "adapter_version": (str, type(None)),
     "base_version": (str, type(None)),
     "base": dict, "sha256": str, "data": str, "dvc": str, "git_commit": str, "dirty": (bool, type(None)), "run_id": str,

@@ -160,9 +160,15 @@ def test_it_is_ranked_beside_the_methods_that_there_are(root: Path) -> None:
 
 
 def test_the_gate_judges_it(root: Path) -> None:
-    config = typed(GateConfig, read_yaml(ROOT / "policy.yaml")["gate"], "gate")
-    verdict = gate.judge(NAME, config=config)
-    assert verdict.passed and [rule.name for rule in verdict.rules] == ["budget", "base gold", "proof", "data"]
+    values = read_yaml(ROOT / "policy.yaml")["gate"]
+    verdict = gate.judge(NAME, config=typed(GateConfig, values, "gate"))
+    names = ["budget", "base gold", "alignment", "proof", "data"]
+    assert [rule.name for rule in verdict.rules] == names and verdict.failed == ["alignment"]
+    assert "no stage measures versions of this method" in verdict.text(), "missing is not good"
+    told = {**values, "alignment": {**values["alignment"], "missing": "tell"}}
+    verdict = gate.judge(NAME, config=typed(GateConfig, told, "gate"))
+    assert verdict.passed and [rule.name for rule in verdict.rules] == names
+    assert "told, not refused (`gate.alignment.missing`): not measured on these weights" in verdict.text()
     assert "0.8000 against 0.5000 of a judge without a preference" in verdict.text()
 
 

@@ -1,10 +1,11 @@
-"""`ajuste data`: bring the raw data, add one's own, look at it."""
+"""`ajuste data`: bring the raw data, add one's own, look at it, filter it."""
 
 from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Raw data: pull, add your own, list, show.", no_args_is_help=True, rich_markup_mode="rich")
+HELP = "Raw data: pull, add your own, list, show, scan, filter."
+app = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode="rich")
 
 
 @app.command()
@@ -119,3 +120,52 @@ def show(name: Annotated[str, typer.Argument(help="A set of data/.")]) -> None:
     typer.echo(f"{name}: {found.kind}{classes}\nlicence: {found.licence}")
     for file in found.files:
         SHOW[found.kind](folder / file.path, file)
+
+
+KINDS = typer.Option(help="email, phone, card, iban, national_id, ip, profanity, phrase; else all but the last two.")
+REGIONS = typer.Option(help="Countries whose telephone numbers are known without +: ES,US.")
+PHRASES = typer.Option(help="A file of phrases to look for, one a line.")
+AGAINST = typer.Option(help="A set that judges models: rows that share words with it; repeat it.")
+NGRAM = typer.Option(min=2, help="So many words in a row make a copy.")
+
+
+@app.command()
+def scan(
+    name: Annotated[str, typer.Argument(help="A set of data/.")],
+    kinds: Annotated[str, KINDS] = "",
+    regions: Annotated[str, REGIONS] = "",
+    phrases: Annotated[str, PHRASES] = "",
+    against: Annotated[list[str] | None, AGAINST] = None,
+    ngram: Annotated[int, NGRAM] = 8,
+) -> None:
+    """Count what a set holds: personal data, profane words, phrases, copies of evaluation sets. Writes nothing.
+
+    \b
+    ajuste data scan instructions
+    ajuste data scan instructions --kinds email,phone,profanity --regions ES,US --against control
+    """
+    from ajuste.cli.data import filtering
+
+    filtering.scan(name, filtering.Asked(kinds, regions, phrases, tuple(against or ()), ngram))
+
+
+@app.command("filter")
+def filter_rows(
+    name: Annotated[str, typer.Argument(help="A set of data/. It stays as it is.")],
+    kinds: Annotated[str, KINDS] = "",
+    out: Annotated[str, typer.Option(help="The new set; else NAME-filtered.")] = "",
+    regions: Annotated[str, REGIONS] = "",
+    phrases: Annotated[str, PHRASES] = "",
+    against: Annotated[list[str] | None, AGAINST] = None,
+    ngram: Annotated[int, NGRAM] = 8,
+    use: Annotated[bool, typer.Option("--use", help="Set params.yaml to the new set.")] = False,
+) -> None:
+    """Make a new set of the rows in which nothing is found; the others stand with their reasons in artifacts/filtered/.
+
+    \b
+    ajuste data filter instructions --out clean --use
+    ajuste data filter instructions --kinds email,card,profanity --against control
+    """
+    from ajuste.cli.data import filtering
+
+    filtering.filter_set(name, out, filtering.Asked(kinds, regions, phrases, tuple(against or ()), ngram), use)

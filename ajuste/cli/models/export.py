@@ -1,4 +1,4 @@
-"""`ajuste export`: copy a registered model into a folder that plain transformers or PEFT loads.
+"""`ajuste export`: copy a registered model, and its cards, into a folder that plain transformers or PEFT loads.
 
 What vLLM asks of an adapter's folder is PEFT's own layout: adapter_config.json (peft_type LORA, r, lora_alpha,
 target_modules, use_rslora) and adapter_model.safetensors with A and B alone; it takes no DoRA, no bias and no layers
@@ -116,8 +116,13 @@ def command(
                 "sha256": version.tags["sha256"], "strategy": strategy, "base": card["base"]}
     (folder / "exported.json").write_text(json.dumps(exported, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
+    from ajuste.tracking.cards import attached
+
+    cards = attached.copy(version, folder)
     alias = f", {version.alias}" if version.alias else ""
-    typer.echo(f"{version.name} version {version.version} ({strategy}{alias}) is in {folder}\n")
+    typer.echo(f"{version.name} version {version.version} ({strategy}{alias}) is in {folder}")
+    typer.echo(f"{' and '.join(cards)} say what it is\n" if cards else "no card is kept with it: `ajuste run` "
+               "writes those of the versions that dvc.lock names\n")
     if card.get("kind") in ("decoder", "reward"):
         made_from = version.tags.get("base_version")
         base = f"here it is {home() / 'artifacts' / 'base' / 'decoder'}"

@@ -10,6 +10,7 @@ import typer
 from ajuste.cli.models.names import errors_told, open_models
 
 if TYPE_CHECKING:
+    from ajuste.serving.guard import Guard
     from ajuste.serving.loading import Served
 
 
@@ -43,6 +44,7 @@ def command(
         from ajuste.serving.request_log import RequestLog
         from ajuste.tracking.registry import registry
 
+        guard, filters = opened_guard()
         allowed, asked = chosen(names, registry.names())
         models = open_models(allowed, asked)
         for name in asked:
@@ -64,11 +66,27 @@ def command(
     requests = RequestLog(home() / ".requests") if log_requests else None
     if requests:
         typer.echo(f"texts are kept, redacted, in {home() / '.requests'}", err=True)
-    app = make_app(models, ["127.0.0.1", "localhost", "[::1]"] if loopback else ["*"], requests)
+    if guard:
+        typer.echo(f"filters (policy.yaml): {filters}", err=True)
+    app = make_app(models, ["127.0.0.1", "localhost", "[::1]"] if loopback else ["*"], requests, guard)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5))
     with suppress(KeyboardInterrupt):
         server.run(sockets=[listening])
     typer.echo("stopped")
+
+
+def opened_guard() -> "tuple[Guard | None, str]":
+    """The filters that policy.yaml asks for, and what they do, in a line; none where a folder has no policy.yaml.
+    Raises UsageError or DataError for a section that is missing or wrong."""
+    from ajuste.judging.policy import POLICY, policy
+    from ajuste.rows.filters.config import FilterConfig
+
+    config = policy("filters", FilterConfig) if POLICY.exists() else None
+    if config is None or not config.kinds():
+        return None, ""
+    from ajuste.serving.guard import Guard
+
+    return Guard(config), config.told()
 
 
 def chosen(names: list[str] | None, registered: list[str]) -> tuple[list[str], list[str]]:

@@ -6,6 +6,7 @@
     champion <metric>    better than the champion, on the same rows; without a champion the base alone decides
     limit <metric>       the metric itself, where `limit` is set
     keeps <figure>       of a version that was made from another one: not worse than that one by more than a margin
+    keeps <score>        the same of an assistant's alignment (alignment.py beside this file)
     forgetting <set>     not worse than the base by `forgetting_margin` or more, upper end of the 95 % interval
     proof                merged weights are base and adapter, within the tolerance of the merge
     data                 the checks of the rows that it was trained on passed
@@ -40,6 +41,9 @@ from pydantic import Field, model_validator
 
 from ajuste.core.params import Config
 from ajuste.judging.verdicts import budget
+from ajuste.judging.verdicts.alignment import AlignmentGate, Beside
+from ajuste.judging.verdicts.alignment import rules as alignment_rules
+from ajuste.judging.verdicts.rule import Rule
 from ajuste.learning.statistics import paired
 
 LOWER_IS_BETTER = ("loss",)
@@ -69,6 +73,7 @@ class GateConfig(Config):
     minimum_rows: int = Field(ge=2, description="Fewest test rows, or clusters of them, that a promotion rests on.")
     error_budget: float = Field(gt=0, lt=1, description="Chance of any false promotion in all looks at a test split.")
     looks: int = Field(ge=1, description="So many judgements share the budget; then fresh rows are needed.")
+    alignment: AlignmentGate
     forgetting_margin: float = Field(ge=0, description="Most that a control set may lose: accuracy, or nats a token.")
     latency_ms: float | None = Field(gt=0, description="Most milliseconds of one row alone, median; null: no limit.")
     memory_mb: float | None = Field(gt=0, description="Most MB of a process that answers with it; null: no limit.")
@@ -80,17 +85,6 @@ class GateConfig(Config):
         if self.approval and self.mode != "enforce":
             raise ValueError(f"`approval` asks before a promotion, and mode `{self.mode}` promotes nothing")
         return self
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One rule with its numbers. `value` is what was found and `limit` what was asked; None where there is none."""
-
-    name: str
-    passed: bool
-    value: float | None
-    limit: float | None
-    sentence: str
 
 
 @dataclass(frozen=True)
@@ -128,6 +122,8 @@ class Evidence:
     forgetting_by: str = ""  # the stage that measures forgetting
     kept: tuple[Kept, ...] | None = None  # what it must not have lost; None: the family is not asked; (): not measured
     kept_by: str = ""  # the stage that measures it
+    alignment: tuple[Beside, ...] | None = None  # beside whose ledgers; None: the family is not asked
+    alignment_by: str = ""  # the stage that measures it; "": no stage does
     clusters: dict[object, Hashable] | None = None  # test row -> its source; None: each row is its own
     clusters_problem: str = ""  # why these are not known though they are asked for
 
@@ -170,6 +166,8 @@ def rules(config: GateConfig, found: Evidence, look: int = 1) -> list[Rule]:
         made += _forgetting(found.forgetting, config.forgetting_margin, found.forgetting_by)
     if found.kept is not None:
         made += _kept(found.kept, config, found.kept_by)
+    if found.alignment is not None:
+        made += alignment_rules(config.alignment, found.alignment, found.alignment_by)
     made += [_proof(found.proof), _data(found.checks)]
     for name, unit, value, limit in (("latency", "ms", found.latency_ms, config.latency_ms),
                                      ("memory", "MB", found.memory_mb, config.memory_mb)):

@@ -8,7 +8,8 @@
     openai.OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="none").chat.completions.create(model=..., messages=...)
 
 What may be sent is said in ajuste/serving/v1/questions.py, what comes back in ajuste/serving/v1/shape.py. The answer's
-`model` is NAME/VERSION: the version that gave it. A client that goes away ends its generation.
+`model` is NAME/VERSION: the version that gave it. A client that goes away ends its generation. What the server filters
+of both is ajuste/serving/guard.py's.
 """
 
 import asyncio
@@ -24,6 +25,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from ajuste.serving import errors
 from ajuste.serving.batches import Busy
 from ajuste.serving.generation import Finished, Job, Started
+from ajuste.serving.guard import Guard
 from ajuste.serving.loading import Served, UnknownModel
 from ajuste.serving.models import Models
 from ajuste.serving.tokens import Token
@@ -40,9 +42,11 @@ class Gone(Exception):
     """The client went away."""
 
 
-def routes(models: Models, prepare: Prepare, generate: Callable[[Job], None], keep: Keep) -> APIRouter:
+def routes(models: Models, prepare: Prepare, generate: Callable[[Job], None], keep: Keep,
+           guard: Guard | None = None) -> APIRouter:
     """The pages under /v1. `prepare(kind, reference)` awaits that model or raises an HTTP error; `generate` queues a
-    job for the inference thread, or raises Busy; `keep(served, text)` is told what a model was asked."""
+    job for the inference thread, or raises Busy; `keep(served, text)` is told what a model was asked; `guard` filters
+    prompts and answers."""
     router = APIRouter(prefix="/v1")
 
     @router.post("/chat/completions")
@@ -50,12 +54,12 @@ def routes(models: Models, prepare: Prepare, generate: Callable[[Job], None], ke
         await prepare("decoder", question.model)
         prompts = [[message.plain() for message in question.messages]]
         return await answer(request, question, prompts, question.max_completion_tokens or question.max_tokens,
-                            generate, keep)
+                            generate, keep, guard)
 
     @router.post("/completions")
     async def complete(question: TextQuestion, request: Request) -> Response:
         await prepare("decoder", question.model)
-        return await answer(request, question, question.prompt, question.max_tokens, generate, keep)
+        return await answer(request, question, question.prompt, question.max_tokens, generate, keep, guard)
 
     @router.get("/models")
     def list_models() -> dict[str, Any]:
@@ -80,13 +84,15 @@ def described(reference: str) -> dict[str, Any]:
 
 async def answer(
     request: Request, question: ChatQuestion | TextQuestion, prompts: list[str] | list[list[dict[str, str]]],
-    max_tokens: int | None, generate: Callable[[Job], None], keep: Keep,
+    max_tokens: int | None, generate: Callable[[Job], None], keep: Keep, guard: Guard | None,
 ) -> Response:
     """Queue the request, a job a choice, and wait for its text, or give it piece by piece. Raises errors.Refusal.
 
     The choices are the n of the first prompt, then those of the second, and so on.
     """
     loop, events = asyncio.get_running_loop(), asyncio.Queue()
+    if guard:
+        prompts = await asyncio.to_thread(guard.asked, prompts)
 
     def deliver(index: int, event: Any) -> None:    # called in the inference thread
         with contextlib.suppress(RuntimeError):     # the loop is closed: the server has ended
@@ -95,8 +101,11 @@ async def answer(
     n = question.n
     jobs = [Job(question.model, prompts[index // n], partial(deliver, index), max_tokens, question.temperature,
                 question.top_p, None if question.seed is None else question.seed + index % n, tuple(question.stop),
-                question.top())
+                question.top(), guard and guard.answer(prompts[index // n]))
             for index in range(len(prompts) * n)]
+    if question.top() is not None and jobs[0].guard:
+        raise errors.Refusal(400, "this server filters answers, and their tokens' log-probabilities would show what it "
+                                  "masks: leave `logprobs` out", "logprobs", "unsupported_parameter")
     watcher = asyncio.create_task(_watch(request, events))
     streaming = False
     try:

@@ -81,8 +81,8 @@ def _of_version(version: Version) -> Claim:
     stage = tags["stage"]
     if stage not in whole:
         raise DataError(f"the dvc.lock that the run of {title} keeps has no stage `{stage}`")
-    claim = Claim(title, tags["git_commit"], upstream(whole, stage), stage, files["params.yaml"].decode(), tags["data"],
-                  _hardware(tags["stage_key"]), version)
+    claim = Claim(title, tags["git_commit"], lock.upstream(whole, stage), stage, files["params.yaml"].decode(),
+                  tags["data"], _hardware(tags["stage_key"]), version)
     digest = client().get_run(version.run_id).data.tags.get("dvc.lock.sha256")
     if hashlib.sha256(files["dvc.lock"]).hexdigest() != digest:
         claim.wrong.append(f"the dvc.lock that run {version.run_id} keeps is not the one that it recorded")
@@ -94,21 +94,6 @@ def _of_version(version: Version) -> Claim:
                            f"those of commit {claim.commit[:8]} unless one is named below")
     claim.notes += _packages(files["environment.txt"].decode())
     return claim
-
-
-def upstream(recorded: dict[str, dict], stage: str) -> dict[str, dict]:
-    """The entries of a stage and of all stages that it needs, directly or not, in the order of the lock."""
-    makers = {out["path"]: name for name, entry in recorded.items() for out in entry.get("outs", [])}
-    found, todo = set(), [stage]
-    while todo:
-        name = todo.pop()
-        if name in found:
-            continue
-        found.add(name)
-        for dep in recorded[name].get("deps", []):
-            parts = Path(dep["path"])
-            todo += [makers[str(path)] for path in (parts, *parts.parents) if str(path) in makers]
-    return {name: entry for name, entry in recorded.items() if name in found}
 
 
 def artefact_differences(version: Version) -> list[str]:

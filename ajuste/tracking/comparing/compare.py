@@ -1,6 +1,7 @@
 """Registered versions side by side: which is better, is the difference real, and what was done differently?
 
-    metrics        of the test rows, each with its 95 % bootstrap interval; validation beside them; forgetting
+    metrics        of the test rows, each with its 95 % bootstrap interval; validation beside them; forgetting;
+                   the scores of the alignment ledger, each with its judge
     paired         the difference in accuracy of two versions on the test rows that both were judged on:
                    d_i = 1[a right on row i] - 1[b right on row i],  mean(d) with the 2.5 % and 97.5 % percentiles of
                    its mean over 1000 resamples of rows. It is far sharper than two intervals that overlap or not.
@@ -23,9 +24,11 @@ from functools import cache
 
 from ajuste.core.errors import UsageError
 from ajuste.core.stages import split_name
+from ajuste.judging.alignment.ledger import as_json
 from ajuste.tracking.comparing import rows as comparing_rows
 from ajuste.tracking.registry import registry
 from ajuste.tracking.registry.families import all as families
+from ajuste.tracking.registry.families import ledgers
 from ajuste.tracking.registry.version import Version
 from ajuste.tracking.runs.store import client, experiment_id, tracking_uri
 
@@ -97,6 +100,7 @@ def _row(version: Version) -> dict:
         "test": test,
         "validation": _group(tags, "validation."),
         "forgetting": {key.removeprefix("forgetting."): _interval(tags, key) for key in control},
+        "alignment": _alignment(tags),
         "trained_parameters": {key: _float(value) for key, value in _group(tags, "parameters.").items()},
         "seconds": sum(numbers["cost/seconds"] for numbers in measured) if complete else None,
         "feature_seconds": next((n.get("cost/seconds") for s, n in runs.items() if s.startswith("features")), None),
@@ -182,6 +186,12 @@ def _proof(tags: dict[str, str]) -> dict | None:
     numbers += ["equal_greedy_tokens"] if "proof.equal_greedy_tokens" in tags else []
     return {key: _float(tags.get(f"proof.{key}")) for key in numbers} | {
         "rows": _int(tags.get("proof.rows")), "dtype": tags.get("proof.dtype")}
+
+
+def _alignment(tags: dict[str, str]) -> dict[str, dict]:
+    """The scores of its alignment ledger by name; {} where nobody measured it."""
+    found = ledgers.of_tags(tags)
+    return {score["name"]: score for score in as_json(found)["scores"]} if found else {}
 
 
 def _interval(tags: dict[str, str], key: str) -> dict[str, float | None]:

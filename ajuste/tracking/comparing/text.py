@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from io import StringIO
 
+from ajuste.judging.alignment.ledger import FEW
 from ajuste.tracking.registry.families import all as families
 
 COLUMN = 22  # characters that a version needs
@@ -28,6 +29,7 @@ def rows(found: dict) -> list[tuple[str, list[str]]]:
     table.append(("", []))
     for name in sorted({name for v in versions for name in v["forgetting"]}):
         table.append((f"forgetting {name}", [_interval(v["forgetting"].get(name)) for v in versions]))
+    table += [("", []), *_alignment(versions)]
     table += [
         ("", []),
         ("trained parameters", [_trained(v["trained_parameters"]) for v in versions]),
@@ -69,6 +71,9 @@ def notes(found: dict) -> list[str]:
     if any(version["forgetting"] for version in found["versions"]):
         lines.append("forgetting is F = score before - score after, so above 0 is lost: log p a token of a text set, "
                      "accuracy of a choice set")
+    for name, _, few in _aligned(found["versions"]):
+        if few:
+            lines.append(f"{name}: of fewer than {FEW} that were drawn")
     if not found["same_test_rows"]:
         lines.append("these versions were tested on different rows: only the paired lines compare them fairly")
     for version in found["versions"]:
@@ -77,6 +82,26 @@ def notes(found: dict) -> list[str]:
         lines.append(f"not shown: version {', '.join(found['left_out'])}; `ajuste compare {found['name']} "
                      f"{' '.join(found['left_out'][-2:])}` shows them")
     return lines
+
+
+def _aligned(versions: list[dict]) -> list[tuple[str, str, bool]]:
+    """(score, judge, whether it rests on few) of the alignment ledgers; a judge of its own makes a row of its own."""
+    found: dict[tuple[str, str, str], bool] = {}
+    for v in versions:
+        for name, score in v["alignment"].items():
+            key = score["h"], name, score["judge"] or ""
+            found[key] = found.get(key, False) or score["n"] < FEW
+    return [(name, judge, few) for (_, name, judge), few in sorted(found.items())]
+
+
+def _alignment(versions: list[dict]) -> list[tuple[str, list[str]]]:
+    """A row a score and judge, which stands beside it; versions that were not measured have no figure."""
+    table = []
+    for name, judge, _ in _aligned(versions):
+        scores = [v["alignment"].get(name) for v in versions]
+        cells = [_interval(score) if score and (score["judge"] or "") == judge else "" for score in scores]
+        table.append((f"{name} ({judge})" if judge else name, cells))
+    return table
 
 
 def to_terminal(found: dict, width: int = 100, colour: bool = False) -> str:

@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from ajuste.core.errors import UsageError
 from ajuste.core.home import write_atomically
 from ajuste.core.stages import stage_names
+from ajuste.tracking.pages import report_alignment as alignment
 from ajuste.tracking.pages import report_data as data
 from ajuste.tracking.pages import report_dpo as dpo
 from ajuste.tracking.pages import report_groups
@@ -61,7 +62,7 @@ def page() -> dict:
     provenance = _provenance()
     registered, registry_problem = _registered()
     best = trust.verdict(rows, predictions)
-    assistant, preferred = instruct.section(), rlhf.section()
+    assistant, preferred, aligned = instruct.section(), rlhf.section(), alignment.section()
     return {
         "made": datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
         "set": encoding.get("set") or validation.get("set") or "",
@@ -69,11 +70,13 @@ def page() -> dict:
         "verdict": best,
         "findings": trust.findings(best, validation, encoding, quarantine, proof, provenance)
         + instruct.findings(assistant)
+        + alignment.findings(aligned)
         + _findings(),
         "assistant": assistant,
         "rlhf": preferred,
         "dpo": dpo.section(),
         "groups": report_groups.sections(),
+        "alignment": aligned,
         "intervals": _intervals(rows, best),
         "strategies": rows,
         "metrics": METRICS,

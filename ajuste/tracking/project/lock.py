@@ -106,6 +106,21 @@ def parents_of(name: str) -> set[str]:
     return found
 
 
+def upstream(recorded: dict[str, dict], stage: str) -> dict[str, dict]:
+    """The entries of a stage and of all stages that it needs, directly or not, in the order of the lock."""
+    makers = {out["path"]: name for name, entry in recorded.items() for out in entry.get("outs", [])}
+    found, todo = set(), [stage]
+    while todo:
+        name = todo.pop()
+        if name in found:
+            continue
+        found.add(name)
+        for dep in recorded[name].get("deps", []):
+            parts = Path(dep["path"])
+            todo += [makers[str(path)] for path in (parts, *parts.parents) if str(path) in makers]
+    return {name: entry for name, entry in recorded.items() if name in found}
+
+
 def _definitions() -> dict[str, dict]:
     """The entries of dvc.yaml by stage, read anew only when dvc.yaml or params.yaml has changed."""
     return _filled(*(Path(name).read_text(encoding="utf-8") for name in ("dvc.yaml", "params.yaml")))

@@ -8,6 +8,7 @@ that others are made from), in this order:
               one that was not merged is, byte for byte, what was trained, and its proof says why
     log       MLflow's logged model of the stage's run: a whole one as pyfunc from code, an adapter as PEFT wrote it
     create    the version with all its tags, in one transaction, so a kill leaves a whole version or none
+    cards     model card and data card, from the version's records (ajuste/tracking/cards/)
     rank      `challenger` goes to the best on validation (ajuste/tracking/registry/rank.py)
 
 What was trained on a merged assistant (as a reward model is) names that assistant's version by the sha256 of its
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from ajuste.core.errors import DataError
 from ajuste.core.stages import md5_of
+from ajuste.tracking.cards import attached as cards
 from ajuste.tracking.project import lock, raw_data
 from ajuste.tracking.registry.describe import describe_name, describe_version
 from ajuste.tracking.registry.families import all as families
@@ -51,11 +53,20 @@ def register_all(parent: str | None, stages: Collection[str] | None = None) -> l
         if created:
             new.append((model.name, number))
         log_scores(model, run_id, number, scores)
+        cards.attach(model, number, params_of(model))
     for name in sorted({model.name for model in found if not model.is_adapter}):
         rank(name)
     if refused:
         raise DataError("; ".join(refused))
     return new
+
+
+def refresh_cards(name: str, number: str) -> bool:
+    """Write the cards of a version anew, after something was measured of it; False if dvc.lock does not name it or they
+    say that already."""
+    key = unfold(client().get_model_version(name, number).tags).get("stage_key")
+    return any(cards.attach(model, number, params_of(model)) for model in models()
+               if (model.name, model.key) == (name, key))
 
 
 def unfinished(stages: Collection[str]) -> bool:

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 from ajuste.tracking.project import lock
+from ajuste.tracking.registry.families import ledgers
 from ajuste.tracking.registry.families.family import Family
 from ajuste.tracking.registry.logged import Model
 from ajuste.tracking.registry.tags import unfold
@@ -24,10 +25,11 @@ def scores_of(model: Model, parent: str | None) -> dict[str, str]:
     if not figures:
         return {}
     recorded = {stage: runs.record(stage, parent) for stage in judges}
-    run = recorded.get(model.family.evaluate) or next(iter(recorded.values()))
-    return {key: text(value) for key, value in figures.items()} | _judges(model.family.evaluate) | {
-        "test_rows": rows_digest(model.family, "test"), "evaluate_run": run,
-        **{f"run.{stage}": of for stage, of in recorded.items() if of != run}}
+    of_rows = {stage: run for stage, run in recorded.items() if stage not in (model.family.alignment, ledgers.OF_BASE)}
+    run = of_rows.get(model.family.evaluate) or next(iter(of_rows.values()), None)
+    tested = {"test_rows": rows_digest(model.family, "test"), "evaluate_run": run} if run else {}
+    return {key: text(value) for key, value in figures.items()} | _judges(model.family.evaluate) | tested | {
+        f"run.{stage}": of for stage, of in recorded.items() if of != run}
 
 
 def _judges(stage: str) -> dict[str, str]:
@@ -50,8 +52,9 @@ def log_scores(model: Model, run_id: str, number: str, scores: dict[str, str]) -
         return
     named = json.dumps([{"name": model.name, "version": number}])  # MLflow's page of the model finds its version by it
     opened.set_logged_model_tags(tags["model_id"], {"mlflow.modelVersions": named})
-    when = opened.get_run(scores["evaluate_run"] if scores else run_id).info.start_time
+    when = opened.get_run(scores.get("evaluate_run", run_id)).info.start_time
     judged = {_metric(key): float(value) for key, value in scores.items() if key.startswith(("test.", "forgetting."))}
+    judged |= ledgers.version_figures(scores)
     numbers = {f"validation/{key}": value for key, value in model.card["validation"].items()} | judged
     rows = _dataset(model.family)
     runs.log(run_id, metrics=[Metric(k, v, when, 0, tags["model_id"], *rows) for k, v in numbers.items()])

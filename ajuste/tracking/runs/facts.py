@@ -10,6 +10,7 @@ strategies share every name, and the part before the slash is the group that MLf
                                    family reads it (ajuste/tracking/registry/families/)
     accuracy/ratings, accuracy/imdb                                    of the gold scorer
     score/<set>, forgetting/<set>  of the control sets; forgetting is F = score before - score after
+    alignment/<score>/<model>      of an alignment ledger: higher or lower is better, as the ledger says
     cost/seconds, cost/peak_memory_mb, cost/size_mb, cost/parameters_trainable, ...
     curve/loss, curve/validation_loss, ...      one point a step of history.jsonl
     proof/max_logit_difference                  of a merge
@@ -178,7 +179,7 @@ def describe(stage: str, entry: dict, measured: dict, numbers: dict[str, float],
 
 def results(numbers: dict[str, float]) -> dict[str, float]:
     """Of a run's metrics those that say how good a model is, without the bounds of their intervals."""
-    good = ("accuracy/", "loss/", "proxy/", "gold/", "kl/", "forgetting/")
+    good = ("accuracy/", "loss/", "proxy/", "gold/", "kl/", "forgetting/", "alignment/")
     bounds = ("_low", "_high")
     return {key: value for key, value in numbers.items() if key.startswith(good) and not key.endswith(bounds)}
 

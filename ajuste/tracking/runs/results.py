@@ -2,14 +2,16 @@
 
     table(run_id, "rows.parquet")      one dict a row
     lines(run_id, "answers.jsonl")     one dict a line
+    value(run_id, "alignment.json")    a JSON value
 
-A run that is gone, or that left no such file, has none: [].
+A run that is gone, or that left no such file, has none: [], or None.
 """
 
 import json
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from ajuste.tracking.runs.store import client
 
@@ -29,6 +31,12 @@ def lines(run_id: str | None, name: str) -> list[dict]:
     """The lines of a JSON Lines file among the run's results."""
     content = _content(run_id, name) or b""
     return [json.loads(line) for line in content.decode().splitlines() if line.strip()]
+
+
+def value(run_id: str | None, name: str) -> Any:
+    """A JSON file among the run's results."""
+    content = _content(run_id, name)
+    return None if content is None else json.loads(content)
 
 
 @cache

@@ -33,7 +33,7 @@ __all__ = ["begin", "fail", "finish", "follow", "is_recorded", "parent", "record
 
 KEY, INPUTS, RECORDED = "ajuste.stage_key", "ajuste.inputs", "ajuste.recorded"
 SUMMED = (  # metrics that the parent run repeats
-    "accuracy/", "macro_f1/", "proof/", "loss/", "proxy/", "gold/", "kl/", "forgetting/",
+    "accuracy/", "macro_f1/", "proof/", "loss/", "proxy/", "gold/", "kl/", "forgetting/", "alignment/",
 )  # fmt: skip
 BATCH = 500  # MLflow takes 1000 entries a call, 100 of them params, 100 of them tags
 

@@ -18,10 +18,13 @@ from pathlib import Path
 
 from ajuste.core.errors import DataError, UsageError
 from ajuste.core.home import home
+from ajuste.judging.alignment.ledger import Ledger
 from ajuste.judging.clusters import clusters
+from ajuste.judging.verdicts.alignment import Beside
 from ajuste.judging.verdicts.gate import Evidence, GateConfig, Paired
 from ajuste.tracking.registry import registry
 from ajuste.tracking.registry.families import all as families
+from ajuste.tracking.registry.families import ledgers
 from ajuste.tracking.registry.families.family import Family, Values
 from ajuste.tracking.registry.scores import rows_digest
 from ajuste.tracking.registry.version import Version
@@ -52,8 +55,13 @@ def evidence(config: GateConfig, challenger: Version, champion: Version | None) 
             said = f"could not be measured: {error}"
     kept = tuple(family.kept(challenger, champion, others)) if family.keeping else None
     alike, unknown = _clusters(getattr(config, family.metric).cluster, family, own)
-    return Evidence(family.metric, base, against, _forgetting(challenger, family), _proof(challenger),
-                    _checks(family), latency, memory, said, family.forgetting, kept, family.keeping, alike, unknown)
+    return Evidence(
+        metric=family.metric, base=base, champion=against, forgetting=_forgetting(challenger, family),
+        proof=_proof(challenger), checks=_checks(family), latency_ms=latency, memory_mb=memory, measure_problem=said,
+        forgetting_by=family.forgetting, kept=kept, kept_by=family.keeping,
+        alignment=_alignment(config, challenger, champion, family) if family.talks else None,
+        alignment_by=family.alignment, clusters=alike, clusters_problem=unknown,
+    )  # fmt: skip
 
 
 def row_ids(own: Values) -> list[str]:
@@ -120,6 +128,31 @@ def _champion(challenger: Version, champion: Version, family: Family, own: Value
         return Paired(name, own, {}, other.apart())
     others, problem = _results(champion, family, today)
     return Paired(name, own, others, problem)
+
+
+def _alignment(config: GateConfig, challenger: Version, champion: Version | None, family: Family
+               ) -> tuple[Beside, ...]:  # fmt: skip
+    """The challenger's alignment ledger beside that of what it was made from, and of the champion if that is another.
+    """
+    own, made_from = ledgers.of_run(family.alignment, challenger.tags), challenger.tags.get("base_version")
+    if made_from:
+        found = [Beside(f"{made_from} that it was made from", own, _ledger(made_from))]
+    else:
+        before = ledgers.of_base(challenger.tags)
+        found = [Beside("its base", own, before, told=config.alignment.base == "tell")]
+    if champion is not None and f"{champion.name}/{champion.version}" != made_from:
+        others = ledgers.of_run(family_of(champion).alignment, champion.tags)
+        found.append(Beside(f"champion {champion.version}", own, others, "champion "))
+    return tuple(found)
+
+
+def _ledger(reference: str) -> Ledger | None:
+    """The alignment ledger of a version; None where it has none or is gone."""
+    try:
+        version = registry.find(reference)
+    except UsageError:
+        return None
+    return ledgers.of_run(family_of(version).alignment, version.tags)
 
 
 # --- what a version says of itself ------------------------------------------------------------------------------------

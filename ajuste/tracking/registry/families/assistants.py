@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from ajuste.tracking.registry.families.family import Family, Picture, Tags, as_tags, interval
 from ajuste.tracking.runs import facts
@@ -31,6 +32,8 @@ SHARED: dict = {
 
 class Assistant(Family):
     """What is said of every assistant."""
+
+    talks: ClassVar[bool] = True
 
     def own_tags(self, card: dict, whole: bool) -> dict[str, object]:
         base = card["base"]

@@ -9,7 +9,7 @@ order of a version's life:
     figures   scores: the test figures of these very weights, which become tags of the version
     words     about, page, headline: what the registry's pages say
     compare   figures, validation, pictures, metrics, row_values, answers
-    gate      metric, recorded, before, beside, kept, forgetting
+    gate      metric, recorded, before, beside, kept, forgetting, talks, alignment
     report    findings
     MLflow    examples, answers_with: what a loaded model asks and says (the code is pyfuncs/<kind>.py)
 
@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ajuste.tracking.project import lock
 from ajuste.tracking.runs import facts
@@ -71,6 +71,8 @@ class Said:
 class Family:
     """One kind of model, made in one way. The methods are those of a method that says nothing of its own."""
 
+    talks: ClassVar[bool] = False  # whether it answers people, so that its alignment is asked for
+
     kind: str  # the last word of the registered name, and MLflow's model type
     method: str  # tag: by what kind of training it was made
     title: str  # the same in words
@@ -90,6 +92,7 @@ class Family:
     rescored: bool = True  # whether the gate can have today's rows scored anew (ajuste/judging/score_rows.py)
     based: bool = True  # whether that needs the pretrained base
     forgetting: str = ""  # the stage that measures forgetting; "": nobody does
+    alignment: str = ""  # the stage that measures the alignment of its versions; "": nobody does
     keeping: str = ""  # the stage that measures what a version must not lose against the one it was made from
     strategies: dict[str, str] = field(default_factory=dict)  # strategy -> words, of those that it alone has
     results: tuple[str, ...] = ()  # small files of its evaluations that its runs keep
@@ -121,7 +124,7 @@ class Family:
 
     # --- figures ---
 
-    def scores(self, folder: Path, md5: str, strategy: str) -> tuple[dict[str, float], list[str]]:
+    def scores(self, folder: Path, md5: str, strategy: str) -> tuple[dict[str, float | str], list[str]]:
         """The test figures of these very weights by tag, and the stages that judged them; ({}, []) if none did."""
         return {}, []
 

@@ -20,6 +20,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ajuste.tracking.registry.families import ledgers
 from ajuste.tracking.registry.families.assistants import (
     FIGURES,
     SHARED,
@@ -77,7 +78,7 @@ class Policy(Assistant):
                         if f"ranked.{key}" in tags), key=lambda one: one[0].low)
         return Judged(gain, by, _interval(tags, "ranked.kl", "."))
 
-    def scores(self, folder: Path, md5: str, strategy: str) -> tuple[dict[str, float], list[str]]:
+    def scores(self, folder: Path, md5: str, strategy: str) -> tuple[dict[str, float | str], list[str]]:
         found, by = {}, []
         if judged(self.evaluate, folder, md5):
             result = facts.read_json(EVALUATED / self.method / f"{self.method}.json")
@@ -92,6 +93,9 @@ class Policy(Assistant):
                     if model == self.method}
             found |= as_tags("test", kept)
             by += [self.keeping] if kept else []
+        if aligned := ledgers.measured(self.alignment, folder, md5):
+            found |= aligned
+            by.append(self.alignment)
         return (found, by) if found else ({}, [])
 
     def run_figures(self, folder: Path) -> dict[str, dict | float]:
@@ -119,7 +123,7 @@ class Policy(Assistant):
         if "test.loss" in tags:
             found.append(f"- as an assistant: held-out loss {interval(tags, 'test.loss')}, rules kept "
                          f"{interval(tags, 'test.rules')}, ROUGE-L {interval(tags, 'test.rougeL')}")
-        return found + forgetting_lines(tags)
+        return found + forgetting_lines(tags) + ledgers.page(tags)
 
     def headline(self, tags: Tags) -> str:
         if "test.gold_gain" not in tags:

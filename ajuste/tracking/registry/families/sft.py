@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ajuste.tracking.registry.families import ledgers
 from ajuste.tracking.registry.families.assistants import (
     FIGURES,
     LOSS,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 class Sft(Assistant):
     """All that is said of SFT versions."""
 
-    def scores(self, folder: Path, md5: str, strategy: str) -> tuple[dict[str, float], list[str]]:
+    def scores(self, folder: Path, md5: str, strategy: str) -> tuple[dict[str, float | str], list[str]]:
         found, by = {}, []
         if judged(self.evaluate, folder, md5):
             result = facts.read_json(EVALUATED / "instruct" / "instruct.json")
@@ -52,10 +53,13 @@ class Sft(Assistant):
         if judged(self.forgetting, folder, md5):
             found |= forgotten(EVALUATED / "forgetting_instruct" / "scores.json")
             by.append(self.forgetting)
+        if aligned := ledgers.measured(self.alignment, folder, md5):
+            found |= aligned
+            by += [self.alignment, *([ledgers.OF_BASE] if ledgers.base_is_measured(self.merge) else [])]
         return (found, by) if found else ({}, [])
 
     def run_figures(self, folder: Path) -> dict[str, dict | float]:
-        return flat(figures(facts.read_json(folder / "instruct.json")))
+        return flat(figures(facts.read_json(folder / "instruct.json"))) | ledgers.run_figures(folder)
 
     def page(self, tags: Tags) -> list[str]:
         lines = [f"- validation: loss {number(tags, 'validation.loss')}, "
@@ -66,7 +70,7 @@ class Sft(Assistant):
         if "test.rules" in tags:
             lines.append(f"- rules kept: {interval(tags, 'test.rules')}, by the base "
                          f"{interval(tags, 'test.base_rules')}")
-        return lines + forgetting_lines(tags)
+        return lines + forgetting_lines(tags) + ledgers.page(tags)
 
     def headline(self, tags: Tags) -> str:
         return f", held-out loss {float(tags['test.loss']):.3f}" if "test.loss" in tags else ""
@@ -128,7 +132,8 @@ SFT = Sft(
     folders="*/instruct", trains="instruct", merge="merge_instruct", evaluate="evaluate_instruct",
     encoded=Path("artifacts/encoded/instructions"), from_users=True,
     best="loss", best_name="loss", lower=True, metric="loss", forgetting="forgetting_instruct",
-    results=("instruct.json", "answers.jsonl", "rows.parquet", "scores.json"),
+    alignment="alignment_instruct",
+    results=("instruct.json", "answers.jsonl", "rows.parquet", "scores.json", ledgers.FILE),
     figures={**FIGURES, "reviews_accuracy": "accuracy on reviews"},
     validation={"loss": ("validation loss", ".4f"), "perplexity": ("validation perplexity", ".3f")},
     pictures={"loss": LOSS},
