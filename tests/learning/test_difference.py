@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ajuste.learning.statistics.difference import Known, difference
+from ajuste.learning.statistics.difference import Known, difference, paired_shares
 from ajuste.learning.statistics.metrics import wilson_interval
 
 
@@ -38,3 +38,26 @@ def test_it_covers_the_truth_of_independent_samples() -> None:
     found = [difference(share(int(a), 60), share(int(b), 40)) for a, b in pairs]
     covered = np.mean([one.low <= -0.2 <= one.high for one in found])
     assert 0.93 < covered < 0.98
+
+
+def units(both: int, first: int, second: int, neither: int) -> tuple[list[bool], list[bool]]:
+    return ([True] * (both + first) + [False] * (second + neither),
+            [True] * both + [False] * first + [True] * second + [False] * neither)  # fmt: skip
+
+
+def test_paired_shares_are_newcombes() -> None:
+    found = paired_shares(*units(36, 12, 2, 0))  # Newcombe 1998, paired data, table III, method 10
+    assert (found.low, found.high) == (pytest.approx(0.0569, abs=6e-5), pytest.approx(0.3404, abs=6e-5))
+    assert paired_shares(*units(5, 0, 0, 9)) == (0.0, 0.0, 0.0)
+    there, back = paired_shares(*units(8, 5, 2, 9)), paired_shares(*units(8, 2, 5, 9))
+    assert there == pytest.approx((-back.value, -back.high, -back.low))
+    with pytest.raises(ValueError, match="no units"):
+        paired_shares([], [])
+
+
+def test_paired_shares_cover_the_truth_where_units_seldom_differ() -> None:
+    rng = np.random.default_rng(1)
+    kinds = rng.choice(4, size=(3000, 56), p=[0.35, 0.02, 0.07, 0.56])  # both, first, second, neither
+    low = [paired_shares((row < 2).tolist(), ((row == 0) | (row == 2)).tolist()).low for row in kinds]
+    above = np.mean(np.array(low) > -0.05 + 1e-12)
+    assert above < 0.035, "one side of 95 %, two are 2.5 % each"

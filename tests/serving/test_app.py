@@ -88,7 +88,7 @@ def test_many_at_once_each_get_their_own_models_answer(client, folders):
 
 def test_health_and_models(client):
     assert client.get("/health").json() == {"status": "ok", "loaded": [], "refused": {}, "generating": 0,
-                                           "waiting": 0, "request_log": None}
+                                           "waiting": 0, "request_log": None, "filtered": None}
     client.post("/classify", json={"text": "warm"})
     assert client.get("/health").json()["loaded"] == ["reviews-classifier/2"]
     body = client.get("/models").json()
