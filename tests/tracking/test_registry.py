@@ -13,7 +13,7 @@ from ajuste.core.home import home
 from ajuste.models import classifier
 from ajuste.models.folder import sha256_of
 from ajuste.tracking.project import lock
-from ajuste.tracking.registry import register, registry
+from ajuste.tracking.registry import register, registry, scores
 from ajuste.tracking.runs import store
 from tests.tracking import projects
 from tests.tracking.test_runs import history_of
@@ -85,6 +85,16 @@ def test_registering_again_changes_nothing(project: Path) -> None:
     assert [registry.versions(name) for name in registry.names()] == before
     assert len(client.search_logged_models([store.experiment_id()])) == models
     assert len(history_of(before[0][0].run_id, "test/accuracy")) == 1
+
+
+def test_a_figure_that_is_measured_later_joins_those_that_are_there(project: Path) -> None:
+    version = by_strategy(NAME)["full"]
+    (model,) = [one for one in register.models() if one.folder == Path("artifacts/merged/classify_full")]
+    figures = {**scores.scores_of(model, None), "test.later": "0.5"}
+    for _ in range(2):
+        scores.log_scores(model, version.run_id, version.version, figures)
+    found = [metric.key for metric in store.client().get_logged_model(version.tags["model_id"]).metrics]
+    assert found.count("test/later") == 1 and found.count("test/accuracy") == 1
 
 
 def test_the_page_of_a_logged_model_has_its_metrics_params_and_version(project: Path) -> None:

@@ -57,7 +57,10 @@ def log_scores(model: Model, run_id: str, number: str, scores: dict[str, str]) -
     judged |= ledgers.version_figures(scores)
     numbers = {f"validation/{key}": value for key, value in model.card["validation"].items()} | judged
     rows = _dataset(model.family)
-    runs.log(run_id, metrics=[Metric(k, v, when, 0, tags["model_id"], *rows) for k, v in numbers.items()])
+    there = {(point.key, point.timestamp, point.run_id) for point in opened.get_logged_model(tags["model_id"]).metrics
+             or ()}  # MLflow takes a point of a run twice, and of a model once
+    runs.log(run_id, metrics=[Metric(k, v, when, 0, tags["model_id"], *rows) for k, v in numbers.items()
+                              if (k, when, run_id) not in there])  # fmt: skip
     if judged and model.trained:  # the run that trained it: proved to be the same model
         trained = runs.record(stage_of(model.trained), None)
         runs.log(trained, metrics=[Metric(k, v, when, 0) for k, v in judged.items()])
