@@ -389,3 +389,34 @@ def test_a_float32_head_is_packed_as_it_is():
     run = packed.pack(model).begin(RAGGED, 2)
     assert run.logits.dtype == torch.float32
     assert (run.logits - plain.logits.float()).norm() < 0.02 * run.logits.norm()
+
+
+def test_what_a_plain_run_asks():
+    model, asked = decoder("gpt2"), []
+    model.register_forward_pre_hook(lambda _, args, kwargs: asked.append(kwargs), with_kwargs=True)
+    with torch.no_grad():
+        rollout._Plain(model, [[5, 6, 7], [8]]).step(torch.tensor([3, 4]))
+    assert [one["input_ids"].tolist() for one in asked] == [[[5, 6, 7], [0, 0, 8]], [[3], [4]]]
+    assert all(one["use_cache"] is True and one["logits_to_keep"] == 1 for one in asked)
+
+
+def test_a_number_is_a_share_of_the_whole_and_finds_no_block_without_probability():
+    number = torch.tensor([0.4], dtype=torch.float64)
+    assert rollout._inverted(torch.tensor([[0.1, 0.1]]), number).tolist() == [0]  # 0.08 of 0.2
+    p = torch.zeros(1, 600)
+    p[0, 300] = 1.0
+    assert rollout._inverted(p, 0 * number).tolist() == [300]
+
+
+def test_a_row_draws_by_its_own_numbers_and_the_greedy_one_by_none():
+    """Where all tokens are alike, a token is the number times as many as there are."""
+    class Alike:
+        logits = torch.zeros(3, 1000)
+        step = keep = staticmethod(lambda _: None)
+        begin = staticmethod(lambda prompts, limit: Alike)
+
+    numbers = torch.rand(3, 4, generator=generator(7), dtype=torch.float64)
+    assert torch.equal(sample(Alike, [[1]] * 3, 4, [], 0, 0.7, generator(7)).responses, (numbers * 1000).long())
+    state = torch.get_rng_state()
+    assert not sample(Alike, [[1]] * 3, 4, [], 0, 0.0).responses.any()
+    assert torch.equal(torch.get_rng_state(), state)
