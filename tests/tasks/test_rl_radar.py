@@ -1,5 +1,7 @@
 """The radar of tasks/rl/radar.py around a policy that is a table: every number of a look computed a second way."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -123,3 +125,11 @@ def test_of_a_kl_below_0_the_root_is_0() -> None:
 def test_what_is_published_has_no_rows_and_says_which_is_kept() -> None:
     radar = [{"update": 0, "kl": 0.0, "rows": {"kl": [0.0]}}, {"update": 5, "kl": 1.0, "rows": {"kl": [1.0]}}]
     assert published(radar, 5) == [{"update": 0, "kl": 0.0, "kept": False}, {"update": 5, "kl": 1.0, "kept": True}]
+
+
+def test_without_a_gold_scorer_nothing_speaks_of_it() -> None:
+    one = Judged()
+    with_gold, _ = radar(one).look(0, None)
+    row, samples = replace(radar(one), gold=None).look(0, None)
+    assert set(row) == set(with_gold) - {"gold", "gold_gain"} and set(row["rows"]) == {"proxy", "kl"}
+    assert row["proxy"] == with_gold["proxy"] and not any("gold" in sample for sample in samples)
