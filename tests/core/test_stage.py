@@ -262,7 +262,7 @@ def test_an_unknown_section_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text() + "\nclasify: {}\n")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match="params.yaml: unknown section `clasify`: known sections are assistant, base,"):
+    with pytest.raises(UsageError, match="unknown section `clasify`: known sections are alignment, assistant,"):
         check_params()
 
 

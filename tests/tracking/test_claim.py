@@ -8,7 +8,7 @@ import pytest
 from ajuste.core.errors import DataError, UsageError
 from ajuste.tracking.again import claim as again_claim
 from ajuste.tracking.again import hardware
-from ajuste.tracking.again.claim import artefact_differences, claim_of, upstream
+from ajuste.tracking.again.claim import artefact_differences, claim_of
 from ajuste.tracking.project import lock
 from ajuste.tracking.registry import registry
 from ajuste.tracking.runs import store
@@ -36,7 +36,7 @@ def test_the_stages_that_one_needs_are_found_through_files_inside_of_outs() -> N
         "a": {"outs": [{"path": "x/a"}]}, "b": {"deps": [{"path": "x/a/part.json"}], "outs": [{"path": "x/b"}]},
         "c": {"deps": [{"path": "x/bc"}], "outs": [{"path": "x/c"}]}, "d": {"deps": [{"path": "x/b"}]},
     }  # fmt: skip
-    assert list(upstream(recorded, "d")) == ["a", "b", "d"] and list(upstream(recorded, "c")) == ["c"]
+    assert list(lock.upstream(recorded, "d")) == ["a", "b", "d"] and list(lock.upstream(recorded, "c")) == ["c"]
 
 
 def test_a_changed_byte_of_a_registered_file_is_named(project: Path) -> None:

@@ -211,6 +211,7 @@ ALLOWED = {  # files and folders that name a method, each with its reason
     "ajuste/learning/": "the mathematics",
     "ajuste/core/locks.py": "a message as an example",
     "ajuste/models/one_base.py": "the mathematics' view of a model: policy, reference, value and reward on one base",
+    "ajuste/cli/project/base.py": "the command that writes what stage `ppo` is paid by",
     "ajuste/cli/models/explain.py": "the command that shows what stage `ppo` recorded, token by token",
     "ajuste/tracking/pages/report_dpo.py": "the pictures of DPO's own section of the report",
     "ajuste/tracking/pages/_report_dpo.html": "the same section's text",

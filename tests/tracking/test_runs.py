@@ -52,7 +52,7 @@ def test_a_run_holds_all_that_dvc_lock_and_the_outs_say(project: Path) -> None:
         assert all(run.data.tags[f"dvc.{kind}.{item['path']}"] == item["md5"] for item in entry[f"{kind}s"])
     assert run.data.tags["ajuste.dirty"] == "unknown"  # no git here
     files = {f.path for f in store.client().list_artifacts(run.info.run_id)}
-    assert files == {"dvc.lock", "params.yaml", "environment.txt", "state.json", "results"}
+    assert files == {"dvc.lock", "params.yaml", "environment.txt", "state.json", "results", "cards"}
     assert f"torch=={facts.metadata.version('torch')}" in facts.environment()
 
 

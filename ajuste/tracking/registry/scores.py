@@ -28,7 +28,8 @@ def scores_of(model: Model, parent: str | None) -> dict[str, str]:
     of_rows = {stage: run for stage, run in recorded.items() if stage not in (model.family.alignment, ledgers.OF_BASE)}
     run = of_rows.get(model.family.evaluate) or next(iter(of_rows.values()), None)
     tested = {"test_rows": rows_digest(model.family, "test"), "evaluate_run": run} if run else {}
-    return {key: text(value) for key, value in figures.items()} | _judges(model.family.evaluate) | tested | {
+    judged_by = _judges(model.family.evaluate) if model.family.evaluate in judges else {}
+    return {key: text(value) for key, value in figures.items()} | judged_by | tested | {
         f"run.{stage}": of for stage, of in recorded.items() if of != run}
 
 
