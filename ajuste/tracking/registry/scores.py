@@ -59,7 +59,7 @@ def log_scores(model: Model, run_id: str, number: str, scores: dict[str, str]) -
     numbers = {f"validation/{key}": value for key, value in model.card["validation"].items()} | judged
     rows = _dataset(model.family)
     there = {(point.key, point.timestamp, point.run_id) for point in opened.get_logged_model(tags["model_id"]).metrics
-             or ()}  # MLflow takes a point of a run twice, and of a model once
+             or ()}  # of more than a hundred MLflow takes none twice: UNIQUE constraint failed
     runs.log(run_id, metrics=[Metric(k, v, when, 0, tags["model_id"], *rows) for k, v in numbers.items()
                               if (k, when, run_id) not in there])  # fmt: skip
     if judged and model.trained:  # the run that trained it: proved to be the same model
