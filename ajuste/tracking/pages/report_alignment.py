@@ -136,7 +136,7 @@ def picture(columns: Sequence[Column], rows: Sequence[Row]) -> Markup | str:
     """
     if not rows:
         return ""
-    width, left, right, top, step, air = 600, 226, 16, 8, 11, 12
+    width, left, right, top, step, air = 620, 246, 16, 8, 11, 12
     height = top + sum(step * len(columns) + air for _ in rows) + 36
     bottom = height - 30
 
