@@ -18,7 +18,6 @@ MADE = {  # what runs, `make` or a person make, and git ignores
     ".venv": "by make", ".stack": "what `make stack` runs on", ".prefect": "Prefect's store",
     ".pytest_cache": "by tests", ".assets": "what was downloaded once",
     "infra/.env": "a person's passwords", ".dvc/config.local": "a person's remote",
-    "metrics/rlaif.json": "by `ajuste study rlaif`", "docs/measured/rlaif.md": "by `ajuste study rlaif`",
     "metrics/red-team.json": "by `ajuste study red-team-full`",
     "docs/measured/red-team.md": "by `ajuste study red-team-full`",
     "docs/measured/filters.md": "by `ajuste study filters`",
