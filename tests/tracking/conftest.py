@@ -1,5 +1,6 @@
 """One MLflow store for the session (its first use takes seconds), with a finished run recorded and registered in it."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -50,3 +51,13 @@ def other(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         return root
 
     return make
+
+
+@pytest.fixture
+def root(store: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The project of a module's own `store`, (folder, project), as the current one, with its MLflow store."""
+    from tests.tracking.stored import within
+
+    folder, project = store
+    with within(folder, project, monkeypatch):
+        yield project

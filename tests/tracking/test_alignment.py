@@ -18,7 +18,7 @@ from ajuste.tracking.runs import store as runs_store
 from ajuste.tracking.verdicts import gate
 from tests.made import ledgers as made
 from tests.tracking import made_run, rlhf
-from tests.tracking.stored import stored, within
+from tests.tracking.stored import stored
 from tests.tracking.test_report import parsed, place  # noqa: F401
 from tests.tracking.test_report_instruct import text_of
 from tests.tracking.test_rlhf import of
@@ -37,13 +37,6 @@ def store(tmp_path_factory: pytest.TempPathFactory):
     rlhf.lock(root, rlhf.DPO)
     with stored(folder, {"run": root}):
         yield folder, root
-
-
-@pytest.fixture
-def root(store, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder, root = store
-    with within(folder, root, monkeypatch):
-        yield root
 
 
 def test_a_version_carries_its_ledger_as_tag_metrics_page_and_artifact(root: Path) -> None:

@@ -26,7 +26,7 @@ from flows._plan import stages_of_names
 from tests.cli.registered import run
 from tests.made import tiny_rlhf
 from tests.tracking import rlhf
-from tests.tracking.stored import stored, within
+from tests.tracking.stored import stored
 from tests.tracking.test_report_instruct import text_of
 from tests.tracking.test_rlhf import of
 from tests.tracking.test_runs import history_of, run_of
@@ -41,13 +41,6 @@ def store(tmp_path_factory: pytest.TempPathFactory):
     root = rlhf.add_dpo(rlhf.make(folder / "run"), gold_gain=0.2, gold_gain_low=0.1)
     with stored(folder, {"run": root}):
         yield folder, root
-
-
-@pytest.fixture
-def root(store, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder, root = store
-    with within(folder, root, monkeypatch):
-        yield root
 
 
 def test_it_is_registered_with_its_figures_and_becomes_challenger_by_the_larger_gain(root: Path) -> None:

@@ -21,7 +21,7 @@ from ajuste.tracking.verdicts import gate
 from tests.made import tiny_rlhf
 from tests.tracking import rlhf
 from tests.tracking.rlhf import ADAPTERS, MERGED
-from tests.tracking.stored import stored, within
+from tests.tracking.stored import stored
 from tests.tracking.test_report import parsed, place  # noqa: F401
 from tests.tracking.test_report_instruct import text_of
 from tests.tracking.test_rlhf import of
@@ -70,13 +70,6 @@ def store(tmp_path_factory: pytest.TempPathFactory):
     root = make(folder / "run")
     with stored(folder, {"run": root}):
         yield folder, root
-
-
-@pytest.fixture
-def root(store, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder, root = store
-    with within(folder, root, monkeypatch):
-        yield root
 
 
 @pytest.fixture

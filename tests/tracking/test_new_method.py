@@ -29,7 +29,7 @@ from ajuste.tracking.verdicts import gate
 from tests.cli.registered import run
 from tests.made import tiny_rlhf
 from tests.tracking import projects, rlhf
-from tests.tracking.stored import stored, within
+from tests.tracking.stored import stored
 from tests.tracking.test_rlhf import of
 
 NAME = "assistant"
@@ -128,13 +128,6 @@ def store(tmp_path_factory: pytest.TempPathFactory):
         root = make(folder / "run")
         with stored(folder, {"run": root}):
             yield folder, root
-
-
-@pytest.fixture
-def root(store, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder, root = store
-    with within(folder, root, monkeypatch):
-        yield root
 
 
 def test_its_folders_are_registered_with_their_figures(root: Path) -> None:
