@@ -290,6 +290,7 @@ def described(method: str, title: str) -> dict:
         "encoded": Path("artifacts/encoded/preferences"), "rows": "prompts_{split}.parquet", "from_another": True,
         "best": "gold_gain", "best_name": "gain of the gold score", "lower": False,
         "metric": "gold", "rescored": False, "forgetting": f"evaluate_{method}", "keeping": f"assistant_{method}",
+        "alignment": f"alignment_{method}",
         "figures": {
             **{key: row for key, row in FIGURES.items() if not key.startswith("base_") and key != "difference"},
             "gold": "gold score", "sft_gold": "  before it", "gold_gain": "  gain", "proxy": "proxy reward",
