@@ -45,7 +45,7 @@ def curves(folder: Path, flat: float, norm: float = 0.5) -> None:
 
 
 def make(root: Path) -> Path:
-    """A run with SFT and PPO, and beside it, in the lock of a study, a GRPO whose gold gain is the larger one, at less KL."""
+    """A run with SFT and PPO, and beside it, in the lock of a study, a GRPO whose gold gain is larger, at less KL."""
     rlhf.make(root, gold_gain=0.1, gold_gain_low=0.04)
     base, adapter = root / MERGED / "instruct", root / ADAPTERS / "grpo"
     tiny_rlhf.policy(base, adapter, seed=60, gold_gain=0.2, gold_gain_low=0.1)

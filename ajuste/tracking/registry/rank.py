@@ -17,9 +17,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from ajuste.judging.alignment.ledger import Ledger
-from ajuste.judging.choosing import Candidate, choose, lost
 from ajuste.judging.policy import policy
 from ajuste.judging.verdicts.alignment import Beside, unaligned
+from ajuste.judging.verdicts.choosing import Candidate, choose, lost
 from ajuste.judging.verdicts.gate import GateConfig
 from ajuste.tracking.registry.families import ledgers
 from ajuste.tracking.registry.families.all import of_method
