@@ -61,11 +61,12 @@ test-all: .venv/.ready
 serve: .venv/.ready
 	ajuste serve
 
-# Needs a Prefect server: `ajuste ui` in another terminal, or PREFECT_API_URL of one that runs elsewhere.
-schedule: export PREFECT_API_URL ?= http://127.0.0.1:4200/api
+# Needs a Prefect server: `ajuste ui` in another terminal, which writes its address and login into .ui/env, or
+# PREFECT_API_URL (and PREFECT_API_AUTH_STRING) of one that runs elsewhere.
 schedule: .venv/.ready
-	ajuste deploy
-	prefect worker start --pool ajuste
+	@env="$${AJUSTE_HOME:-.}/.ui/env"; if [ -z "$$PREFECT_API_URL" ] && [ -f "$$env" ]; then . "$$env"; fi; \
+	  export PREFECT_API_URL="$${PREFECT_API_URL:-http://127.0.0.1:4200/api}"; \
+	  ajuste deploy && exec prefect worker start --pool ajuste
 
 # PostgreSQL, Prefect and MLflow on it, a worker, the model server: docs/stack.md. What runs already goes on.
 stack: .venv/.ready

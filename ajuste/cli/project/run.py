@@ -23,6 +23,7 @@ def command(
     Examples:  ajuste run   |   ajuste run ratings-reward   |   ajuste run encode_reviews   |   ajuste run --from reward
     """
     typer.echo(f"ajuste run: {', '.join(targets or ['all stages'])}; what is stale is being looked up", err=True)
+    from ajuste.cli import logins
     from ajuste.core.home import home
     from flows._plan import Asked, check, look_ahead
 
@@ -31,6 +32,8 @@ def command(
     answering()
     look_ahead(asked)
     os.environ.setdefault("PREFECT_HOME", str(home() / ".prefect"))
+    if not os.environ.get("PREFECT_API_URL"):
+        os.environ.update(logins.alone())  # Prefect starts a server for this run, which a page could ask too
     # its own 20 seconds are too short on a busy machine, where the first start also makes the database
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
     # the terminal shows our own lines; see flows/_progress.py
