@@ -6,8 +6,10 @@
 # make mutation    planted faults in the mathematics and the loops, and how many the tests find (hours)
 # make deps        the code deps of dvc.yaml, from the imports
 # make lint        ruff                      make system     PostgreSQL and Chromium for a few end-to-end tests (apt, root)
-# Each target makes .venv first if it is missing or older than what it is made from. PYTHON=python3.12 picks another Python.
+# Each target makes .venv first if it is missing or older than what it is made from. PYTHON=python3.12 picks another Python,
+# EXTRAS=s3,stack (test) what is installed besides the main packages.
 PYTHON ?= python3
+EXTRAS ?= test
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -40,7 +42,7 @@ endif
 	@echo "Setting up .venv (once; about 3 GB, some minutes)"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r assets.txt
 	$(BIN)/python -m pip download --quiet --no-deps --require-hashes --no-binary llamafactory,vadersentiment -d .venv/sdists -r sdists.txt
 	@cd .venv/sdists && for archive in *.tar.gz; do ../bin/python -m tarfile -e "$$archive" . || exit 1; done
