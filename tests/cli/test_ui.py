@@ -113,7 +113,7 @@ def in_the_browser(pages: Path, profile: Path) -> None:
     """Both links of the page lead to what a login shows, without one being typed."""
     if shutil.which("chromium") is None:
         return
-    for name, seen in (("Prefect", "Flow Runs"), ("MLflow", "experiments")):
+    for name, seen in (("Prefect", "Run a task or flow to get started"), ("MLflow", "experiments")):
         link = html.unescape(re.search(f'href="([^"]+)">{name}', pages.read_text())[1])
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
                  f"--user-data-dir={profile}", "--virtual-time-budget=30000", "--dump-dom", link]  # fmt: skip
