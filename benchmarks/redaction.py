@@ -98,8 +98,8 @@ def page(lines: list[Line]) -> str:
         "`ajuste serve --log-requests`. A line counts as found if no three characters of what must go are left.", "",
         *table(lines), "",
         "Who wrote the rules wrote the lines too, and some rules were mended by looking at them: on lines of",
-        "others expect less. Names, street addresses, dates of birth and what a text tells of a person in words are not",
-        "in them: no rule here finds those.", "",
+        "others expect less. Names, street addresses, dates of birth and what a text tells of a person in words are",
+        "not in them: no rule here finds those.", "",
         "Missed:", "", *([f"- {line.language} `{line.kind}`: `{line.text}`" for line in missed] or ["- none"]), "",
         "Taken wrongly:", "", *([f"- `{line.text}` became `{redact(line.text)}`" for line in wrong] or ["- none"]), "",
     ])  # fmt: skip
