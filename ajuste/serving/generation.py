@@ -256,8 +256,7 @@ class Generation:
 
     @staticmethod
     def _leave(batch: Batch, rows: list[Row], stay: list[int]) -> None:
-        batch.keep(stay)
-        rows[:] = [rows[i] for i in stay]
+        rows[:] = [rows[i] for i in batch.keep(stay)]
 
     def _fail(self, those: list[Row] | list[Job], error: Exception) -> None:
         """Tell them, and forget them."""

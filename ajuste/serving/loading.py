@@ -173,6 +173,8 @@ def load(
     model.eval().requires_grad_(False)
     pool.share(model)
     try:
+        if card.get("kind") == "decoder":
+            decoding.quicken(model)
         smoke.check(model, tokenizer, card)
     except Exception as error:
         raise RefusedModel(f"{label} fails its smoke request: {_said(error)}; it is not loaded") from None

@@ -129,7 +129,7 @@ def test_half_of_the_memory_is_kept_or_of_what_the_container_may_use(registry, f
     assert Models(registry.resolve, list(registry.folders), folders["base"])._max_bytes == 1_000_000
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)])
 def test_every_kind_answers_in_another_arithmetic(dtype, folders, speakers, judges):
     """The weights take half of the bytes, and the answers are those of float32 up to its rounding."""
     registry = FakeRegistry(
