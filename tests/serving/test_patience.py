@@ -151,7 +151,8 @@ def test_a_prompt_longer_than_any_context_is_refused_before_it_is_tokenized(clie
     def never(*_, **__):
         raise AssertionError
 
-    assert client.post("/v1/completions", json={"prompt": "a", "max_tokens": 1}).status_code == 200
+    for path, body in (SCORE, ("/v1/completions", {"prompt": "a", "max_tokens": 1})):
+        assert client.post(path, json=body).status_code == 200          # loaded
     monkeypatch.setattr(chat, "_check", never)
     long = [turn for _ in range(2) for turn in (*user("g" * 70_000), {"role": "assistant", "content": "Yes."})]
     for path, body, param in (("/v1/chat/completions", {"messages": long[:-1]}, "messages"),
