@@ -15,6 +15,7 @@ from pathlib import Path
 
 import yaml
 
+from ajuste.core import checkpoints
 from ajuste.core.errors import UsageError
 from ajuste.core.home import home, write_atomically
 from ajuste.core.stages import stage_names
@@ -135,7 +136,9 @@ def repro(name: str, log: Path, force: bool = False, poll: Callable[[], None] | 
 
 def repro_study(path: str) -> int:
     """Run all stages of a study's dvc.yaml, their output on the terminal; returns DVC's exit code."""
-    return subprocess.run([*DVC, "repro", path], env=environment()).returncode
+    code = subprocess.run([*DVC, "repro", path], env=environment()).returncode
+    checkpoints.sweep()
+    return code
 
 
 def _interrupt_stage(names: list[str], process: subprocess.Popen, place: Path) -> None:
@@ -189,6 +192,9 @@ def experiment(
         except BaseException:
             _interrupt_stage(stage_names(), process, place)
             raise
+    if code == 0:  # the results are in the cache, and named by the experiment's commit
+        for ended in place.glob(f".checkpoints/*/{checkpoints.ENDED}"):
+            shutil.rmtree(ended.parent)
     output = log.read_text(encoding="utf-8", errors="replace")
     ran = f"Running stage '{targets[0]}'" in output
     restored = f"Stage '{targets[0]}' is cached" in output

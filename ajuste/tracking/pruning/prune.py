@@ -24,11 +24,12 @@ from pathlib import Path
 
 import psutil
 
+from ajuste.core.checkpoints import record_of
 from ajuste.core.errors import UsageError
 from ajuste.core.home import home
 from ajuste.core.locks import owner
 from ajuste.core.params import parse_yaml
-from ajuste.core.stages import stage_key, stage_names
+from ajuste.core.stages import key_of_entry, stage_key, stage_names
 from ajuste.tracking.project import dvc, git, lock
 from ajuste.tracking.pruning import registry_plan as rules
 from ajuste.tracking.registry import promotion
@@ -216,6 +217,8 @@ def _checkpoints(current: set[str]) -> list[Item]:
             continue
         if exists() and runs.is_recorded(place.name):
             why = "its stage ended and is recorded"
+        elif place.name in current and record_of(place) is not None:
+            why = "its stage ended and dvc.lock has its result"
         elif place.name not in wanted and _age(place) > WEEK:
             why = "of inputs that nothing has any more, a week old"
         else:
@@ -239,4 +242,4 @@ def _current_keys() -> set[str]:
 def _keys_of_lock(path: Path) -> set[str]:
     if not path.exists():
         return set()
-    return {lock.key(entry) for entry in lock.parse(path.read_text(encoding="utf-8")).values()}
+    return {key_of_entry(entry) for entry in lock.parse(path.read_text(encoding="utf-8")).values()}

@@ -15,11 +15,11 @@ What was trained on a merged assistant (as a reward model is) names that assista
 weights, in tag `base_version`.
 """
 
-import hashlib
 import math
 from collections.abc import Collection
 from pathlib import Path
 
+from ajuste.core import hashes
 from ajuste.core.errors import DataError
 from ajuste.core.stages import md5_of
 from ajuste.tracking.cards import attached as cards
@@ -217,8 +217,7 @@ def _assistant_with(sha256: str) -> str | None:
 def sha256_of(path: Path) -> str:
     """Hex sha256 of a file. Raises DataError if it is missing."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashes.sha256_of(path)
     except FileNotFoundError:
         raise DataError(f"{path} is missing: `dvc checkout {path.parent}` brings it back") from None
 
