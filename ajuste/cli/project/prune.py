@@ -41,6 +41,9 @@ def command(
     for (name, version), why in made.kept.items():
         if "newest" not in why:
             console.print(f"kept: {name}/{version} ({why})", markup=False, soft_wrap=True)
+    if made.shared:
+        console.print(f"{size(made.shared)} of these are files that two of them name: they go with the last",
+                      markup=False, soft_wrap=True)
     if not yes:
         console.print(f"{size(made.size)} in {len(made.items)} items; nothing was removed: "
                       f"`ajuste prune --keep {keep}{' --remote' * remote} --yes` does it", markup=False, soft_wrap=True)

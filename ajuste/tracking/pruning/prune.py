@@ -55,19 +55,25 @@ class Item:
     why: str
     size: int
     remove: Callable[[], object] = field(repr=False)
+    places: tuple[Path, ...] = ()  # of its files, where they may have other names
 
 
 @dataclass
 class Plan:
-    """`items` in the order of their removal. `kept`: why each version that could be meant stays."""
+    """`items` in the order of their removal. `kept`: why each version that could be meant stays.
+
+    shared: bytes of files that several items name, as a version and the cache, and that go with the last of them. What
+    something that stays names too gives nothing back.
+    """
 
     items: list[Item]
     kept: dict[tuple[str, str], str]
+    shared: int = 0
 
     @property
     def size(self) -> int:
         """Bytes of all items."""
-        return sum(item.size for item in self.items)
+        return sum(item.size for item in self.items) + self.shared
 
 
 def plan(keep: int, remote: bool = False) -> Plan:
@@ -85,9 +91,11 @@ def plan(keep: int, remote: bool = False) -> Plan:
     if exists():
         found = rules.kept(keep, current)
         items += [Item("version", f"{v.name}/{v.version}", f"beyond the newest {keep}, no alias, nothing kept names it",
-                       rules.size_of(rules.location(v)), lambda v=v: rules.remove_version(v)) for v in found.gone]
+                       rules.size_of(rules.location(v)), lambda v=v: rules.remove_version(v),
+                       rules.places_of(rules.location(v))) for v in found.gone]
         items += [Item("model", model.model_id, "registered by no version", rules.size_of(model.artifact_location),
-                       lambda model=model: _remove_model(model)) for model in rules.orphans(found)]
+                       lambda model=model: _remove_model(model), rules.places_of(model.artifact_location))
+                  for model in rules.orphans(found)]
         for run in rules.prunable_runs(found, current):
             items.append(Item("run", run.info.run_id, "no kept version came from it; its figures stay",
                               rules.size_of(run.info.artifact_uri), lambda run=run: rules.clear_run(run.info.run_id)))
@@ -109,7 +117,8 @@ def plan(keep: int, remote: bool = False) -> Plan:
         size = sum(Path(path).stat().st_size for path in left if Path(path).is_file())
         items.append(Item("remote", f"{len(left)} files", "named by nothing that is kept here", size,
                           lambda: dvc.unused_remote(pins, projects, sweeping, remove=True)))
-    return Plan(items, found.reasons)
+    places = [place for item in items for place in item.places]
+    return Plan(items, found.reasons, rules.shared_size([*places, *unused]))
 
 
 def carry_out(made: Plan, say: Callable[[Item], None] = lambda item: None) -> int:
@@ -124,7 +133,7 @@ def carry_out(made: Plan, say: Callable[[Item], None] = lambda item: None) -> in
             if item.remove() is not False:
                 freed += item.size
                 say(item)
-    return freed
+    return freed + made.shared
 
 
 def _check_quiet() -> None:

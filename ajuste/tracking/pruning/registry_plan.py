@@ -9,7 +9,9 @@ version came from the artefacts go.
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -136,6 +138,24 @@ def folder_size(place: Path) -> int:
     """Bytes that removing a folder gives back: files that have a second name elsewhere give nothing."""
     files = [file.lstat() for file in place.rglob("*") if file.is_file() and not file.is_symlink()]
     return sum(stat.st_size for stat in files if stat.st_nlink == 1)
+
+
+def places_of(uri: str) -> tuple[Path, ...]:
+    """The folder of an artefact address, if it is on this machine."""
+    place = local_path(uri)
+    return (place,) if place else ()
+
+
+def shared_size(places: list[Path]) -> int:
+    """Bytes of files that have several names, all of them below these places."""
+    names: Counter[tuple[int, int]] = Counter()
+    known: dict[tuple[int, int], os.stat_result] = {}
+    for place in places:
+        for file in place.rglob("*") if place.is_dir() else [place]:
+            if file.is_file() and not file.is_symlink() and (stat := file.lstat()).st_nlink > 1:
+                names[stat.st_dev, stat.st_ino] += 1
+                known[stat.st_dev, stat.st_ino] = stat
+    return sum(stat.st_size for inode, stat in known.items() if names[inode] == stat.st_nlink)
 
 
 def location(v: Version) -> str:
