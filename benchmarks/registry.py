@@ -1,6 +1,6 @@
 """How long do the registry's readers take when years stand in it? 1,000 versions of 60 names, 10,000 runs.
 
-    python -m benchmarks.registry                                a Markdown table, of a SQLite store in a temporary folder
+    python -m benchmarks.registry                                a Markdown table, of SQLite in a temporary folder
     python -m benchmarks.registry --store postgresql://...       of an empty PostgreSQL database
     python -m benchmarks.registry --versions 200 --runs 2000     smaller
 
