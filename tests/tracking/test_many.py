@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,13 +18,20 @@ NAMES = 101  # MLflow gives 100 names a page
 LAST = "zz-classifier"  # the last one by name
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with at_home(tmp_path_factory.mktemp("many")) as folder:
+@contextmanager
+def many(folder: Path, uri: str | None = None) -> Iterator[Path]:
+    """A store with more names than a page has; the last one has four versions."""
+    with at_home(folder, uri):
         for number in range(NAMES - 1):
             store.client().create_registered_model(f"a{number:03}-classifier")
         registered(LAST, 4)
         store.client().set_registered_model_alias(LAST, "champion", "2")
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with many(tmp_path_factory.mktemp("many")) as folder:
         yield folder
 
 
