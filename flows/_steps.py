@@ -9,8 +9,10 @@ from pathlib import Path
 from prefect import State, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
 from prefect.runtime import deployment
 
+from ajuste.core import checkpoints, room
 from ajuste.core.errors import UsageError
 from ajuste.core.home import home
 from ajuste.core.stages import stage_key, stage_names
@@ -24,7 +26,7 @@ from flows._progress import Follower, begins, console, say, warn
 
 
 class StageFailed(Exception):
-    """A stage ended with an error of a kind: data, usage, infra, bug or interrupted."""
+    """A stage ended with an error of a kind: data, usage, room, infra, bug or interrupted."""
 
     def __init__(self, name: str, kind: str, message: str) -> None:
         super().__init__(f"stage `{name}`: {message}")
@@ -49,6 +51,7 @@ def prepare(asked: Asked) -> Plan:
     """Check params and data, ask DVC once what is stale."""
     outlive_worker()
     check(asked)
+    checkpoints.sweep()  # of a run that was killed when DVC had the result
     found = looked(asked)
     wanted = [name for name in stage_names() if name not in found.skipped]
     needed = not found.stale.isdisjoint(wanted) or not all(patiently(_recorded, name) for name in wanted)
@@ -82,7 +85,7 @@ def stage(name: str, plan: Plan, wait_for: list[State] | None = None) -> State |
 
 
 def retry_infra(task: object, run: object, state: State) -> bool:
-    """Infrastructure failures are tried again; data and usage errors, bugs and interrupts never."""
+    """Infrastructure failures are tried again; data and usage errors, full disks, bugs and interrupts never."""
     error = state.result(raise_on_failure=False)
     return isinstance(error, StageFailed) and error.kind == "infra"
 
@@ -94,6 +97,8 @@ def run_stage(name: str, stale: bool, force: bool, parent: str | None) -> str:
     """`dvc repro --single-item`, then the MLflow run. Returns "ran", "restored" or "cached"."""
     action = _repro(name, force, parent) if stale else "cached"
     run_id = patiently(runs.record, name, parent) if parent else None
+    if action != "cached":
+        checkpoints.forget(lock.stage_key(name))
     state = _state(name) if action == "ran" else {}
     say(name, action, state.get("seconds"), _note(state))
     for alarm in _alarms(name):
@@ -124,9 +129,12 @@ def _repro(name: str, force: bool, parent: str) -> str:
     if outcome.code != 0:
         written = state_file.exists() and state_file.stat().st_mtime_ns != before
         error = (_state(name).get("error") or {}) if written else {}
-        # DVC hides the exit code; a stage that wrote no error was killed, or DVC itself failed
-        kind = error.get("kind", "infra")
+        # DVC hides the exit code; a stage that wrote no error was killed, had no room for it, or DVC itself failed
+        full = room.says_full(outcome.output) or room.is_full(Path.cwd()) or room.is_full(home())
+        kind = error.get("kind", "room" if full else "infra")
         message = error.get("message") or f"{dvc.last_error(outcome.output)} (all of it: {_shown(log)})"
+        if kind == "room":
+            message = f"{message}{_prunable()}"
         unless_unreachable(None, runs.fail, run_id, message)
         raise StageFailed(name, kind, message)
     return {"unchanged": "cached"}.get(outcome.action, outcome.action)
@@ -202,6 +210,17 @@ def finish(plan: Plan, registered: list, gated: Sequence[str] = ()) -> dict:
     console.print("  next: `ajuste compare NAME`, `ajuste report`, `ajuste ui`, `ajuste serve`")
     made = [f"{version.name}/{version.version}" for version in registered]
     return {"ran": ran, "cached": cached, "registered": made, "gate": list(gated)}
+
+
+def _prunable() -> str:
+    """What `ajuste prune` would give back, as the end of a line; "" where that cannot be told now."""
+    from ajuste.tracking.pruning import prune  # heavy, and seldom needed
+
+    try:
+        return f" (it would free {room.said(prune.plan(room.KEEP).size)})"
+    except Exception as error:  # MLflow's database may stand on the very disk that is full
+        get_run_logger().warning("what `ajuste prune` would free is not known: %s", error)
+        return ""
 
 
 def _recorded(name: str) -> bool:

@@ -59,7 +59,8 @@ def _settings(pool: str, preset: str, revision: str) -> dict:
     if preset or revision != "HEAD":
         adapt = next(item for item in settings["deployments"] if item["name"] == "adapt")
         name = "-".join(["adapt", *([preset] if preset else []), *([_word(revision)] if revision != "HEAD" else [])])
-        text = json.dumps(adapt).replace("worktree.py adapt HEAD", f"worktree.py {name} {revision} {preset}".rstrip())
+        words = f"{name} {revision} {preset}".rstrip()
+        text = json.dumps(adapt).replace(r'worktree.py\" adapt HEAD', rf'worktree.py\" {words}')
         text = text.replace("worktrees/adapt\"", f"worktrees/{name}\"").replace("homes/adapt\"", f"homes/{name}\"")
         what = f"When asked for. `adapt` at revision {revision}" + (f" with preset {preset}." if preset else ".")
         settings["deployments"].append(json.loads(text) | {"name": name, "schedules": [], "description": what})

@@ -29,5 +29,4 @@ def reproduce(revision: str | None = None) -> str:
 
 def _champions() -> list[str]:
     served = [name for name in registry.names() if not name.endswith("-adapter")]
-    return [f"models:/{name}@champion" for name in served
-            if any("champion" in version.aliases for version in registry.versions(name))]
+    return [f"models:/{name}@champion" for name in served if registry.by_alias(name, "champion")]

@@ -6,9 +6,11 @@
     <home>/.prefect/homes/NAME       the run's own .checkpoints and .state; all the rest of the home is linked
 
 So edits in the main checkout neither disturb a run nor slip into it, and runs of two deployments never meet: not in a
-stage's lock, not in its .state. They share what must be shared: MLflow's store with its locks, and DVC's cache.
+stage's lock, not in its .state. They share what must be shared: MLflow's store with its locks, and DVC's cache. Nor do
+two runs of one deployment meet, in whatever containers they are: ajuste/tracking/project/occupied.py.
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -18,13 +20,20 @@ from pathlib import Path
 import psutil
 
 from ajuste.core.errors import DataError, UsageError
+from ajuste.core.home import without_git
 from ajuste.core.params import read_yaml
 from ajuste.core.stages import md5_of
-from ajuste.tracking.project import dvc, git
+from ajuste.tracking.project import dvc, git, occupied
 
 OWN = (".checkpoints", ".state")
 UNLINKED = {*OWN, ".git", ".prefect", ".venv"}
 LEAVE_SECONDS = 20  # a stage whose flow was killed ends within a second
+
+
+def enter(name: str, revision: str = "HEAD", preset: str = "") -> Path:
+    """`worktree`, for this run alone until its engine has ended. Raises UsageError while another run works in it."""
+    with occupied.entered(_main(), name, LEAVE_SECONDS):
+        return worktree(name, revision, preset)
 
 
 def worktree(name: str, revision: str = "HEAD", preset: str = "") -> Path:
@@ -33,7 +42,7 @@ def worktree(name: str, revision: str = "HEAD", preset: str = "") -> Path:
     Raises UsageError for an unknown revision, DataError if the raw data of that revision cannot be had, if HEAD is
     asked for while the main checkout has raw data that is not committed, or if another run works in this worktree.
     """
-    main = Path(git.run("rev-parse", "--path-format=absolute", "--git-common-dir").strip()).parent
+    main = _main()
     place = main / ".prefect" / "worktrees" / name
     commit = git.run("-C", str(main), "rev-parse", "--verify", f"{revision}^{{commit}}").strip()
     if revision == "HEAD":
@@ -93,8 +102,14 @@ def check_data_committed(main: Path) -> None:
                         "`dvc checkout data.dvc` undoes it")  # fmt: skip
 
 
+def _main() -> Path:
+    """The main checkout, which is the home that all deployments share."""
+    return Path(git.run("rev-parse", "--path-format=absolute", "--git-common-dir").strip()).parent
+
+
 def _alone(place: Path) -> None:
-    """Wait until no other process works in the worktree. Raises DataError, naming one that goes on."""
+    """Wait until no other process of this container works in the worktree, as a stage whose run was killed. Raises
+    DataError, naming one that goes on."""
     mine = {process.pid for process in (psutil.Process(), *psutil.Process().parents())}
     deadline = time.monotonic() + LEAVE_SECONDS
     while found := [pid for pid in _inside(place) if pid not in mine]:
@@ -121,7 +136,8 @@ def _dvc(place: Path, *args: str) -> None:
 
 
 def _ajuste(place: Path, *args: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "ajuste.cli.main", *args], cwd=place, capture_output=True, text=True)
+    command = [sys.executable, "-m", "ajuste.cli.main", *args]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, env=without_git(os.environ))
     if done.returncode != 0:
         raise DataError(f"ajuste {' '.join(args)} in {place}: {' '.join(done.stderr.split())}")
 
@@ -130,7 +146,7 @@ def main() -> None:
     if not 2 <= len(sys.argv) <= 4:
         raise SystemExit("usage: python infra/worktree.py NAME [REVISION [PRESET]]")
     try:
-        print(worktree(*sys.argv[1:]))
+        print(enter(*sys.argv[1:]))
     except (UsageError, DataError) as error:
         raise SystemExit(f"error: {error}") from None
 

@@ -11,13 +11,12 @@ with params or data is one line.
 the study says of its own: so all such methods have the same budget, and a preset carries over.
 """
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ajuste.core import arithmetic
+from ajuste.core import arithmetic, checkpoints
 from ajuste.core.errors import UsageError
 from ajuste.core.home import home
 from ajuste.core.locks import held
@@ -36,15 +35,16 @@ def start(study: str, name: str, config_type: type[Config], values: dict[str, An
         lock = home() / ".checkpoints" / f"{name}.lock"
         with held(lock, f"stage `{name}` is already running", LOCK_SECONDS):
             key = stage_key(study, name)
-            checkpoints = home() / ".checkpoints" / key
-            checkpoints.mkdir(parents=True, exist_ok=True)
+            checkpoints.sweep()
+            folder = checkpoints.of_stage(key)
+            folder.mkdir(parents=True, exist_ok=True)
             if compute.portable:
                 arithmetic.exact_roots()
             try:
-                yield Stage(name, config, compute, key, checkpoints)
+                yield Stage(name, config, compute, key, folder)
             except KeyboardInterrupt:
                 raise SystemExit(f"{name} was interrupted; run again to go on from its last checkpoint") from None
-            shutil.rmtree(checkpoints)
+            checkpoints.end(folder, "")
 
 
 def stage_key(study: str, name: str) -> str:

@@ -3,8 +3,11 @@
 A stage is `python -m tasks.<verb>` or `python -m tasks.<verb>.<variant>`, started by DVC. `start` reads its section of
 params.yaml into a typed config, computes the stage key, takes a lock so that no stage ever runs twice at once, ends the
 process when the DVC that started it is gone (a killed DVC leaves its child running), and writes .state/<stage>.json:
-seconds (of the process, phase `imports` among them), peak memory, tokens per second, what the stage had to say
-(notes.py) and the kind of error, which is what the flow decides a retry by.
+seconds (of the process, phase `imports` among them), peak memory, tokens per second, bytes that it read and wrote,
+what the stage had to say (notes.py) and the kind of error, which is what the flow decides a retry by: `infra` alone is
+tried again. A full disk is of kind `room`; a stage that has run here before asks for its room before it begins.
+
+Checkpoints stay when the stage has ended, until DVC has its result (checkpoints.py).
 
 Where several processes run a stage together (world.py) the first one takes the lock and writes; each of them says its
 own errors.
@@ -15,7 +18,6 @@ Usage: see any file of tasks/. Imports nothing heavy: torch only if the stage it
 import json
 import os
 import resource
-import shutil
 import signal
 import sys
 import threading
@@ -27,15 +29,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ajuste.core import arithmetic, notes, world
-from ajuste.core.errors import DataError, UsageError
+from ajuste.core import arithmetic, checkpoints, notes, room, world
+from ajuste.core.errors import DataError, RoomError, UsageError
 from ajuste.core.home import home, write_atomically
 from ajuste.core.locks import held
 from ajuste.core.params import Compute, Config, read_yaml, section, typed
-from ajuste.core.stages import split_name, stage_key
+from ajuste.core.stages import definition, split_name, stage_key
 
 LOCK_SECONDS = 15
-EXIT_CODES = {"data": 3, "usage": 2, "infra": 1, "bug": 1, "interrupted": 130}
+EXIT_CODES = {"data": 3, "usage": 2, "room": 4, "infra": 1, "bug": 1, "interrupted": 130}
 
 
 @dataclass
@@ -46,9 +48,11 @@ class Stage:
     config: Any
     compute: Compute
     key: str
-    checkpoints: Path  # .checkpoints/<key>, made by start, removed on success
+    checkpoints: Path  # .checkpoints/<key>, made by start; it goes when DVC has the result
     phases: dict[str, float] = field(default_factory=dict)
     tokens: int = 0
+    reads: int = 0  # bytes of its deps
+    writes: dict[Path, float] | None = None  # bytes below the project and below the home, by its last run
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -91,7 +95,7 @@ def start(name: str, config_type: type[Config], together: bool = False) -> Itera
     """Run the body as stage `name`, `verb` or `verb_variant`, with its section of params.yaml as `config_type`.
 
     together: several processes share its training out; of any other stage the first one alone runs the body.
-    Ends the process: exit code 0, 3 (data), 2 (usage), 1.
+    Ends the process: exit code 0, 4 (no room on the disk), 3 (data), 2 (usage), 1.
     """
     if _ASKED:
         raise _Told(config_type)
@@ -114,15 +118,14 @@ def start(name: str, config_type: type[Config], together: bool = False) -> Itera
             if "torch" in sys.modules:
                 sys.modules["torch"].set_num_threads(compute.threads)
                 world.own_device()
-            key = stage_key(name)
-            checkpoints = home() / ".checkpoints" / key
-            if world.first():
-                checkpoints.mkdir(parents=True, exist_ok=True)
-            stage = Stage(name, config, compute, key, checkpoints, {"imports": imports} if imports else {})
+            stage = Stage(name, config, compute, key := stage_key(name), checkpoints.of_stage(key))
+            stage.phases = {"imports": imports} if imports else {}
+            before = _begin(stage) if world.first() else None
             yield stage
             if world.first():
-                _write_state(name, stage, began, None)
-                shutil.rmtree(checkpoints)
+                record = before or _record(name, stage, began, None)
+                checkpoints.end(stage.checkpoints, record)
+                write_atomically(_state_file(name), record)
             return
     except world.Left:
         return
@@ -132,19 +135,46 @@ def start(name: str, config_type: type[Config], together: bool = False) -> Itera
         error = ("usage", str(caught))
     except KeyboardInterrupt:
         error = ("interrupted", f"stage `{name}` was interrupted; run again to go on from its last checkpoint")
-    except (OSError, MemoryError) as caught:
-        if not isinstance(caught, ConnectionError):  # whose own words are enough
-            traceback.print_exc()
-        error = ("infra", f"{type(caught).__name__}: {caught}")
+    except RoomError as caught:
+        error = ("room", str(caught))
     except Exception as caught:
-        traceback.print_exc()
-        error = ("bug", f"{type(caught).__name__}: {caught}")
+        error = _of_kind(caught, name, stage)
     kind, message = error
     if world.first():
-        _write_state(name, stage, began, {"kind": kind, "message": message})
+        _write_error(name, stage, began, {"kind": kind, "message": message})
     of = f"process {world.rank()}: " if world.processes() > 1 else ""
     print(f"error[{kind}]: {of}{message}", file=sys.stderr, flush=True)
     raise SystemExit(EXIT_CODES[kind])
+
+
+def _begin(stage: Stage) -> str | None:
+    """Ask for room and make the folder of the checkpoints; the record of a former end that DVC did not record."""
+    checkpoints.sweep()
+    entry = definition(stage.name)
+    stage.reads = room.size_of(map(Path, entry.get("deps", [])))
+    stage.writes = room.expected(stage.name, stage.reads)
+    has = room.size_of([stage.checkpoints])
+    if stage.writes and not has:  # one that goes on has most of it already
+        room.ask(stage.writes, f"stage `{stage.name}`")
+    stage.checkpoints.mkdir(parents=True, exist_ok=True)
+    return checkpoints.record_of(stage.checkpoints)
+
+
+def _of_kind(error: Exception, name: str, stage: Stage | None) -> tuple[str, str]:
+    """(kind, one line) of what is no user's error; where the line says too little its trace is printed."""
+    if stage and room.was_full(error):
+        expected = sum(stage.writes.values()) if stage.writes else None
+        return "room", room.ran_out(Path.cwd(), f"stage `{name}`", expected, sum(_written(stage)))
+    if not isinstance(error, ConnectionError):  # whose own words are enough
+        traceback.print_exception(error)
+    kind = "infra" if isinstance(error, OSError | MemoryError) else "bug"
+    return kind, f"{type(error).__name__}: {error}"
+
+
+def _written(stage: Stage) -> tuple[int, int]:
+    """Bytes of the outs and of the checkpoints."""
+    outs = [Path(out if isinstance(out, str) else next(iter(out))) for out in definition(stage.name).get("outs", [])]
+    return room.size_of(outs), room.size_of([stage.checkpoints])
 
 
 def _alone(name: str) -> AbstractContextManager:
@@ -201,9 +231,26 @@ def _watch_ancestors() -> None:
     threading.Thread(target=guarded, daemon=True, name="ancestor-watch").start()
 
 
-def _write_state(name: str, stage: Stage | None, began: float, error: dict | None) -> None:
+def _state_file(name: str) -> Path:
+    return home() / ".state" / f"{name}.json"
+
+
+def _write_error(name: str, stage: Stage | None, began: float, error: dict) -> None:
+    try:
+        write_atomically(_state_file(name), _record(name, stage, began, error))
+    except OSError:  # a full disk has no room for this either: the line on stderr, which DVC's log has, says it
+        return
+
+
+def _record(name: str, stage: Stage | None, began: float, error: dict | None) -> str:
+    """What .state/<name>.json holds."""
     seconds = time.monotonic() - began
     working = seconds - (stage.phases.get("imports", 0.0) if stage else 0.0)
+    if stage and not error:
+        outs, kept = _written(stage)
+        written = {"read": stage.reads, "outs": outs, "checkpoints": kept}
+    else:
+        written = room.last(name)
     state = {
         "stage": name,
         "key": stage.key if stage else None,
@@ -212,9 +259,10 @@ def _write_state(name: str, stage: Stage | None, began: float, error: dict | Non
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
         "tokens": stage.tokens if stage else 0,
         "tokens_per_second": round(stage.tokens / working, 1) if stage and stage.tokens else None,
+        "room": written,
         "device": stage.compute.torch_device() if stage and "torch" in sys.modules else "cpu",
         "threads": stage.compute.threads if stage else None,
         "error": error,
         **({"notes": notes.said()} if notes.said() else {}),
     }
-    write_atomically(home() / ".state" / f"{name}.json", json.dumps(state, indent=2) + "\n")
+    return json.dumps(state, indent=2) + "\n"

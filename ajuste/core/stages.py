@@ -94,6 +94,16 @@ def key_of(cmd: str, deps: Mapping[str, str], params: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def params_of(entry: dict) -> dict:
+    """The params of an entry of dvc.lock by dotted key."""
+    return {key: value for values in entry.get("params", {}).values() for key, value in values.items()}
+
+
+def key_of_entry(entry: dict) -> str:
+    """The stage key of an entry of dvc.lock."""
+    return key_of(entry["cmd"], {dep["path"]: dep["md5"] for dep in entry.get("deps", [])}, params_of(entry))
+
+
 def module_of(name: str) -> str:
     """The module that a stage runs: of `python -m tasks.classify.lora` it is `tasks.classify.lora`."""
     return definition(name)["cmd"].split()[2]

@@ -155,7 +155,7 @@ def _calibration(difference: np.ndarray, owner: np.ndarray) -> dict:
     return {
         "error": calibration.calibration_error(bins),
         **{
-            name: estimate(np.bincount(owner, weights * score(chances, first)), np.ones(len(counts[0])), counts)
+            name: estimate(np.bincount(owner, weights * score(chances, first)), np.ones(counts.shape[1]), counts)
             for name, score in (("brier", metrics.brier), ("nll", metrics.nll))
         },
         "ece": calibration.plain_error(bins),

@@ -22,7 +22,8 @@
     DoRA keeps length and direction of each row apart: W = m (W0 + (alpha/r) B A) / ||W0 + (alpha/r) B A||, m learns too
 
 PEFT trains the adapter and does the merge (`merge`). `merge_by_hand` computes the same W from the saved tensors alone,
-in float64, and shares no code with PEFT: the proof of the merge stage and the tests compare the two.
+in float64, and shares no code with PEFT: the proof of the merge stage and the tests compare the two. Both go matrix by
+matrix, so that a merge needs the memory of one model.
 
 GPT-2 keeps its weights in Conv1D layers, transposed: W0 is k x d there (`fan_in_fan_out`), and so is the update.
 Differs from the paper (Hu et al., 2021): A starts as PEFT starts it, Kaiming-uniform, and not Gaussian. DoRA (Liu et
@@ -33,7 +34,7 @@ Run it: `python -m tasks.merge.classify` (or `instruct`) merges an adapter of th
 
 import math
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -124,29 +125,28 @@ def merge(model: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
 
 
 def merge_by_hand(
-    W0: dict[str, Tensor], adapter: dict[str, Tensor], config: dict, transposed: Collection[str] = ()
-) -> dict[str, Tensor]:
-    """W = W0 + (alpha/r) B A (or DoRA's) in float64, for those saved tensors that the adapter changes.
+    W0: Mapping[str, Tensor], adapter: Mapping[str, Tensor], config: dict, transposed: Collection[str] = ()
+) -> Iterator[tuple[str, Tensor]]:
+    """W = W0 + (alpha/r) B A (or DoRA's) in float64, for those saved tensors that the adapter changes, one by one.
 
     W0 is the base's state by name, adapter the content of adapter_model.safetensors, config adapter_config.json.
     A base saved without its task's prefix (`encoder.layer.0...` for `bert.encoder.layer.0...`) is understood.
     Tensors that were trained whole (a head in modules_to_save) replace the base's. Fused experts (target_parameters)
-    need W0 by the names of the loaded model; `transposed` names those that are [E, k, d]. Returns {name: W}.
+    need W0 by the names of the loaded model; `transposed` names those that are [E, k, d]. Yields (name, W).
     Raises ValueError for an adapter that is more than A and B, or whose layer the base does not have.
     """
     unknown = [key for key in UNKNOWN_TO_US if config.get(key)]
     if unknown:
         raise ValueError(f"this adapter uses {', '.join(unknown)}: W0 + (alpha/r)BA does not describe it")
-    merged = {}
-    for key, tensor in adapter.items():
+    for key in adapter:
         name = key.removeprefix(PEFT_PREFIX)
         if name.endswith(".lora_A.weight"):
             layer = name.removesuffix(".lora_A.weight")
-            A, B = tensor, adapter[key.replace(".lora_A.", ".lora_B.")]
+            A, B = adapter[key], adapter[key.replace(".lora_A.", ".lora_B.")]
             if weights := _experts(layer, W0, config):
                 rank, alpha, rslora = config["r"], config["lora_alpha"], config.get("use_rslora", False)
                 update = delta_experts(A, B, W0[weights], rank, alpha, weights in transposed, rslora)
-                merged[weights] = W0[weights].double() + update
+                yield weights, W0[weights].double() + update
                 continue
             r, alpha = A.shape[0], config["lora_alpha"]
             update = delta_W(A, B, r, alpha, config.get("fan_in_fan_out", False), config.get("use_rslora", False))
@@ -154,15 +154,14 @@ def merge_by_hand(
             if config.get("use_dora"):
                 m = adapter[key.replace(".lora_A.weight", ".lora_magnitude_vector")]
                 W = dora_W(W, m, config.get("fan_in_fan_out", False))
-            merged[f"{layer}.weight"] = W
+            yield f"{layer}.weight", W
         elif ".lora_" not in name:
-            merged[name] = tensor.double()
+            yield name, adapter[key].double()
         elif not name.endswith((".lora_B.weight", ".lora_magnitude_vector")):
             raise ValueError(f"{name} is neither A nor B of a linear layer: W0 + (alpha/r)BA does not describe it")
-    return merged
 
 
-def _experts(layer: str, W0: dict[str, Tensor], config: dict) -> str | None:
+def _experts(layer: str, W0: Mapping[str, Tensor], config: dict) -> str | None:
     """The tensor of fused experts that A and B at `layer` belong to, if they do.
 
     PEFT puts one layer around another for each: the innermost holds the first parameter of the module.
@@ -173,7 +172,7 @@ def _experts(layer: str, W0: dict[str, Tensor], config: dict) -> str | None:
     return held[len(held) - 1 - layer.count(".base_layer")] if held else None
 
 
-def base_weight(W0: dict[str, Tensor], name: str) -> Tensor:
+def base_weight(W0: Mapping[str, Tensor], name: str) -> Tensor:
     """The base's tensor of that name, with or without the prefix of the task model, or under that of another task.
 
     Raises ValueError if absent.
@@ -185,12 +184,19 @@ def base_weight(W0: dict[str, Tensor], name: str) -> Tensor:
     raise ValueError(f"the base has no tensor {name}: the adapter was trained on another base")
 
 
-def largest_difference(expected: dict[str, Tensor], found: dict[str, Tensor]) -> float:
-    """max |expected - found| over the tensors of `expected`. Raises ValueError when `found` lacks one."""
-    missing = sorted(expected.keys() - found.keys())
+def largest_difference(expected: Iterable[tuple[str, Tensor]], found: Mapping[str, Tensor]) -> float:
+    """max |expected - found| over the tensors (name, W) expected. Raises ValueError when `found` lacks some."""
+    largest, missing = 0.0, []
+    for name, W in expected:
+        if name in found:
+            difference = (W - found[name].double()).abs().max().item()
+            largest = difference if difference != difference else max(largest, difference)
+        else:
+            missing.append(name)
     if missing:
+        missing.sort()
         raise ValueError(f"the merged model lacks {missing[0]} and {len(missing) - 1} more of the adapted tensors")
-    return max(((W - found[name].double()).abs().max().item() for name, W in expected.items()), default=0.0)
+    return largest
 
 
 def compare_logits(left: Tensor, right: Tensor) -> Comparison:

@@ -15,17 +15,17 @@ model loss is what transformers computes by default (`output_router_logits` off)
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from ajuste.core.notes import say
 from ajuste.models.folder import quiet
+from ajuste.models.tensors import Tensors
 
 ALL = ("all-linear",)
 ROUTER = "it chooses experts and does not answer with one tensor"
@@ -111,14 +111,14 @@ def told(model: nn.Module) -> dict:
 
 def base_weights(
     file: Path, config: dict, load: Callable[[], nn.Module]
-) -> tuple[dict[str, torch.Tensor], frozenset[str]]:
+) -> tuple[Mapping[str, torch.Tensor], frozenset[str]]:
     """W0 by name for lora.merge_by_hand, from a base's file, and which of the fused experts are [E, k, d] there.
 
     config: adapter_config.json. On disk every expert stands alone under another name, so where experts were adapted
     the weights are those of the model that `load` returns.
     """
     if not config.get("target_parameters"):
-        return load_file(file), frozenset()
+        return Tensors(file), frozenset()
     model = load()
     held = parameters_of(model)
     owners = {name: model.get_submodule(name.rpartition(".")[0]) for name in held}

@@ -4,7 +4,6 @@ A folder holds `ajuste.json` (the card: task or kind, labels, max_tokens, base, 
 weights or an adapter. An adapter names its base by id and sha256.
 """
 
-import hashlib
 import json
 import warnings
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ajuste.core.figures import rounded
+from ajuste.core.hashes import sha256_of as sha256_of  # of what stands in such a folder
 
 # PEFT and Trainer import it, and it would say on stderr that it misses a package that is never used here
 getLogger("bitsandbytes").setLevel(ERROR)
@@ -65,12 +65,6 @@ def check_head(folder: Path, auto: type) -> type:
             f"`{config.model_type}` ({folder}): choose another base"
         )
     return auto
-
-
-def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def tidy_adapter(out: Path, base_id: str) -> None:

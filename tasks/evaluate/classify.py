@@ -60,7 +60,9 @@ class Measured:
 Measure = Callable[[nn.Module, Rows, list[str], int, np.ndarray], Measured]
 
 
-def measure_sequence(model: nn.Module, rows: Rows, labels: list[str], batch_rows: int, counts: np.ndarray) -> Measured:
+def measure_sequence(
+    model: nn.Module, rows: Rows, labels: list[str], batch_rows: int, counts: metrics.Resamples
+) -> Measured:
     """Texts: all metrics of ajuste.learning.statistics.metrics."""
     probabilities = torch.softmax(logits_of(model, rows.ids, batch_rows).double(), dim=1).numpy()
     true, predicted = np.asarray(rows.labels), probabilities.argmax(axis=1)

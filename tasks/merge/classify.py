@@ -21,7 +21,6 @@ from typing import Literal
 import pyarrow.parquet
 import torch
 from pydantic import Field
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ajuste.core.errors import DataError, UsageError
@@ -31,6 +30,7 @@ from ajuste.learning import batching, lora
 from ajuste.learning.seeds import seed_everything
 from ajuste.models import classifier, experts
 from ajuste.models.folder import sha256_of
+from ajuste.models.tensors import Tensors, stored_dtype
 from tasks.merge.proof import proved, said
 
 BUILT_BY = ("labels", "task", "pooling")  # of the card: what a classifier is built from, beside its base
@@ -39,7 +39,9 @@ BUILT_BY = ("labels", "task", "pooling")  # of the card: what a classifier is bu
 class ClassifyConfig(Config):
     """Section `merge.classify`."""
 
-    dtype: Literal["float32", "bfloat16"] = Field(description="Of the merged weights, rounded once from float64.")
+    dtype: Literal["float32", "bfloat16"] | None = Field(
+        default=None, description="Of the merged weights, rounded once from float64; null: that of the base."
+    )
     max_logit_difference: float = Field(gt=0, description="Above it the merge is refused.")
     min_equal_predictions: float = Field(gt=0, le=1, description="Share of the rows; below it the merge is refused.")
     batch_rows: int = Field(ge=1, description="Rows of a forward pass of the proof.")
@@ -60,7 +62,8 @@ def merge(config: ClassifyConfig, compute: Compute, adapter: Path, base: Path, e
 
     try:
         model, tokenizer, card = classifier.load_adapter(base, adapter)
-        merged = lora.merge(model, getattr(torch, config.dtype))
+        dtype = getattr(torch, config.dtype) if config.dtype else stored_dtype(base / "model.safetensors")
+        merged = lora.merge(model, dtype)
     except ValueError as error:
         raise UsageError(f"cannot merge: {error}") from None
     classifier.save(merged, tokenizer, out, card)
@@ -80,13 +83,13 @@ def prove(
     W0, transposed = experts.base_weights(
         base / "model.safetensors", settings, lambda: classifier.build(base, *(card[x] for x in BUILT_BY))
     )
-    by_hand = lora.merge_by_hand(W0, load_file(adapter / "adapter_model.safetensors"), settings, transposed)
+    by_hand = lora.merge_by_hand(W0, Tensors(adapter / "adapter_model.safetensors"), settings, transposed)
     return {
         "max_logit_difference": found.max_logit_difference,
         "tolerance": config.max_logit_difference,
         "equal_predictions": found.equal_predictions,
         "rows": found.rows,
-        "dtype": config.dtype,
+        "dtype": str(stored_dtype(merged / "model.safetensors")).removeprefix("torch."),
         "max_weight_difference": lora.largest_difference(by_hand, whole.cpu().state_dict()),
         "adapter_sha256": sha256_of(adapter / "adapter_model.safetensors"),
         "base_sha256": sha256_of(base / "model.safetensors"),

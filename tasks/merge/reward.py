@@ -20,8 +20,8 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from safetensors.torch import load_file
 
+from ajuste.core import room
 from ajuste.core.errors import UsageError
 from ajuste.core.params import Compute, Config
 from ajuste.core.stage import start
@@ -30,6 +30,7 @@ from ajuste.learning.losses.bradley_terry import pairs
 from ajuste.learning.seeds import seed_everything
 from ajuste.models import experts, reward
 from ajuste.models.folder import sha256_of
+from ajuste.models.tensors import Tensors, size_in, stored_dtype
 from ajuste.rows.encoded.comparisons import Comparisons, read_comparisons
 from tasks.merge.proof import proved, said
 
@@ -37,7 +38,9 @@ from tasks.merge.proof import proved, said
 class RewardConfig(Config):
     """Section `merge.reward`."""
 
-    dtype: Literal["float32", "bfloat16"] = Field(description="Of the merged weights, rounded once from float64.")
+    dtype: Literal["float32", "bfloat16"] | None = Field(
+        default=None, description="Of the merged weights, rounded once from float64; null: that of the base."
+    )
     max_logit_difference: float = Field(gt=0, description="Between two rewards; above it the merge is refused.")
     min_equal_predictions: float = Field(gt=0, le=1, description="Share of pairs in the same order; below: refused.")
     rows: int = Field(ge=1, description="Held-out comparisons that are scored, the lowest row ids.")
@@ -56,10 +59,13 @@ def merge_reward(config: RewardConfig, compute: Compute, adapter: Path, base: Pa
     try:
         model, tokenizer, card = reward.load(adapter, base)
         held_out = read_comparisons(encoded, "test", model.config)
-        merged = lora.merge(model, getattr(torch, config.dtype))
+        dtype = getattr(torch, config.dtype) if config.dtype else stored_dtype(base / reward.WHOLE)
+        room.ask({out: size_in(base / reward.WHOLE, dtype)}, f"the merge into {out}")
+        merged = lora.merge(model, dtype)
     except ValueError as error:
         raise UsageError(f"cannot merge: {error}") from None
     reward.save(merged, tokenizer, out, card)
+    del model, merged
     for name in ("history.jsonl", "evaluation.json"):
         shutil.copyfile(adapter / name, out / name)
     compared = Comparisons(held_out.found[: config.rows])
@@ -74,6 +80,7 @@ def prove(
     for arguments in ((adapter, base), (merged,)):
         model, _, card = reward.load(*arguments)
         scores.append(reward.score(model.to(compute.torch_device()), rows))
+        del model  # before the next one is loaded
     better, worse, _ = pairs(comparisons.sizes())
     # a pair as two logits: which of them is the larger one is the order
     left, right = (torch.stack([found[better], found[worse]], dim=1) for found in scores)
@@ -81,7 +88,7 @@ def prove(
     lora.refuse_unless_equal(found, config.max_logit_difference, config.min_equal_predictions)
     settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     W0, transposed = experts.base_weights(base / reward.WHOLE, settings, lambda: reward.load_base(base))
-    by_hand = lora.merge_by_hand(W0, load_file(adapter / reward.ADAPTER), settings, transposed)
+    by_hand = lora.merge_by_hand(W0, Tensors(adapter / reward.ADAPTER), settings, transposed)
     return {
         "merged": True,
         "method": card["method"],
@@ -90,8 +97,8 @@ def prove(
         "equal_predictions": found.equal_predictions,
         "rows": found.rows,
         "pairs": len(better),
-        "dtype": config.dtype,
-        "max_weight_difference": lora.largest_difference(by_hand, load_file(merged / reward.WHOLE)),
+        "dtype": str(stored_dtype(merged / reward.WHOLE)).removeprefix("torch."),
+        "max_weight_difference": lora.largest_difference(by_hand, Tensors(merged / reward.WHOLE)),
         "adapter_sha256": sha256_of(adapter / reward.ADAPTER),
         "base_sha256": sha256_of(base / reward.WHOLE),
         "merged_sha256": sha256_of(merged / reward.WHOLE),

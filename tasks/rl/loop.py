@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ajuste.core import room
 from ajuste.core.errors import DataError, UsageError
 from ajuste.core.home import write_atomically
 from ajuste.core.interrupts import interruptible
@@ -141,6 +142,9 @@ class _Loop:
         if checkpoint is not None:
             self.state.load(checkpoint)
         else:
+            if self.world.main:
+                weights = room.for_training(self.state.parameters(), rl_state.KEPT)
+                room.ask({self.folder: weights}, "the checkpoints of this training")
             self._radar()
             self.state.save(self.folder)
         if self.world.main:

@@ -27,6 +27,7 @@ from ajuste.models.one_base import OneBase
 from tasks.rl.world import World
 
 TENSORS, NUMBERS = "state.safetensors", "state.json"
+KEPT = 4  # checkpoints that stand at once: the first, the last two, and the next while it is written
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from ajuste.core import world
+from ajuste.core import room, world
 from ajuste.core.checkpoints import is_complete, last_complete, seal
 from ajuste.core.errors import UsageError
 from ajuste.core.interrupts import Interrupt, interruptible
@@ -45,6 +45,7 @@ Figures = dict[str, Tensor]  # of a batch, by name: scalars that add up to those
 # (model, batch, items) -> scalar, alone or with figures
 Loss = Callable[[nn.Module, dict[str, Tensor], Tensor | int | None], Tensor | tuple[Tensor, Figures]]
 WEIGHTS = "trained.safetensors"
+KEPT = 3  # checkpoints that stand at once: the best, the last, and the next while it is written
 OTHER_RANK = 1_000_003  # between the seeds of two processes' dropout
 FIGURES = "figures"  # their place in Trainer's log
 NAMES = {"loss": "loss", "learning_rate": "lr", "grad_norm": "grad_norm"}  # Trainer's name -> ours
@@ -113,6 +114,8 @@ def train(
             _resumable(checkpoints, metric)  # removes what is spoilt before the others look
         world.wait()
         checkpoint = _resumable(checkpoints, metric)
+        if checkpoint is None and world.first():
+            room.ask({checkpoints: room.for_training(model.parameters(), KEPT)}, "the checkpoints of this training")
         if checkpoint is None or follow.unfinished(_history_of(checkpoint)):
             with interruptible() as follow.interrupt:
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

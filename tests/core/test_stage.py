@@ -12,7 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ajuste.core import checkpoints
 from ajuste.core.check import check_params
+from ajuste.core.checkpoints import ENDED
 from ajuste.core.errors import UsageError
 from ajuste.core.params import Config, lookup, read_yaml, section, typed
 from ajuste.core.stages import key_of, md5_of, stage_key
@@ -104,7 +106,9 @@ def test_stage_key_equals_what_dvc_lock_records(project: Path) -> None:
     assert entry["outs"][0]["md5"] == md5_of(Path("out"))
     assert before == lock.stage_key("toy_one") == state()["key"]
     assert state()["error"] is None and state()["tokens"] == 10 and "work" in state()["phases"]
-    assert not (project / ".checkpoints" / before).exists()
+    assert (project / ".checkpoints" / before / ENDED).read_text() == Path(".state/toy_one.json").read_text()
+    checkpoints.sweep()
+    assert not (project / ".checkpoints" / before).exists(), "dvc.lock has its result"
     (project / "data/b.txt").write_text("other\n")
     assert stage_key("toy_one") != before
 
@@ -117,6 +121,7 @@ def test_a_stage_counts_its_imports_as_its_own_seconds(project: Path, monkeypatc
     working = state()["seconds"] - state()["phases"]["imports"]
     assert state()["tokens_per_second"] == pytest.approx(10 / working, rel=0.3)
     shutil.rmtree("out")
+    checkpoints.forget(state()["key"])  # as if DVC had the result: it begins anew
     called = subprocess.run([sys.executable, "-c", "import toy; toy.main()"], capture_output=True, text=True)
     assert called.returncode == 0 and "imports" not in state()["phases"], "called by something else, as a test does"
 
@@ -239,6 +244,48 @@ def test_stage_ends_when_what_started_it_is_killed(project: Path, victim: str) -
     for started in (flow, process):
         started.kill()
         started.wait()
+
+
+def test_a_stage_that_ended_unrecorded_goes_on_from_its_checkpoints(project: Path) -> None:
+    """What a killed DVC leaves: the end of the stage, and no dvc.lock that knows of it."""
+    assert toy(say="first").returncode == 0
+    key = state()["key"]
+    folder, first = project / ".checkpoints" / key, state()
+    (folder / "checkpoint-3").mkdir()
+    shutil.rmtree("out")
+    assert toy(say="first").returncode == 0
+    assert (folder / "checkpoint-3").is_dir() and state() == first, "what it cost is what the training cost"
+    shutil.rmtree("out")
+    assert toy(say="other").returncode == 0 and state()["key"] != key
+    assert (folder / "checkpoint-3").is_dir(), "another stage's end is not this one's"
+
+    # DVC has the result: run again by force it begins anew
+    shutil.rmtree("out")
+    toy(say="first")
+    shutil.rmtree("out")
+    entry = {"cmd": "python -m toy", "deps": [{"path": dep, "md5": md5_of(Path(dep))} for dep in ("data", "toy.py")],
+             "params": {"params.yaml": {"compute": read_yaml(Path("params.yaml"))["compute"],
+                                        "toy.one": read_yaml(Path("params.yaml"))["toy"]["one"]}}}
+    Path("dvc.lock").write_text(json.dumps({"stages": {"toy_one": entry}}))
+    assert lock.stage_key("toy_one") == key
+    os.utime("dvc.lock", (1, 1))
+    checkpoints.sweep()
+    assert folder.is_dir(), "an older lock knows an older run of the same inputs"
+    os.utime("dvc.lock")
+    assert toy(say="first").returncode == 0 and not (folder / "checkpoint-3").exists()
+
+
+def test_half_a_lock_or_an_unfinished_stage_is_no_record(project: Path) -> None:
+    unfinished = checkpoints.of_stage("unfinished")
+    unfinished.mkdir(parents=True)
+    checkpoints.forget("unfinished")
+    checkpoints.end(checkpoints.of_stage("ended"), "{}")
+    for text in ("stages: {half", "stages: [1]", "", "stages: {a: {cmd: b, deps: [{path: c}]}}"):
+        Path("dvc.lock").write_text(text)
+        checkpoints.sweep()
+    assert unfinished.is_dir() and checkpoints.record_of(checkpoints.of_stage("ended")) == "{}"
+    checkpoints.forget("ended")
+    assert not checkpoints.of_stage("ended").exists()
 
 
 def test_section_shares_plain_keys_and_refuses_repeats() -> None:

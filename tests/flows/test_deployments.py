@@ -96,7 +96,7 @@ def test_a_preset_or_revision_makes_a_twin_of_adapt_that_no_schedule_starts() ->
         assert [item["name"] for item in same] == names and twin["name"] == name
         assert {item["work_pool"]["name"] for item in (*same, twin)} == {"ajuste-docker"}
         make, enter, late = (next(iter(step.values())) for step in twin["pull"])
-        assert make["script"].endswith(f"infra/worktree.py {words}") and enter["directory"].endswith(
+        assert make["script"].endswith(f'infra/worktree.py" {words}') and enter["directory"].endswith(
             f"worktrees/{name}"
         )
         env = twin["work_pool"]["job_variables"]["env"]

@@ -24,6 +24,10 @@ class FakeDvc:
         error = self.errors.pop(0) if self.errors else None
         if error == "killed":
             return Outcome(255, "ran", "ERROR: failed to run")
+        if error == "full":  # the disk had no room for .state either, or DVC itself met its end
+            return Outcome(255, "ran", "ERROR: failed to save: [Errno 28] No space left on device")
+        (self.home / ".checkpoints" / f"key-{name}").mkdir(parents=True, exist_ok=True)
+        (self.home / ".checkpoints" / f"key-{name}" / "ENDED").touch()
         state = {"seconds": 1.0, "peak_memory_mb": 5.0, "error": error and {"kind": error, "message": f"{error} it is"}}
         (self.home / ".state").mkdir(exist_ok=True)
         (self.home / ".state" / f"{name}.json").write_text(json.dumps(state))
@@ -41,6 +45,7 @@ def dvc(prefect_harness: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     core_stage.home.cache_clear()
     monkeypatch.setattr("ajuste.tracking.project.dvc.repro", fake.repro)
     monkeypatch.setattr(lock, "parents_of", lambda name: parents[name])
+    monkeypatch.setattr(lock, "stage_key", lambda name: f"key-{name}")
     monkeypatch.setattr(_steps, "stage_key", lambda name: f"key-{name}")
     monkeypatch.setattr(_steps.runs, "begin", lambda name, key, parent: f"run-{name}")
     monkeypatch.setattr(_steps.runs, "follow", lambda *args: 0)
@@ -99,6 +104,38 @@ def test_other_failures_end_the_flow_at_once(dvc: FakeDvc, error: str) -> None:
         go({"first_a"})
     assert caught.value.kind == error
     assert dvc.ran == ["first_a"]
+
+
+@pytest.mark.parametrize("error", ["room", "full"])
+def test_a_full_disk_ends_the_flow_at_once_and_says_what_prune_would_free(
+    dvc: FakeDvc, monkeypatch: pytest.MonkeyPatch, error: str
+) -> None:
+    from ajuste.tracking.pruning import prune
+    from flows._steps import StageFailed
+
+    plan = prune.Plan([prune.Item("cache", "9 files", "named by nothing", 1_234_000_000, lambda: None)], {})
+    monkeypatch.setattr(prune, "plan", lambda keep: plan)
+    dvc.errors = [error]
+    with pytest.raises(StageFailed, match=r"\(it would free 1\.2 GB\)$") as caught:
+        go({"first_a"})
+    assert caught.value.kind == "room" and dvc.ran == ["first_a"]
+
+
+def test_checkpoints_go_when_the_result_is_recorded(
+    dvc: FakeDvc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows import _steps
+
+    def record(name: str, parent: str) -> str:
+        seen.append((name, (tmp_path / ".checkpoints" / f"key-{name}").is_dir()))
+        return f"run-{name}"
+
+    seen: list[tuple[str, bool]] = []
+    (tmp_path / ".checkpoints" / "key-second_a").mkdir(parents=True)  # of a training that a kill left unfinished
+    monkeypatch.setattr(_steps.runs, "record", record)
+    go({"third_a"})
+    assert seen == [("first_a", False), ("second_a", True), ("third_a", True)]
+    assert [path.name for path in (tmp_path / ".checkpoints").iterdir()] == ["key-second_a"]
 
 
 def test_an_alarm_is_said_below_the_stage_that_it_stopped(dvc: FakeDvc, tmp_path: Path, capsys) -> None:

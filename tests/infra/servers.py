@@ -217,8 +217,9 @@ class Deployed:
         return found
 
     def stage_ends(self, seconds: float) -> None:
-        """Wait until the running stage has trained: its checkpoints are gone."""
-        wait_for(lambda: not self._trained("checkpoint-*/COMPLETE"), seconds, self.log("worker"))
+        """Wait until the running stage has ended; its checkpoints go when the result is recorded."""
+        wait_for(lambda: self._trained("ENDED") or not self._trained("checkpoint-*/COMPLETE"), seconds,
+                 self.log("worker"))  # fmt: skip
 
     def _trained(self, pattern: str) -> list[Path]:
         """Files of the stages that trained since the last `commit` and have not ended."""

@@ -49,7 +49,7 @@ def test_the_deployments_name_flows_that_exist_and_hold_no_hyper_parameter() -> 
     adapt = deployments[0]
     make, enter, _ = (next(iter(step.values())) for step in adapt["pull"])
     place, env = "{{ $AJUSTE_HOME }}/.prefect", adapt["work_pool"]["job_variables"]["env"]
-    assert make["script"].endswith("worktree.py adapt HEAD")
+    assert make["script"].endswith('worktree.py" adapt HEAD')
     assert enter == {"directory": f"{place}/worktrees/adapt"}
     assert env["AJUSTE_HOME"] == f"{place}/homes/adapt" and env["PYTHONPATH"] == f"{place}/worktrees/adapt"
     assert int(env["PREFECT_RUNNER_HEARTBEAT_FREQUENCY"]) >= 30, "Prefect takes no less"

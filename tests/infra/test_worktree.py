@@ -4,13 +4,17 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from ajuste.core.errors import DataError, UsageError
+from ajuste.core.home import home
 from ajuste.core.stages import md5_of, md5_of_listing
-from infra.worktree import check_data_committed, own_home, worktree
+from ajuste.tracking.project import git as project_git
+from ajuste.tracking.project import occupied
+from infra.worktree import check_data_committed, enter, own_home, worktree
 
 
 def git(folder: Path, *args: str) -> str:
@@ -145,3 +149,71 @@ def test_a_worktree_in_which_somebody_works_is_refused_with_the_process(main: Pa
     finally:
         other.kill()
         other.wait()
+
+
+# --- two runs of one deployment -------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[2]
+RUN = [sys.executable, str(ROOT / "infra" / "worktree.py"), "adapt"]
+# what Prefect does: the pull step is a child of the engine, which goes on when it is over
+ENGINE = """
+import os, subprocess, sys, time
+print(subprocess.run(sys.argv[2:], capture_output=True, text=True), flush=True)
+print("pulled", flush=True)
+time.sleep(120)
+"""
+CONTAINER = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"]
+SPACES = subprocess.run([*CONTAINER, "true"], capture_output=True).returncode == 0
+
+
+def engine(main: Path, *before: str) -> subprocess.Popen:
+    """A stand-in for a run's engine whose pull step is done."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT__FLOW_RUN_ID": "5f0c"}
+    started = subprocess.Popen([*before, sys.executable, "-c", ENGINE, "prefect.engine", *RUN], cwd=main, env=env,
+                               stdout=subprocess.PIPE, text=True)  # fmt: skip
+    said = started.stdout.readline()
+    assert started.stdout.readline() == "pulled\n" and "returncode=0" in said, said
+    return started
+
+
+@pytest.mark.parametrize("container", [
+    pytest.param([], id="process"),
+    pytest.param(CONTAINER, id="container", marks=pytest.mark.skipif(not SPACES, reason="no PID namespace here")),
+])  # fmt: skip
+def test_a_second_run_waits_for_the_end_of_the_first_wherever_that_is(
+    main: Path, monkeypatch: pytest.MonkeyPatch, container: list[str]
+) -> None:
+    monkeypatch.setattr("infra.worktree.LEAVE_SECONDS", 0)
+    first = engine(main, *container)
+    try:
+        assert " of run 5f0c" in occupied.holder(main, "adapt")
+        (main / ".prefect/worktrees/adapt/params.yaml").write_text("r: 1\n")  # what the living run made of it
+        with pytest.raises(UsageError, match=r"another run works in the worktree of `adapt` as process \d+ of run 5f"):
+            enter("adapt")
+        assert (main / ".prefect/worktrees/adapt/params.yaml").read_text() == "r: 1\n", "not under the living one"
+        assert enter("adapt-full") == main / ".prefect/worktrees/adapt-full", "another deployment is another worktree"
+    finally:
+        first.kill()
+        first.wait()
+    deadline = time.monotonic() + 20
+    while occupied.holder(main, "adapt"):
+        assert time.monotonic() < deadline, "the kernel frees the lock of a killed run"
+        time.sleep(0.1)
+    assert (enter("adapt") / "params.yaml").read_text() == "r: 8\n"
+    assert occupied.holder(main, "adapt") is None, "a person's call leaves nobody behind"
+
+
+def test_another_repository_in_the_environment_is_not_met(
+    main: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hook sets GIT_DIR, GIT_INDEX_FILE and others for all that it starts."""
+    git(tmp_path, "init", "--quiet", "other")
+    commit = git(main, "rev-parse", "HEAD").strip()
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(tmp_path / "other"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(tmp_path / "other" / "index"))
+    home.cache_clear()
+    assert project_git.head() == commit and home() == main
+    place = worktree("adapt")
+    assert (place / "params.yaml").read_text() == "r: 8\n" and not (tmp_path / "other" / "index").exists()
+    home.cache_clear()

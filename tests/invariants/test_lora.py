@@ -187,7 +187,7 @@ def test_experts_of_an_adapter_are_found_by_their_names():
                for layer, pair in AB.items() for name, tensor in zip("AB", pair, strict=True)}  # fmt: skip
     config = {"r": r, "lora_alpha": alpha, "target_parameters": ["experts.up", "experts.down"]}
     for more in ({}, {"use_rslora": True}):
-        found = lora.merge_by_hand(W0, adapter, {**config, **more}, ["moe.experts.down"])
+        found = dict(lora.merge_by_hand(W0, adapter, {**config, **more}, ["moe.experts.down"]))
         assert set(found) == {"moe.experts.up", "moe.experts.down"}
         for name, layer, transposed in (("up", "moe.experts.base_layer", False), ("down", "moe.experts", True)):
             W = W0[f"moe.experts.{name}"]

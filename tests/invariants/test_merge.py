@@ -42,9 +42,9 @@ def test_the_merge_by_hand_from_saved_bytes_agrees_with_peft(family, variant, tm
     adapted = with_adapter(base_model(family), family, **VARIANTS[variant])
     adapted.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "adapter_config.json").read_text())
-    by_hand = lora.merge_by_hand(W0, load_file(tmp_path / "adapter_model.safetensors"), config)
+    by_hand = dict(lora.merge_by_hand(W0, load_file(tmp_path / "adapter_model.safetensors"), config))
     merged = lora.merge(adapted).state_dict()
-    assert lora.largest_difference(by_hand, merged) <= 1e-6
+    assert lora.largest_difference(by_hand.items(), merged) <= 1e-6
     untouched = set(W0) - set(by_hand)
     assert untouched and all(torch.equal(W0[name], merged[name]) for name in untouched)
     moved = [name for name in by_hand if not torch.equal(by_hand[name], W0[name].double())]
@@ -154,29 +154,32 @@ def test_by_hand_names_scale_and_what_was_trained_whole():
     W0 = {"layer.q.weight": torch.ones(2, 3), "head.weight": torch.zeros(1)}
     adapter = {"base_model.model.bert.layer.q.lora_A.weight": A, "base_model.model.bert.layer.q.lora_B.weight": B,
                "base_model.model.head.weight": torch.full((1,), 5.0)}  # fmt: skip
-    found = lora.merge_by_hand(W0, adapter, {"lora_alpha": 3})
+    found = dict(lora.merge_by_hand(W0, adapter, {"lora_alpha": 3}))
     assert set(found) == {"bert.layer.q.weight", "head.weight"} and found["head.weight"].tolist() == [5.0]
     assert found["head.weight"].dtype == found["bert.layer.q.weight"].dtype == torch.float64
     BA = torch.tensor([[1.0, 2.0, 0.0], [2.0, 5.0, 1.0]], dtype=torch.float64)
     assert torch.equal(found["bert.layer.q.weight"], 1 + 1.5 * BA)
-    found = lora.merge_by_hand(W0, adapter, {"lora_alpha": 3, "use_rslora": True})
+    found = dict(lora.merge_by_hand(W0, adapter, {"lora_alpha": 3, "use_rslora": True}))
     assert torch.allclose(found["bert.layer.q.weight"], 1 + 3 / 2**0.5 * BA)
     m = torch.tensor([2.0, 3.0])
     dora = {**adapter, "base_model.model.bert.layer.q.lora_magnitude_vector": m}
-    found = lora.merge_by_hand(W0, dora, {"lora_alpha": 3, "use_dora": True})["bert.layer.q.weight"]
+    found = dict(lora.merge_by_hand(W0, dora, {"lora_alpha": 3, "use_dora": True}))["bert.layer.q.weight"]
     V = 1 + 1.5 * BA
     assert torch.allclose(found, m[:, None] * V / V.square().sum(1, keepdim=True).sqrt())
     wide = {"layer.q.weight": torch.ones(3, 2)}
-    found = lora.merge_by_hand(wide, dora, {"lora_alpha": 3, "use_dora": True, "fan_in_fan_out": True})
+    found = dict(lora.merge_by_hand(wide, dora, {"lora_alpha": 3, "use_dora": True, "fan_in_fan_out": True}))
     assert torch.allclose(found["bert.layer.q.weight"], (m[:, None] * V / V.square().sum(1, keepdim=True).sqrt()).T)
 
 
 def test_differences_and_comparisons_by_hand():
     expected = {"a": torch.tensor([1.0, 2.0]).double(), "b": torch.tensor([0.0]).double()}
-    assert lora.largest_difference(expected, {"a": torch.tensor([1.0, 2.5]), "b": torch.tensor([-0.25]), "c": 0}) == 0.5
-    assert lora.largest_difference({}, {}) == 0.0
+    found = {"a": torch.tensor([1.0, 2.5]), "b": torch.tensor([-0.25]), "c": 0}
+    assert lora.largest_difference(expected.items(), found) == 0.5
+    assert lora.largest_difference([], {}) == 0.0
+    nan = {"a": torch.tensor([1.0, float("nan")]), "b": torch.tensor([7.0])}
+    assert np.isnan(lora.largest_difference(expected.items(), nan)), "wherever it stands"
     with pytest.raises(ValueError, match="^the merged model lacks a and 1 more of the adapted tensors$"):
-        lora.largest_difference(expected, {})
+        lora.largest_difference(expected.items(), {})
     left = torch.tensor([[[3.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [1.0, 0.0]]])
     right = torch.tensor([[[1.0, 0.5], [2.0, 1.0]], [[0.0, 1.0], [1.0, 0.0]]])
     assert lora.compare_logits(left, right) == (2.0, 0.75, 2)
@@ -204,19 +207,19 @@ def test_differences_and_comparisons_by_hand():
 def test_what_is_not_plain_lora_is_refused():
     A, B, W0 = torch.zeros(4, 8), torch.zeros(6, 4), {"layer.q.weight": torch.zeros(6, 8)}
     keys = {"base_model.model.layer.q.lora_A.weight": A, "base_model.model.layer.q.lora_B.weight": B}
-    assert lora.merge_by_hand(W0, keys, {"lora_alpha": 8})["layer.q.weight"].shape == (6, 8)
+    assert dict(lora.merge_by_hand(W0, keys, {"lora_alpha": 8}))["layer.q.weight"].shape == (6, 8)
     for key in ("lora_bias", "alpha_pattern", "layer_replication"):
         said = rf"^this adapter uses {key}: W0 \+ \(alpha/r\)BA does not describe it$"
         with pytest.raises(ValueError, match=said):
-            lora.merge_by_hand(W0, keys, {"lora_alpha": 8, key: {"q": 1}})
+            dict(lora.merge_by_hand(W0, keys, {"lora_alpha": 8, key: {"q": 1}}))
     with pytest.raises(ValueError, match="^this adapter uses lora_bias, alpha_pattern: "):
-        lora.merge_by_hand(W0, keys, {"lora_alpha": 8, "alpha_pattern": {"q": 1}, "lora_bias": True})
+        dict(lora.merge_by_hand(W0, keys, {"lora_alpha": 8, "alpha_pattern": {"q": 1}, "lora_bias": True}))
     with pytest.raises(ValueError, match=r"^m must have one length for each of the 6 outputs, but is \[8\]$"):
         lora.dora_W(W0["layer.q.weight"], torch.ones(8))
     with pytest.raises(ValueError, match="^the base has no tensor layer.q.weight: the adapter .* another base$"):
-        lora.merge_by_hand({}, keys, {"lora_alpha": 8})
+        dict(lora.merge_by_hand({}, keys, {"lora_alpha": 8}))
     with pytest.raises(ValueError, match="^emb.lora_embedding_A is neither A nor B of a linear"):
-        lora.merge_by_hand(W0, {"base_model.model.emb.lora_embedding_A": A}, {"lora_alpha": 8})
+        dict(lora.merge_by_hand(W0, {"base_model.model.emb.lora_embedding_A": A}, {"lora_alpha": 8}))
     with pytest.raises(ValueError, match=r"^A must be .* with r=3, but A is \[4, 8\] and B \[6, 4\]$"):
         lora.delta_W(A, B, 3, 8)
 

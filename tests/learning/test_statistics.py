@@ -1,5 +1,7 @@
 """Metrics against scikit-learn, intervals against closed forms and brute force."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from sklearn import metrics as sk
@@ -53,11 +55,57 @@ def test_a_resample_by_counts_equals_the_rows_written_out(scored: tuple[np.ndarr
 
 
 def test_resamples_draw_as_many_rows_as_there_are_and_repeat() -> None:
-    counts = metrics.resamples(50, 300, seed=7)
+    counts = whole(metrics.resamples(50, 300, seed=7))
     assert (counts.sum(axis=1) == 50).all()
     assert counts.mean() == pytest.approx(1.0)
-    assert np.array_equal(counts, metrics.resamples(50, 300, seed=7))
-    assert not np.array_equal(counts, metrics.resamples(50, 300, seed=8))
+    assert np.array_equal(counts, whole(metrics.resamples(50, 300, seed=7)))
+    assert not np.array_equal(counts, whole(metrics.resamples(50, 300, seed=8)))
+
+
+def whole(counts: metrics.Resamples) -> np.ndarray:
+    return np.stack(list(counts))
+
+
+def drawn_at_once(rows: int, number: int, seed: int) -> np.ndarray:
+    """The whole matrix from one call of the generator: what a bootstrap of few rows was, and must stay."""
+    draws = np.random.default_rng(seed).integers(0, rows, size=(number, rows))
+    return np.stack([np.bincount(row, minlength=rows) for row in draws]).astype(np.float64)
+
+
+@pytest.mark.parametrize("block", [8_000_000, 37 * 16, 37 * 3, 1])
+def test_blocks_give_what_the_whole_matrix_gives(monkeypatch: pytest.MonkeyPatch, scored: tuple, block: int) -> None:
+    monkeypatch.setattr(metrics, "BLOCK", block)
+    probabilities, labels = (values[:37] for values in scored)
+    counts, dense = metrics.resamples(37, 100, seed=5), drawn_at_once(37, 100, 5)
+    assert len(counts) == 100 and counts.shape == dense.shape
+    assert np.array_equal(whole(counts), dense) and np.array_equal(whole(counts), dense), "as often as it is asked"
+    found, expected = (metrics.all_metrics(probabilities, labels, c) for c in (counts, dense))
+    assert {name: len(values) for name, values in found.items()} == dict.fromkeys(metrics.METRICS, 100)
+    for name in metrics.METRICS:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-14, equal_nan=True)
+    sums, weights = probabilities[:, 0], np.arange(1.0, 38)
+    assert metrics.estimate(sums, weights, counts) == pytest.approx(metrics.estimate(sums, weights, dense), rel=1e-14)
+    np.testing.assert_allclose(counts @ probabilities, dense @ probabilities, rtol=1e-14)
+
+
+def test_memory_does_not_grow_with_rows_times_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1,000 resamples of 10,000 rows are a matrix of 80 MB; a block of them is 8 MB."""
+    monkeypatch.setattr(metrics, "BLOCK", 1_000_000)
+    random = np.random.default_rng(0)
+    probabilities, labels = random.dirichlet([1, 1], 10_000), random.integers(0, 2, 10_000)
+    tracemalloc.start()
+    try:
+        metrics.all_metrics(probabilities, labels, metrics.resamples(10_000, 1000, seed=0))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 70e6
+
+
+def test_a_resample_without_weight_is_left_out() -> None:
+    weights = np.array([0.0, 0.0, 0.0, 1.0])
+    found = metrics.estimate(weights * 0.25, weights, metrics.resamples(4, 200, seed=0))
+    assert found == {"value": 0.25, "low": 0.25, "high": 0.25}
 
 
 def test_auc_is_the_share_of_pairs_in_order() -> None:
@@ -100,7 +148,7 @@ def test_distinct_counts_ngrams_over_all_rows() -> None:
 
 
 def test_every_row_is_drawn_as_often() -> None:
-    counts = metrics.resamples(20, 400, seed=3)
+    counts = whole(metrics.resamples(20, 400, seed=3))
     assert counts.shape == (400, 20) and counts.dtype == np.float64
     assert counts.mean(axis=0) == pytest.approx(1.0, abs=5 * (0.95 / 400) ** 0.5)  # five standard errors
 

@@ -1,6 +1,9 @@
 """The merge of a decoder: every method that can be merged is proved on its bytes, every other one says why not."""
 
+import gc
 import json
+import shutil
+import weakref
 
 import pytest
 import torch
@@ -90,6 +93,49 @@ def test_a_bfloat16_merge_is_refused_at_the_float32_tolerance_and_reported_at_it
     proof = stage.merge_decoder(loose, COMPUTE, adapter, base, encoded, tmp_path / "out")
     assert 1e-4 < proof["max_logit_difference"] < 5 and proof["dtype"] == "bfloat16"
     assert {W.dtype for W in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("kept", [torch.float32, torch.bfloat16])
+def test_the_dtype_follows_the_base_unless_asked(kept, adapter, base, encoded, tmp_path):
+    """The same numbers from a base that is kept in bfloat16 as from one in float32; null is what its file has."""
+    own = tmp_path / "base"
+    shutil.copytree(base, own)
+    weights = {name: W.to(kept) for name, W in load_file(base / "model.safetensors").items()}
+    save_file(weights, own / "model.safetensors", {"format": "pt"})
+    changed = tmp_path / "adapter"
+    shutil.copytree(adapter, changed)
+    card = json.loads((changed / "ajuste.json").read_text())
+    card["base"]["sha256"] = sha256_of(own / "model.safetensors")
+    (changed / "ajuste.json").write_text(json.dumps(card))
+    identity = json.loads((own / "base.json").read_text())
+    (own / "base.json").write_text(json.dumps({**identity, "sha256": card["base"]["sha256"]}))
+    asked = stage.merge_decoder(CONFIG, COMPUTE, changed, own, encoded, tmp_path / "asked")
+    plain = stage.merge_decoder(CONFIG, COMPUTE, adapter, base, encoded, tmp_path / "plain")
+    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("asked", "plain")]
+    assert files[0] == files[1] and asked["dtype"] == "float32"
+    assert {**asked, "base_sha256": ""} == {**plain, "base_sha256": ""}, "the proof is computed in float32"
+    null = CONFIG.model_copy(update={"dtype": None, "max_logit_difference": 5.0, "min_equal_tokens": 0.01})
+    proof = stage.merge_decoder(null, COMPUTE, changed, own, encoded, tmp_path / "null")
+    assert proof["dtype"] == str(kept).removeprefix("torch.")
+    assert {W.dtype for W in load_file(tmp_path / "null" / "model.safetensors").values()} == {kept}
+    assert stage.DecoderConfig(**CONFIG.model_dump(exclude={"dtype"})).dtype is None, "the schema's default"
+
+
+def test_a_merge_never_holds_two_models(adapter, base, encoded, tmp_path, monkeypatch):
+    """When a model is loaded, all that were loaded before are gone."""
+    alive = []
+
+    def load(*arguments, **named):
+        gc.collect()
+        assert not [one for one in alive if one() is not None], "another model is still in memory"
+        found = plain(*arguments, **named)
+        alive.append(weakref.ref(found))
+        return found
+
+    plain = decoder._whole
+    monkeypatch.setattr(decoder, "_whole", load)
+    stage.merge_decoder(CONFIG, COMPUTE, adapter, base, encoded, tmp_path / "out")
+    assert len(alive) == 3  # to merge; base and adapter; what was merged
 
 
 def test_one_changed_weight_on_disk_is_refused(adapter, base, encoded, tmp_path, monkeypatch):

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import yaml
 
+from ajuste.core import checkpoints
 from ajuste.core import stages as core_stages
 from ajuste.core.imports import ROOT
 from ajuste.core.params import Config
-from ajuste.core.stages import md5_of
-from ajuste.tracking.project import lock
+from ajuste.core.stages import key_of_entry, md5_of
 from studies import stages
 from studies.rules import draw, point
 from tasks.rl.scores import practice
@@ -31,6 +31,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(stages, "home", lambda: tmp_path)
     monkeypatch.setattr(core_stages, "home", lambda: tmp_path)
+    monkeypatch.setattr(checkpoints, "home", lambda: tmp_path)
     (tmp_path / "studies/mine").mkdir(parents=True)
     (tmp_path / "artifacts/base").mkdir(parents=True)
     (tmp_path / "artifacts/base/file").write_text("x")
@@ -48,7 +49,7 @@ def test_its_key_is_that_of_the_entry_that_dvc_will_lock(project: Path) -> None:
               "params": {"params.yaml": {"compute": COMPUTE, "ppo.lr": 1.0},
                          "studies/mine/params.yaml": {"own": {"number": 3}}}}  # fmt: skip
     key = stages.stage_key("mine", "own")
-    assert key == lock.key(locked)
+    assert key == key_of_entry(locked)
     Path("studies/mine/params.yaml").write_text("own: {number: 4}\nother: 1\n")
     assert stages.stage_key("mine", "own") != key
 
@@ -62,6 +63,12 @@ def test_checkpoints_stay_until_it_has_succeeded(project: Path) -> None:
         assert stage.config.number == 3 and stage.compute.seed == 0
         assert (stage.checkpoints / "state").read_text() == "half"
         assert stage.checkpoints.parent == project / ".checkpoints"
+    assert (stage.checkpoints / "state").exists(), "no dvc.lock has the result yet"
+    base = {"path": "artifacts/base", "md5": md5_of(Path("artifacts/base"))}
+    params = {"params.yaml": {"compute": COMPUTE, "ppo.lr": 1.0}, "studies/mine/params.yaml": {"own": {"number": 3}}}
+    entry = {"cmd": "python -m studies.mine.own", "deps": [base], "params": params}
+    (project / "studies/mine/dvc.lock").write_text(yaml.safe_dump({"stages": {"own": entry}}))
+    checkpoints.sweep()
     assert not stage.checkpoints.exists()
 
 

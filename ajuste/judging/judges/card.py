@@ -26,7 +26,7 @@ from pydantic import Field
 from ajuste.core.params import Config
 from ajuste.judging.judges import alpha
 from ajuste.judging.judges.opinions import Cost, Opinion, Pair
-from ajuste.learning.statistics.metrics import estimate, percentile_interval, resamples
+from ajuste.learning.statistics.metrics import Resamples, estimate, percentile_interval, resamples
 
 MARGINS = (0.5, 1.0, 1.5, 2.5)
 NOISE = 1e-9  # of a sum of shares
@@ -104,12 +104,11 @@ def _same(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.sign(one) * np.sign(other) / 2 + 0.5
 
 
-def _ratio(sums: np.ndarray, weights: np.ndarray, counts: np.ndarray) -> dict | None:
+def _ratio(sums: np.ndarray, weights: np.ndarray, counts: Resamples) -> dict | None:
     """sum(sums) / sum(weights) with its interval; None where every weight is 0."""
     if not weights.any():
         return None
-    drawn = counts[(counts @ weights) > 0]
-    return estimate(sums, weights, drawn)
+    return estimate(sums, weights, counts)
 
 
 def _ceiling(right: np.ndarray, judged: Sequence[Judged], bootstrap: int, seed: int) -> dict:
@@ -136,11 +135,12 @@ def _by_margin(right: np.ndarray, judged: Sequence[Judged]) -> list[dict]:
     return found
 
 
-def _alphas(preference: np.ndarray, judged: Sequence[Judged], counts: np.ndarray) -> dict:
+def _alphas(preference: np.ndarray, judged: Sequence[Judged], counts: Resamples) -> dict:
     says = np.where(preference == 0, np.nan, (preference < 0).astype(float))
     people = np.array([float(one.better) for one in judged])
     value = alpha.of_labels(says, people)
-    drawn = [alpha.of_labels(np.repeat(says, row), np.repeat(people, row)) for row in counts.astype(int)]
+    times = (row.astype(int) for row in counts)
+    drawn = [alpha.of_labels(np.repeat(says, row), np.repeat(people, row)) for row in times]
     bounds = percentile_interval(np.array([x for x in drawn if x is not None], dtype=float))
     rated = [one.raters for one in judged if one.raters]
     persons = [alpha.persons(*raters) for raters in rated]
@@ -152,7 +152,7 @@ def _alphas(preference: np.ndarray, judged: Sequence[Judged], counts: np.ndarray
     }
 
 
-def _position(opinions: Sequence[Opinion], counts: np.ndarray) -> dict:
+def _position(opinions: Sequence[Opinion], counts: Resamples) -> dict:
     """P(A) is p_1 in the one order and 1 - p_2 in the other: their mean is (p_1 - p_2) / 2 above 1/2."""
     first = np.array([opinion.first for opinion in opinions])
     second = np.array([opinion.second for opinion in opinions])

@@ -1,7 +1,7 @@
 """Metrics of a classifier with their uncertainty, vectorised over bootstrap resamples.
 
 A resample of N rows is a vector of counts (how often each row was drawn), so every metric here takes `counts` [B, N]
-and answers for all B resamples at once with matrix products:
+and answers for all B resamples with matrix products, a block of them at a time: memory does not grow with B N.
 
     accuracy   = trace(M) / sum(M)                                             M[y, p] = confusion matrix [B, C, C]
     macro-F1   = mean_c 2 M[c,c] / (sum_p M[c,p] + sum_y M[y,c])               0 for a class never seen nor predicted
@@ -16,19 +16,66 @@ and answers for all B resamples at once with matrix products:
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 
 METRICS = ("accuracy", "macro_f1", "mcc", "auc", "brier", "nll")
+BLOCK = 8_000_000  # counts that are held at once: 64 MB
+
+
+class Resamples:
+    """Counts [B, N] of bootstrap resamples, N draws with replacement each, as a matrix that is never whole.
+
+    It is drawn block by block whenever it is used, always the same; one that is a single block is kept. `counts @ x`
+    of x [N] or [N, C] is that of the whole matrix.
+    """
+
+    def __init__(self, rows: int, number: int, seed: int) -> None:
+        self.shape, self.seed = (number, rows), seed
+        self.size = max(1, BLOCK // max(rows, 1))  # resamples of a block
+        if self.size > 8:
+            self.size -= self.size % 8  # BLAS sums the rows of a matrix in groups of as many
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """The matrix in blocks of its rows."""
+        if self.shape[0] <= self.size:
+            yield self._single
+        else:
+            yield from self._drawn()
+
+    def __matmul__(self, values: np.ndarray) -> np.ndarray:
+        return np.concatenate([block @ values for block in self.blocks()])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for block in self.blocks():
+            yield from block
+
+    @cached_property
+    def _single(self) -> np.ndarray:
+        return next(self._drawn())
+
+    def _drawn(self) -> Iterator[np.ndarray]:
+        number, rows = self.shape
+        random = np.random.default_rng(self.seed)
+        for begin in range(0, number, self.size):
+            many = min(self.size, number - begin)
+            draws = random.integers(0, rows, size=(many, rows))
+            draws += np.arange(many)[:, None] * rows
+            yield np.bincount(draws.ravel(), minlength=many * rows).reshape(many, rows).astype(np.float64)
 
 
 def confusion(
-    labels: np.ndarray, predictions: np.ndarray, classes: int, counts: np.ndarray | None = None
+    labels: np.ndarray, predictions: np.ndarray, classes: int, counts: np.ndarray | Resamples | None = None
 ) -> np.ndarray:
     """Confusion matrices [B, C, C], true class by row. labels, predictions: integers [N]. counts: [B, N]."""
     cell = np.eye(classes * classes)[labels * classes + predictions]  # [N, C*C]
-    return (_counts(counts, len(labels)) @ cell).reshape(-1, classes, classes)
+    found = [block @ cell for block in _blocks(counts, len(labels))]
+    return np.concatenate(found).reshape(-1, classes, classes)
 
 
 def accuracy(matrix: np.ndarray) -> np.ndarray:
@@ -51,13 +98,16 @@ def mcc(matrix: np.ndarray) -> np.ndarray:
     return np.divide(covariance, scale, out=np.zeros_like(scale), where=scale > 0)
 
 
-def auc(probabilities: np.ndarray, labels: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:
+def auc(probabilities: np.ndarray, labels: np.ndarray, counts: np.ndarray | Resamples | None = None) -> np.ndarray:
     """Area under the ROC curve [B]; over two classes the mean of one against the rest.
 
     probabilities: [N, C]. A class without both positives and negatives in a resample is left out of its mean; a
     resample without any such class gives nan.
     """
-    counts = _counts(counts, len(labels))
+    return np.concatenate([_auc(probabilities, labels, block) for block in _blocks(counts, len(labels))])
+
+
+def _auc(probabilities: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
     columns = [1] if probabilities.shape[1] == 2 else range(probabilities.shape[1])
     areas = np.stack([_auc_of_class(probabilities[:, c], labels == c, counts) for c in columns])
     defined = ~np.isnan(areas)
@@ -90,9 +140,14 @@ def nll(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def all_metrics(
-    probabilities: np.ndarray, labels: np.ndarray, counts: np.ndarray | None = None
+    probabilities: np.ndarray, labels: np.ndarray, counts: np.ndarray | Resamples | None = None
 ) -> dict[str, np.ndarray]:
     """Every metric of METRICS as an array [B]. probabilities: [N, C], labels: integers [N], counts: [B, N] or None."""
+    parts = [_all_metrics(probabilities, labels, block) for block in _blocks(counts, len(labels))]
+    return {name: np.concatenate([part[name] for part in parts]) for name in METRICS}
+
+
+def _all_metrics(probabilities: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
     matrix = confusion(labels, probabilities.argmax(axis=1), probabilities.shape[1], counts)
     return {
         "accuracy": accuracy(matrix),
@@ -104,24 +159,30 @@ def all_metrics(
     }
 
 
-def resamples(rows: int, number: int, seed: int) -> np.ndarray:
+def resamples(rows: int, number: int, seed: int) -> Resamples:
     """Counts [number, rows] of bootstrap resamples: `rows` draws with replacement each."""
-    draws = np.random.default_rng(seed).integers(0, rows, size=(number, rows))
-    offsets = np.arange(number)[:, None] * rows
-    return np.bincount((draws + offsets).ravel(), minlength=number * rows).reshape(number, rows).astype(np.float64)
+    return Resamples(rows, number, seed)
 
 
-def weighted_mean(sums: np.ndarray, weights: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:
+def weighted_mean(
+    sums: np.ndarray, weights: np.ndarray, counts: np.ndarray | Resamples | None = None
+) -> np.ndarray:
     """sum(sums) / sum(weights) over the rows drawn: [B]. sums, weights: a row's total and its size, each [N].
 
     With a row's loss and its tokens: the mean loss of a token. Rows are drawn whole, since tokens of a row go together.
     """
-    counts = _counts(counts, len(sums))
-    return (counts @ sums) / (counts @ weights)
+    return np.concatenate([_divided(block @ sums, block @ weights) for block in _blocks(counts, len(sums))])
 
 
-def estimate(sums: np.ndarray, weights: np.ndarray, counts: np.ndarray) -> dict[str, float]:
-    """{"value", "low", "high"}: weighted_mean over all rows, and its percentile interval over resamples [B, N]."""
+def _divided(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return np.divide(sums, weights, out=np.full(len(sums), np.nan), where=weights != 0)
+
+
+def estimate(sums: np.ndarray, weights: np.ndarray, counts: np.ndarray | Resamples) -> dict[str, float]:
+    """{"value", "low", "high"}: weighted_mean over all rows, and its percentile interval over resamples [B, N].
+
+    A resample without any weight has no mean and is left out.
+    """
     low, high = percentile_interval(weighted_mean(sums, weights, counts))
     return {"value": float(weighted_mean(sums, weights)[0]), "low": low, "high": high}
 
@@ -153,5 +214,9 @@ def wilson_interval(successes: int, rows: int, z: float = 1.959963984540054) -> 
     return max(0.0, (centre - half) / (rows + z * z)), min(1.0, (centre + half) / (rows + z * z))
 
 
-def _counts(counts: np.ndarray | None, rows: int) -> np.ndarray:
-    return np.ones((1, rows)) if counts is None else counts
+def _blocks(counts: np.ndarray | Resamples | None, rows: int) -> Iterator[np.ndarray]:
+    """The matrix [B, N] in blocks; None: every row once."""
+    if isinstance(counts, Resamples):
+        yield from counts.blocks()
+    else:
+        yield np.ones((1, rows)) if counts is None else counts

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ajuste.core.errors import DataError, UsageError
-from ajuste.core.stages import md5_of
+from ajuste.core.stages import key_of_entry, md5_of
 from ajuste.tracking.again.inputs import MANY, cached_bytes
 from ajuste.tracking.again.outs import first_byte, recorded_files
 from ajuste.tracking.project import git, lock
@@ -66,7 +66,7 @@ def _of_revision(reference: str, commit: str) -> Claim:
     recorded = lock.stages() if here else lock.parse(git.run("show", f"{commit}:dvc.lock"))
     if not recorded:
         raise DataError("dvc.lock is empty: there is no result to make again; `ajuste run` makes the first")
-    kinds = {_hardware(lock.key(entry)) for entry in recorded.values()} if exists() else {None}
+    kinds = {_hardware(key_of_entry(entry)) for entry in recorded.values()} if exists() else {None}
     return Claim(f"{reference} ({commit[:8]})", commit, recorded, hardware=kinds.pop() if len(kinds) == 1 else None)
 
 
@@ -86,7 +86,7 @@ def _of_version(version: Version) -> Claim:
     digest = client().get_run(version.run_id).data.tags.get("dvc.lock.sha256")
     if hashlib.sha256(files["dvc.lock"]).hexdigest() != digest:
         claim.wrong.append(f"the dvc.lock that run {version.run_id} keeps is not the one that it recorded")
-    if lock.key(whole[stage]) != tags["stage_key"]:
+    if key_of_entry(whole[stage]) != tags["stage_key"]:
         claim.wrong.append(f"the recorded inputs of stage {stage} are not those of {title} (another stage key)")
     claim.wrong += artefact_differences(version)
     if tags.get("dirty") != "false":

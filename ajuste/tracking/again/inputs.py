@@ -10,8 +10,8 @@ from pathlib import Path
 
 from ajuste.core.errors import UsageError
 from ajuste.core.params import lookup, parse_yaml, read_yaml
-from ajuste.core.stages import md5_of, md5_of_listing
-from ajuste.tracking.project import dvc, git, lock
+from ajuste.core.stages import md5_of, md5_of_listing, params_of
+from ajuste.tracking.project import dvc, git
 
 MANY = 5  # differences of one file that are listed before "and n more"
 
@@ -26,7 +26,7 @@ def input_differences(recorded: dict, folder: Path) -> list[str]:
         if definitions.get(name, {}).get("cmd") != entry["cmd"]:
             now = definitions[name]["cmd"] if name in definitions else "no such stage"
             found[f"command of stage {name}: {entry['cmd']} -> {now}"] = None
-        for key, old in lock.params_of(entry).items():
+        for key, old in params_of(entry).items():
             for line in _param_differences(key, old, _lookup(params, key)):
                 found[line] = None
         for dep in entry.get("deps", []):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ajuste.core.params import parse_yaml
+from ajuste.core.stages import params_of
 from ajuste.tracking.project import lock
 from ajuste.tracking.runs import facts
 
@@ -114,7 +115,7 @@ def _sets(entry: dict) -> list[tuple[str, str]]:
 
 def _own_set(entry: dict) -> str:
     """The set whose rows a stage checks; "" of a stage that checks none."""
-    for key, value in lock.params_of(entry).items():
+    for key, value in params_of(entry).items():
         if key.startswith("validate.") and isinstance(value, dict) and value.get("set"):
             return str(value["set"])
     return ""

@@ -20,7 +20,9 @@ ajuste/tracking/pages/compare_page.py an HTML page; ajuste/tracking/comparing/ro
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import cache
+from typing import TYPE_CHECKING
 
 from ajuste.core.errors import UsageError
 from ajuste.core.stages import split_name
@@ -31,6 +33,13 @@ from ajuste.tracking.registry.families import all as families
 from ajuste.tracking.registry.families import ledgers
 from ajuste.tracking.registry.version import Version
 from ajuste.tracking.runs.store import client, experiment_id, tracking_uri
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+    Get, Maker = Callable[[str], Run | None], Callable[[str, str], Run | None]
+
+DEP = "dvc.dep.artifacts/"
 
 
 def compare(name: str, wanted: list[str] | None = None) -> dict:
@@ -125,30 +134,39 @@ def _row(version: Version) -> dict:
 # --- the runs that led to a version ---------------------------------------------------------------------------------
 
 
-def chain(run_id: str | None) -> list:
-    """The version's run and, by DVC hash, every run that made something that it, or one of those, read."""
-    from mlflow.exceptions import MlflowException
+def chain(run_id: str | None, get: Get | None = None, maker: Maker | None = None) -> list[Run]:
+    """The version's run and, by DVC hash, every run that made something that it, or one of those, read.
 
-    found, seen = [], set()
-    try:
-        todo = [client().get_run(run_id)] if run_id else []
-    except MlflowException:  # somebody deleted the run for good: the version's tags are left
-        todo = []
+    get: a run by its id, None for one that is gone; maker: the run that wrote a path with a hash. The store's, unless
+    given: whoever asks for a thousand versions has read all runs once.
+    """
+    get, maker = get or _run, maker or (lambda path, md5: _maker(tracking_uri(), path, md5))
+    first = get(run_id) if run_id else None
+    found, todo = {}, [first] if first else []
     while todo:
         run = todo.pop()
-        if run.info.run_id in seen:
+        if run.info.run_id in found:
             continue
-        seen.add(run.info.run_id)
-        found.append(run)
+        found[run.info.run_id] = run
         for key, md5 in run.data.tags.items():
-            if key.startswith("dvc.dep.artifacts/"):
-                maker = _maker(tracking_uri(), key.removeprefix("dvc.dep."), md5)
-                todo += [maker] if maker else []
-    return found
+            if key.startswith(DEP):
+                made = maker(key.removeprefix("dvc.dep."), md5)
+                todo += [made] if made else []
+    return list(found.values())
+
+
+def _run(run_id: str) -> Run | None:
+    """None where somebody deleted the run for good: a version's tags are left."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client().get_run(run_id)
+    except MlflowException:
+        return None
 
 
 @cache
-def _maker(store: str, path: str, md5: str) -> object | None:
+def _maker(store: str, path: str, md5: str) -> Run | None:
     """The run of a store that wrote `path` with that hash."""
     found = client().search_runs([experiment_id()], f"tags.`dvc.out.{path}` = '{md5}'", max_results=1)
     return found[0] if found else None

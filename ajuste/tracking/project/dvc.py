@@ -15,8 +15,9 @@ from pathlib import Path
 
 import yaml
 
+from ajuste.core import checkpoints
 from ajuste.core.errors import UsageError
-from ajuste.core.home import home, write_atomically
+from ajuste.core.home import home, without_git, write_atomically
 from ajuste.core.stages import stage_names
 from ajuste.tracking.project import lock
 
@@ -38,7 +39,7 @@ def environment() -> dict[str, str]:
     """The environment of a DVC process: its stages must find this Python as `python`."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     quiet = {"DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1"}
-    return {**os.environ, "PATH": path, **quiet}
+    return {**without_git(os.environ), "PATH": path, **quiet}
 
 
 def run(*args: str) -> subprocess.CompletedProcess[str]:
@@ -135,7 +136,9 @@ def repro(name: str, log: Path, force: bool = False, poll: Callable[[], None] | 
 
 def repro_study(path: str) -> int:
     """Run all stages of a study's dvc.yaml, their output on the terminal; returns DVC's exit code."""
-    return subprocess.run([*DVC, "repro", path], env=environment()).returncode
+    code = subprocess.run([*DVC, "repro", path], env=environment()).returncode
+    checkpoints.sweep()
+    return code
 
 
 def _interrupt_stage(names: list[str], process: subprocess.Popen, place: Path) -> None:
@@ -189,6 +192,9 @@ def experiment(
         except BaseException:
             _interrupt_stage(stage_names(), process, place)
             raise
+    if code == 0:  # the results are in the cache, and named by the experiment's commit
+        for ended in place.glob(f".checkpoints/*/{checkpoints.ENDED}"):
+            shutil.rmtree(ended.parent)
     output = log.read_text(encoding="utf-8", errors="replace")
     ran = f"Running stage '{targets[0]}'" in output
     restored = f"Stage '{targets[0]}' is cached" in output
@@ -206,6 +212,28 @@ def unused_cache(pins: set[str], projects: list[Path], experiments: bool, remove
     Kept is what the workspace, every branch and tag, each of `projects` and, if asked, every experiment name, and what
     the DVC hashes `pins` stand for, folders with their files. Raises UsageError with DVC's reason if it cannot tell.
     """
+    return [Path(line) for line in _collected(pins, projects, experiments, remove) if line.startswith("/")]
+
+
+def unused_remote(pins: set[str], projects: list[Path], experiments: bool, remove: bool) -> list[str]:
+    """The same of the default DVC remote: addresses of its files; [] without a remote.
+
+    Raises UsageError also where the cache lacks the listing of a pinned folder: its files could not be told from those
+    that go.
+    """
+    if not has_remote():
+        return []
+    cache = Path(run("cache", "dir").stdout.strip()).resolve() / "files" / "md5"
+    lost = [md5 for md5 in pins if md5.endswith(".dir") and not (cache / md5[:2] / md5[2:]).is_file()]
+    if lost:
+        raise UsageError(f"the DVC remote is left as it is: the cache has no listing of {len(lost)} folders that kept "
+                         "versions name, so their files are not known; `dvc fetch --run-cache --all-commits` brings it")
+    local = set(_collected(pins, projects, experiments, remove=False))
+    return [line for line in _collected(pins, projects, experiments, remove, "--cloud") if line not in local]
+
+
+def _collected(pins: set[str], projects: list[Path], experiments: bool, remove: bool, *more: str) -> list[str]:
+    """What `dvc gc` removes, or would."""
     import tempfile
 
     cache = Path(run("cache", "dir").stdout.strip()).resolve()
@@ -219,9 +247,9 @@ def unused_cache(pins: set[str], projects: list[Path], experiments: bool, remove
             entry = {"outs": [{"md5": md5, "hash": "md5", "path": f"pin{number}"}]}
             (pinned / f"pin{number}.dvc").write_text(yaml.safe_dump(entry))
         kept = ["--workspace", "--all-branches", "--all-tags", *(["--all-experiments"] if experiments else [])]
-        done = run("gc", *kept, "--force", *([] if remove else ["--dry"]), "--projects", str(pinned),
+        done = run("gc", *kept, "--force", *([] if remove else ["--dry"]), *more, "--projects", str(pinned),
                    *map(str, projects))
     if done.returncode != 0:
         raise UsageError(f"dvc gc: {last_error(done.stderr)}")
     lines = (done.stdout + done.stderr).splitlines()
-    return [Path(line.removeprefix("Removing ")) for line in lines if line.startswith("Removing /")]
+    return [line.removeprefix("Removing ") for line in lines if line.startswith("Removing ")]

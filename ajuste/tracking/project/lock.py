@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ajuste.core.errors import UsageError
 from ajuste.core.params import lookup, parse_yaml, read_yaml
-from ajuste.core.stages import definitions, key_of, md5_of
+from ajuste.core.stages import definitions, key_of_entry, md5_of
 
 LOCK = Path("dvc.lock")
 OF_STUDIES = "artifacts/studies/"
@@ -61,19 +61,9 @@ def entry(name: str) -> dict:
     return found
 
 
-def params_of(entry: dict) -> dict:
-    """The params of a lock entry by dotted key."""
-    return {key: value for values in entry.get("params", {}).values() for key, value in values.items()}
-
-
 def stage_key(name: str) -> str:
     """The stage key of what dvc.lock records of a stage."""
-    return key(entry(name))
-
-
-def key(entry: dict) -> str:
-    """The stage key of a lock entry."""
-    return key_of(entry["cmd"], {dep["path"]: dep["md5"] for dep in entry.get("deps", [])}, params_of(entry))
+    return key_of_entry(entry(name))
 
 
 def inputs_digest() -> str:

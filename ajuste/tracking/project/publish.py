@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 from ajuste.core.errors import DataError
+from ajuste.core.home import without_git
 from ajuste.tracking.project import dvc, git, lock
 
 REFS = "refs/ajuste/runs/"
@@ -25,7 +26,7 @@ def keep() -> str:
     ref = REFS + lock.inputs_digest()[:12]
     with tempfile.TemporaryDirectory() as folder:
         env = {
-            **os.environ,
+            **without_git(os.environ),
             "GIT_INDEX_FILE": str(Path(folder) / "index"),
             **{f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER")
                for what, value in (("NAME", "Ajuste"), ("EMAIL", "ajuste@localhost"), ("DATE", date))},

@@ -1,6 +1,7 @@
 """A model folder as MLflow's logged model: a whole one as pyfunc from code, an adapter as PEFT wrote it.
 
-The weights are copied once, straight to where the store keeps them, or uploaded to a remote store.
+The weights go straight to where the store keeps them, as a link to DVC's cache where that is the same file system
+(ajuste/tracking/project/links.py), or are uploaded to a remote store.
 """
 
 import shutil
@@ -10,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from ajuste.core.imports import ROOT, closure
+from ajuste.tracking.project import links
 from ajuste.tracking.registry.families.family import Family
 from ajuste.tracking.runs.store import client, local_path
 
@@ -89,7 +91,7 @@ def _write(model: Model, run_id: str, model_id: str, location: str) -> None:
         out = target or Path(folder) / "model"
         shutil.rmtree(out, ignore_errors=True)
         if model.is_adapter or not model.is_whole:
-            shutil.copytree(model.folder, out)
+            links.copied(model.folder, out)
         else:
             _save_pyfunc(model, run_id, model_id, out)
         if target is None:
@@ -112,19 +114,25 @@ def _save_pyfunc(model: Model, run_id: str, model_id: str, out: Path) -> None:
              "doubles": Array(DataType.double)}
     answers = [ColSpec(types[kind], name) for kind, name in model.family.answers_with]
     with tempfile.TemporaryDirectory() as folder:
+        # MLflow would copy the files twice: it gets the small ones, and the weights come to where it puts them
+        small = Path(folder) / "files" / model.folder.name
+        weights = [file for file in sorted(model.folder.rglob("*")) if file.suffix == ".safetensors"]
+        shutil.copytree(model.folder, small, ignore=shutil.ignore_patterns("*.safetensors"))
         pyfunc = PYFUNCS / f"{model.family.kind}.py"
         for path in closure(pyfunc) - {pyfunc}:  # the little that it imports of ours travels with it
             _copy_module(path, Path(folder))
         mlflow.pyfunc.save_model(
             str(out),
             python_model=str(ROOT / pyfunc),
-            artifacts={"model": str(model.folder.resolve())},
+            artifacts={"model": str(small)},
             code_paths=[str(Path(folder) / "ajuste")],
             mlflow_model=Description(run_id=run_id, model_id=model_id),
             signature=ModelSignature(Schema(asked), Schema(answers)),
             input_example=pd.DataFrame(model.family.examples),
             pip_requirements=[f"{name}=={metadata.version(name).partition('+')[0]}" for name in REQUIREMENTS],
         )
+        for file in weights:
+            links.place(file, out / "artifacts" / model.folder.name / file.relative_to(model.folder))
 
 
 def _copy_module(path: Path, folder: Path) -> None:

@@ -7,20 +7,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from ajuste.core.errors import DataError, UsageError
-from ajuste.tracking.runs.store import PROMOTIONS, client, exists, experiment_id, without_password
+from ajuste.tracking.runs.store import PROMOTIONS, client, exists, experiment_id, paged, without_password
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
-    from mlflow.entities.model_registry import RegisteredModel
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
 INTENT = "ajuste.move"
+PAGE = 1000  # names of one answer, the most that MLflow gives
+QUOTES = set("'\"`")
 LONGEST = 2000  # characters of `why`; MLflow cuts a run's tag at 8,000
 
 
@@ -66,13 +68,8 @@ def record(made: Move) -> None:
 def recorded(name: str) -> list[Move]:
     """The moves that have a run, each once."""
     experiment = client().get_experiment_by_name(PROMOTIONS)
-    runs: list[Run] = []
-    token: str | None = ""
-    while experiment and token is not None:
-        page = client().search_runs(
-            [experiment.experiment_id], f"tags.`{INTENT}.name` = '{name}'", max_results=1000, page_token=token or None)
-        runs += page
-        token = page.token or None
+    mine = f"tags.`{INTENT}.name` = '{name}'"
+    runs: list[Run] = paged(client().search_runs, [experiment.experiment_id], mine) if experiment else []
     found = {}
     for run in runs:
         tags = {key.removeprefix(f"{INTENT}."): value for key, value in run.data.tags.items()}
@@ -84,26 +81,59 @@ def recorded(name: str) -> list[Move]:
 # --- what the store has -----------------------------------------------------------------------------------------------
 
 
-def model_of(name: str) -> RegisteredModel | None:
-    """The registered name; None if there is none."""
-    from mlflow.exceptions import MlflowException
+def models() -> list[RegisteredModel]:
+    """Every registered name, with its tags and aliases."""
+    return paged(client().search_registered_models, max_results=PAGE)
 
-    opened = client()
-    try:
-        return opened.get_registered_model(name)
-    except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise
+
+def model_of(name: str) -> RegisteredModel | None:
+    """The registered name; None if there is none.
+
+    By a search: MLflow's `get_registered_model` reads every version of the name, to tell the latest.
+    """
+    if not name or QUOTES & set(name):
         return None
+    found = client().search_registered_models(f"name = '{name}'", max_results=1)
+    return found[0] if found else None
 
 
 def existing(name: str) -> RegisteredModel:
     found = model_of(name) if exists() else None
     if found is None:
-        known = sorted(model.name for model in client().search_registered_models()) if exists() else []
+        known = sorted(model.name for model in models()) if exists() else []
         there = f"registered are {', '.join(known)}" if known else "nothing is registered yet (`ajuste run` registers)"
         raise UsageError(f"no registered model `{name}`: {there}")
     return found
+
+
+def versions_of(name: str | None, more: str = "") -> list[ModelVersion]:
+    """The versions of a name, or of all, oldest first. more: a condition of MLflow's, as "tags.stage_key = '...'"."""
+    wanted = " and ".join([*([f"name='{name}'"] if name else []), *([more] if more else [])])
+    return sorted(paged(client().search_model_versions, wanted or None), key=lambda item: int(item.version))
+
+
+def version_of(name: str, number: str) -> ModelVersion | None:
+    """One version with its aliases, without a look at the others; None if there is none."""
+    found = _or_none(client().get_model_version, name, number)
+    return found if found and str(found.version) == number else None  # MLflow reads "03" as 3
+
+
+def version_by_alias(name: str, alias: str) -> ModelVersion | None:
+    """The version that an alias stands on, with all its aliases; None if nothing has that alias."""
+    if alias.lower() == "latest":  # which MLflow reads as the newest version, alias or not
+        return None
+    return _or_none(client().get_model_version_by_alias, name, alias)
+
+
+def _or_none(get: Callable[[str, str], ModelVersion], name: str, what: str) -> ModelVersion | None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return get(name, what)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        return None
 
 
 def aliases_of(model: RegisteredModel) -> dict[str, str]:
@@ -112,7 +142,7 @@ def aliases_of(model: RegisteredModel) -> dict[str, str]:
 
 def numbers_of(name: str) -> list[str]:
     """All versions, oldest first."""
-    return sorted((str(item.version) for item in client().search_model_versions(f"name='{name}'")), key=int)
+    return [str(item.version) for item in versions_of(name)]
 
 
 def intent_of(model: RegisteredModel) -> Move | None:

@@ -52,6 +52,7 @@ from ajuste.tracking.registry.moves import (
     recorded,
     to_json,
     told,
+    version_of,
 )
 from ajuste.tracking.runs.store import client, exists, locked, tracking_uri
 
@@ -128,8 +129,8 @@ def _move(name: str, kind: str, to: str | None, who: str, why: str, forced: bool
         raise UsageError(f"`{name}` has no champion: aliases stand on the served name, `{served}`")
     with told(name), locked(LOCK):
         _finish(name)
-        if kind == "promote" and to not in (numbers := numbers_of(name)):
-            raise UsageError(f"`{name}` has no version {to}: it has {', '.join(numbers) or 'none'}")
+        if kind == "promote" and version_of(name, to) is None:
+            raise UsageError(f"`{name}` has no version {to}: it has {', '.join(numbers_of(name)) or 'none'}")
         aliases = aliases_of(_finish(name)[0])  # the last look before the write: nothing is asked in between
         champion = aliases.get("champion")
         if kind == "rollback":

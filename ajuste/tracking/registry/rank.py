@@ -24,6 +24,7 @@ from ajuste.judging.verdicts.gate import GateConfig
 from ajuste.tracking.registry.families import ledgers
 from ajuste.tracking.registry.families.all import of_method
 from ajuste.tracking.registry.families.family import RANKED, Family
+from ajuste.tracking.registry.moves import aliases_of, model_of, versions_of
 from ajuste.tracking.registry.promotion import settle
 from ajuste.tracking.registry.tags import unfold
 from ajuste.tracking.registry.version import Version
@@ -40,8 +41,8 @@ def rank(name: str) -> None:
     settle(name)  # the aliases are read below
     opened = client()
     with locked():
-        found = sorted(opened.search_model_versions(f"name='{name}'"), key=lambda version: int(version.version))
-        current = {alias: str(number) for alias, number in opened.get_registered_model(name).aliases.items()}
+        found, model = versions_of(name), model_of(name)
+        current = aliases_of(model) if model else {}
         unranked = [version for version in found if "unranked" in version.tags]
         if not found or ("challenger" in current and not unranked):
             return

@@ -15,11 +15,11 @@ What was trained on a merged assistant (as a reward model is) names that assista
 weights, in tag `base_version`.
 """
 
-import hashlib
 import math
 from collections.abc import Collection
 from pathlib import Path
 
+from ajuste.core import hashes
 from ajuste.core.errors import DataError
 from ajuste.core.stages import md5_of
 from ajuste.tracking.cards import attached as cards
@@ -28,6 +28,7 @@ from ajuste.tracking.registry.describe import describe_name, describe_version
 from ajuste.tracking.registry.families import all as families
 from ajuste.tracking.registry.families.assistants import NAME as ASSISTANT
 from ajuste.tracking.registry.logged import Model, logged_model, weights_of
+from ajuste.tracking.registry.moves import model_of, versions_of
 from ajuste.tracking.registry.rank import rank
 from ajuste.tracking.registry.scores import log_scores, rows_digest, scores_of, stage_of, text
 from ajuste.tracking.registry.tags import fold, unfold
@@ -75,7 +76,7 @@ def unfinished(stages: Collection[str]) -> bool:
     found = [model for model in models() if model.stage in stages]
     for name in sorted({model.name for model in found}):
         own = [model for model in found if model.name == name]
-        versions = client().search_model_versions(f"name='{name}'")
+        versions = versions_of(name)
         known = {unfold(version.tags)["stage_key"] for version in versions}
         if not known.issuperset(model.key for model in own):
             return True
@@ -111,9 +112,9 @@ def find_or_create(model: Model, run_id: str, scores: dict[str, str], adapters: 
     opened, experiment = client(), experiment_id()
     with locked():
         _name(model)
-        same = opened.search_model_versions(f"name='{model.name}' and tags.stage_key='{model.key}'")
+        same = versions_of(model.name, f"tags.stage_key='{model.key}'")
         if same:
-            oldest = min(same, key=lambda version: int(version.version))
+            oldest = same[0]
             # equal inputs may have given other bytes, on another kind of CPU: then these scores are not its own
             if unfold(oldest.tags).get("dvc") == model.md5:
                 _bring_up_to_date(oldest, scores)
@@ -210,28 +211,21 @@ def _tags(model: Model, adapters: dict[Path, str]) -> dict[str, str]:
 
 def _assistant_with(sha256: str) -> str | None:
     """The registered assistant whose weights these are: "assistant/3"; None of a pretrained base."""
-    found = client().search_model_versions(f"name='{ASSISTANT}' and tags.sha256='{sha256}'")
-    return f"{ASSISTANT}/{min(int(version.version) for version in found)}" if found else None
+    found = versions_of(ASSISTANT, f"tags.sha256='{sha256}'")
+    return f"{ASSISTANT}/{found[0].version}" if found else None
 
 
 def sha256_of(path: Path) -> str:
     """Hex sha256 of a file. Raises DataError if it is missing."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashes.sha256_of(path)
     except FileNotFoundError:
         raise DataError(f"{path} is missing: `dvc checkout {path.parent}` brings it back") from None
 
 
 def _name(model: Model) -> None:
     """The registered name, made if missing."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        client().get_registered_model(model.name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
+    if model_of(model.name) is None:
         client().create_registered_model(model.name, description=describe_name(model.name))
 
 

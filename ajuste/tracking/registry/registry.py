@@ -26,6 +26,15 @@ import yaml
 from ajuste.core.errors import UsageError
 from ajuste.core.home import home
 from ajuste.tracking.registry.families.all import headline
+from ajuste.tracking.registry.moves import (
+    aliases_of,
+    existing,
+    model_of,
+    models,
+    version_by_alias,
+    version_of,
+    versions_of,
+)
 from ajuste.tracking.registry.register import register_all as _register_all
 from ajuste.tracking.registry.tags import unfold
 from ajuste.tracking.registry.version import Version
@@ -48,16 +57,33 @@ def register_all(parent: str | None = None, stages: Collection[str] | None = Non
 
 def names() -> list[str]:
     """All registered names, sorted; none where there is no store yet."""
-    return sorted(model.name for model in client().search_registered_models()) if exists() else []
+    return sorted(model.name for model in models()) if exists() else []
 
 
 def versions(name: str) -> list[Version]:
     """All versions of a name, oldest first. Raises UsageError, with the names that exist, for an unknown one."""
-    found = client().search_model_versions(f"name='{name}'") if name in names() else []
+    model = model_of(name) if exists() else None
+    found = versions_of(name) if model else []
     if not found:
         raise UsageError(f"no registered model `{name}`: {_known()}")
-    aliases = _aliases(name)
-    return [_version(item, aliases) for item in sorted(found, key=lambda item: int(item.version))]
+    of: dict[str, list[str]] = {}
+    for alias, number in aliases_of(model).items():
+        of.setdefault(number, []).append(alias)
+    return [_version(item, of.get(str(item.version), ())) for item in found]
+
+
+def everything() -> dict[str, list[Version]]:
+    """All versions, oldest first, of every name that has some: two questions to the store, however many there are."""
+    if not exists():
+        return {}
+    of: dict[tuple[str, str], list[str]] = {}
+    for model in models():
+        for alias, number in aliases_of(model).items():
+            of.setdefault((model.name, number), []).append(alias)
+    found: dict[str, list[Version]] = {}
+    for item in versions_of(None):
+        found.setdefault(item.name, []).append(_version(item, of.get((item.name, str(item.version)), ())))
+    return dict(sorted(found.items()))
 
 
 def resolve(reference: str) -> Version:
@@ -75,18 +101,17 @@ def find(reference: str, default: tuple[str, ...] = ALIASES[:2]) -> Version:
     if not match:
         raise UsageError(f"`{reference}` names no model: write NAME, NAME@ALIAS or NAME/VERSION; {_known()}")
     name, alias, number = match["name"], match["alias"], match["version"]
-    found = {version.version: version for version in versions(name)}
-    by_alias = {known: version for version in found.values() for known in version.aliases}
-    if number is None:
-        alias = alias or next((known for known in default if known in by_alias), None)
-        if alias not in by_alias:
-            have = ", ".join(sorted(by_alias)) or "none yet"
-            asked = f"alias `{alias}`" if alias else " and no ".join(default)
-            raise UsageError(f"`{name}` has no {asked}: its aliases are {have}, its versions {', '.join(found)}")
-        number = by_alias[alias].version
-    if number not in found:
-        raise UsageError(f"`{name}` has no version {number}: it has {', '.join(found)}")
-    return replace(found[number], alias=alias)
+    if not exists():
+        raise UsageError(f"no registered model `{name}`: {_known()}")
+    # one question a reference, whatever stands beside it: a server asks every two seconds
+    if number is not None:
+        item = version_of(name, number)
+    else:
+        asked = [alias] if alias else default
+        alias, item = next(((known, item) for known in asked if (item := version_by_alias(name, known))), (alias, None))
+    if item is None:
+        raise UsageError(_unknown(name, alias, number, default))
+    return replace(_version(item, item.aliases), alias=alias)
 
 
 def summary() -> dict[str, str]:
@@ -95,7 +120,7 @@ def summary() -> dict[str, str]:
     for name in names():
         if name.endswith("-adapter"):
             continue
-        of = {known: version for version in versions(name) for known in version.aliases}
+        of = {known: found for known in aliases_of(existing(name)) if (found := by_alias(name, known))}
         parts = []
         for known in sorted(of, key=lambda alias: (ALIASES.index(alias) if alias in ALIASES else 9, alias)):
             tags = of[known].tags
@@ -104,19 +129,28 @@ def summary() -> dict[str, str]:
     return lines
 
 
-def _version(item: ModelVersion, aliases: dict[str, str] | None = None) -> Version:
-    aliases = _aliases(item.name) if aliases is None else aliases
-    mine = tuple(sorted((a for a, number in aliases.items() if str(number) == str(item.version)),
-                        key=lambda a: (ALIASES.index(a) if a in ALIASES else 9, a)))
+def by_alias(name: str, alias: str) -> Version | None:
+    """The version that an alias of a name stands on; None where there is no such name or alias."""
+    item = version_by_alias(name, alias) if exists() else None
+    return _version(item, item.aliases) if item else None
+
+
+def _version(item: ModelVersion, aliases: Collection[str]) -> Version:
+    mine = tuple(sorted(aliases, key=lambda a: (ALIASES.index(a) if a in ALIASES else 9, a)))
     return Version(
         item.name, str(item.version), mine[0] if mine else None, None, unfold(item.tags), item.run_id or None, mine,
         item.creation_timestamp,
     )
 
 
-def _aliases(name: str) -> dict[str, str]:
-    """Alias -> version. A search of versions brings none."""
-    return dict(client().get_registered_model(name).aliases)
+def _unknown(name: str, alias: str | None, number: str | None, default: tuple[str, ...]) -> str:
+    """What there is, for a reference that names nothing. Raises UsageError for an unknown name."""
+    found = {version.version: version for version in versions(name)}
+    if number is not None:
+        return f"`{name}` has no version {number}: it has {', '.join(found)}"
+    have = ", ".join(sorted({known for version in found.values() for known in version.aliases})) or "none yet"
+    asked = f"alias `{alias}`" if alias else " and no ".join(default)
+    return f"`{name}` has no {asked}: its aliases are {have}, its versions {', '.join(found)}"
 
 
 def _known() -> str:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from ajuste.core.home import home
-from ajuste.core.stages import split_name
+from ajuste.core.stages import params_of, split_name
 from ajuste.tracking.again.hardware import hardware
 from ajuste.tracking.project import git, lock, raw_data
 
@@ -40,7 +40,7 @@ MEGABYTE = 1e6  # decimal, as disks count
 def params(stage: str, entry: dict) -> dict[str, str]:
     """The params that dvc.lock names, flat. The stage's own section loses its name, so that strategies share keys."""
     verb, variant = split_name(stage)
-    flat = _flat(lock.params_of(entry), ".")
+    flat = _flat(params_of(entry), ".")
     own = re.compile(rf"^{re.escape(verb)}\.({re.escape(variant)}\.)?")
     return {own.sub("", key): value if isinstance(value, str) else json.dumps(value) for key, value in flat.items()}
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from ajuste.tracking.project import lock
 from ajuste.tracking.registry.families import all as families
 from ajuste.tracking.runs import facts
-from ajuste.tracking.runs.store import client, exists, experiment_id, locked, tracking_uri
+from ajuste.tracking.runs.store import client, exists, experiment_id, locked, paged, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -103,7 +103,7 @@ def finish(parent: str) -> None:
     from mlflow.entities import Metric
 
     children = sorted(
-        client().search_runs([experiment_id()], f"tags.mlflow.parentRunId = '{parent}'", max_results=1000),
+        paged(client().search_runs, [experiment_id()], f"tags.mlflow.parentRunId = '{parent}'"),
         key=lambda run: run.info.start_time,
     )
     run = client().get_run(parent)

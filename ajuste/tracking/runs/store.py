@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -89,6 +89,17 @@ def locked(name: str = "store") -> Iterator[None]:
     """One process (and thread) at a time, the others wait. A name is not to be nested."""
     with held(home() / "mlruns" / f".{name}.lock", wait=None):
         yield
+
+
+def paged(search: Callable[..., list], *args: object, **named: object) -> list:
+    """Everything that one of MLflow's searches finds: it gives one page (100 names, 1,000 runs), and the next if asked.
+    """
+    page = search(*args, **named)
+    found = list(page)
+    while page.token:
+        page = search(*args, **named, page_token=page.token)
+        found += page
+    return found
 
 
 def experiment_id(name: str = EXPERIMENT) -> str:

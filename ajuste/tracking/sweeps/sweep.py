@@ -113,7 +113,7 @@ def _register(done: Sweep, tree: Tree, say: Callable[[str], None]) -> None:
         raise DataError(f"nothing of the best point was registered: {done.target} leaves no model that is served")
     done.registered = f"{mine[-1].name}/{mine[-1].version}"
     done.is_challenger = "challenger" in mine[-1].aliases
-    holder = next((v for v in registry.versions(mine[-1].name) if "challenger" in v.aliases), None)
+    holder = registry.by_alias(mine[-1].name, "challenger")
     if holder is not None:
         figure = holder.tags.get(f"validation.{done.family.best}")
         done.challenger = f"version {holder.version}" + (f" ({done.family.best_name} {float(figure):.4f})"

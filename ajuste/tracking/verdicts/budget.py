@@ -17,6 +17,7 @@ import json
 from dataclasses import asdict
 
 from ajuste.judging.verdicts.budget import Ledger, Look, refreshed, rows_digest, spent
+from ajuste.tracking.registry.moves import existing
 from ajuste.tracking.registry.version import Version
 from ajuste.tracking.runs.store import client
 
@@ -40,7 +41,7 @@ def spend(name: str, metric: str, ledger: Ledger) -> None:
 
 
 def _read(name: str, metric: str) -> Ledger:
-    text = client().get_registered_model(name).tags.get(TAG + metric)
+    text = existing(name).tags.get(TAG + metric)
     if text is None:
         return Ledger()
     read = json.loads(text)

@@ -87,8 +87,7 @@ def challengers(config: GateConfig, new: bool) -> list[str]:
         if name.endswith("-adapter"):
             continue
         promotion.settle(name)
-        of = {alias: version for version in registry.versions(name) for alias in version.aliases}
-        challenger, champion = of.get("challenger"), of.get("champion")
+        challenger, champion = (registry.by_alias(name, alias) for alias in ("challenger", "champion"))
         if challenger is None or (champion is not None and challenger.version == champion.version):
             continue
         if new or _left_behind(config, challenger, champion):
@@ -116,7 +115,7 @@ def judge(name: str, version: str | None = None, config: GateConfig | None = Non
     registry.find(f"{name}/{version}" if version else name, ("challenger",))  # an unknown one is named before all else
     promotion.settle(name)
     asked = registry.find(f"{name}/{version}" if version else name, ("challenger",))
-    champion = next((one for one in registry.versions(name) if "champion" in one.aliases), None)
+    champion = registry.by_alias(name, "champion")
     if champion is not None and champion.version == asked.version:
         raise UsageError(f"{name}/{asked.version} is the champion already: there is nothing to judge")
     found = evidence(config, asked, champion)
@@ -154,7 +153,8 @@ def act(verdict: Verdict, config: GateConfig, why: str = "", who: str = WHO) -> 
         return f"{version} is not promoted, {stays}: {', '.join(verdict.failed)}"
     if config.mode != "enforce":
         return f"{version} would be promoted; `gate.mode` is {config.mode}, so {stays}"
-    now = next((one.version for one in registry.versions(verdict.name) if "champion" in one.aliases), None)
+    champion = registry.by_alias(verdict.name, "champion")
+    now = champion.version if champion else None
     if now != verdict.champion:
         return (f"{version} is not promoted: since it was judged the champion became version {now or 'none'}; "
                 f"`ajuste gate {verdict.name} --again` judges it anew")
