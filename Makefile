@@ -33,14 +33,16 @@ $(shell rm -rf .venv)
 endif
 endif
 
-# torch first: what is installed already is not replaced by a larger build that some other package would admit.
-.venv/.ready: pyproject.toml constraints.txt assets.txt sdists.txt
+# hashes.txt first: what is installed already, by its hash, is not taken anew. Then torch, by its version, before some
+# other package admits a larger build of it.
+.venv/.ready: pyproject.toml constraints.txt hashes.txt assets.txt sdists.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null || \
 	  { echo "error: Ajuste needs Python 3.11 or 3.12, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1 | head -1); name one: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo "error: '$(PYTHON)' cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 2; }
 	@echo "Setting up .venv (once; about 3 GB, some minutes)"
 	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r hashes.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r assets.txt

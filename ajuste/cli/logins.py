@@ -147,10 +147,13 @@ def close(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
+def starter_of(api: str, home: Path) -> Path | None:
+    """The folder of who started this Prefect API, if it was one of us."""
+    folders = (home / starter for starter in STARTERS)
+    return next((folder for folder in folders if read_env(folder).get("PREFECT_API_URL") == api.rstrip("/")), None)
+
+
 def known(api: str, home: Path) -> str:
     """The login of a Prefect API that we started; "" for any other: a login goes to no server that it is not of."""
-    for starter in STARTERS:
-        env = read_env(home / starter)
-        if env.get("PREFECT_API_URL") == api.rstrip("/"):
-            return env["PREFECT_API_AUTH_STRING"]
-    return ""
+    folder = starter_of(api, home)
+    return read_env(folder)["PREFECT_API_AUTH_STRING"] if folder else ""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-START_SECONDS = 120  # the first start of MLflow and of Prefect migrates their databases
+START_SECONDS = 300  # the first start of MLflow and of Prefect migrates their databases, on a busy machine for minutes
 STOP_SECONDS = 10
 
 

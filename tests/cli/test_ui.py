@@ -63,8 +63,9 @@ def test_both_pages_come_up_behind_a_login_and_end_with_the_command(tmp_path: Pa
         assert not any(child.is_running() for child in children)
         assert not (tmp_path / ".ui" / "env").exists() and not (tmp_path / ".ui" / "pages.html").exists()
     finally:
-        process.kill()
-        process.wait()
+        if process.poll() is None:  # asked first: its servers lead sessions of their own, and would live on
+            process.send_signal(signal.SIGTERM)
+            process.wait(timeout=60)
 
 
 def prefect_is_shut(url: str, folder: Path) -> None:

@@ -21,8 +21,10 @@ def command(
 
     Examples:  ajuste deploy   |   ajuste deploy --pool docker   |   ajuste deploy --preset full
     """
+    from ajuste.cli import logins
     from ajuste.cli.project import deployments
     from ajuste.core.errors import UsageError
+    from ajuste.core.home import home
 
     api = deployments.server(SECONDS)
     if api is None:
@@ -42,4 +44,6 @@ def command(
         time.sleep(1)
     for name, upcoming, _, _ in deployments.lines(found):
         typer.echo(f"  {name:24} next run: {upcoming}")
-    typer.echo(f"A worker works them off: prefect worker start --pool {POOLS[pool]}   (PREFECT_API_URL={api})")
+    started = logins.starter_of(api, home())
+    first = f"source {started / 'env'}; " if started else ""
+    typer.echo(f"A worker works them off: {first}prefect worker start --pool {POOLS[pool]}   (PREFECT_API_URL={api})")
