@@ -69,10 +69,13 @@ def main() -> None:
         while not server.started:
             time.sleep(0.05)
         port = server.servers[0].sockets[0].getsockname()[1]
-        command = [str(options.program), "run", f"http://127.0.0.1:{port}/openapi.json", "--checks", ",".join(CHECKS),
-                   "--max-examples", str(options.examples), "--phases", "examples,coverage,fuzzing", "--seed", "0",
-                   "--suppress-health-check", "all", "--continue-on-failure", "--request-timeout", "60",
-                   *(["--include-path", options.page] if options.page else [])]
+        command = [
+            str(options.program.absolute()), "run", f"http://127.0.0.1:{port}/openapi.json",
+            "--checks", ",".join(CHECKS), "--max-examples", str(options.examples),
+            "--phases", "examples,coverage,fuzzing", "--seed", "0", "--suppress-health-check", "all",
+            "--continue-on-failure", "--request-timeout", "60",
+            *(["--include-path", options.page] if options.page else []),
+        ]
         done = subprocess.run(command, cwd=folder)
         server.should_exit = True
         thread.join(20)

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 SLICE_SECONDS = 0.1
 FIRST_TOKENS = 512              # of a slice of a model whose speed is not known
-LEAST_TOKENS, MOST_TOKENS = 128, 65_536
+LEAST_TOKENS, MOST_TOKENS = 256, 65_536
 MAX_WAITING_TOKENS = 262_144
 SMALL_TOKENS = 2048             # a request of at most so many may also take the last quarter of the queue
 LIKE, MORE = 2, 16              # rows of one slice: the longest has at most 2 x the shortest + 16 tokens

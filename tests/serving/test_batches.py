@@ -245,7 +245,7 @@ def test_slices_become_as_large_as_the_time_allows(monkeypatch):
     for _ in range(5):                                                  # 500 tokens in 50 ms: full and quick
         batcher._learn([(job, i) for i in range(5)], 0.05)
     assert size() == pytest.approx(512 * 1.25**3), "once it is not full any more it does not grow"
-    batcher._learn([(job, i) for i in range(5)], 0.2)
-    assert size() == 250                                                # half of what took 0.2 s
+    batcher._learn([(job, i) for i in range(5)], 0.125)
+    assert size() == pytest.approx(400)                                 # 0.8 of the 500 tokens that took 0.125 s
     batcher._learn([(job, 0)], 60)
     assert size() == batches.LEAST_TOKENS

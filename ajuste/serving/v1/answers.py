@@ -127,5 +127,6 @@ class ModelList(Exact):
 
 def answers_of(whole: type[BaseModel], piece: type[BaseModel]) -> dict[int, dict[str, Any]]:
     """Status 200 of a page that answers whole or in pieces, as FastAPI's `responses` takes it."""
-    events = {"schema": {"type": "string", "description": f"Events of {piece.__name__} ({piece.__doc__.strip()})"}}
-    return {200: {"model": whole, "content": {"text/event-stream": events}}}
+    data = {"type": "string", "description": f"A {piece.__name__} as JSON; of the last event `[DONE]`."}
+    event = {"type": "object", "description": "One event.", "properties": {"data": data}, "required": ["data"]}
+    return {200: {"model": whole, "content": {"text/event-stream": {"schema": event}}}}
