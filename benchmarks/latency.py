@@ -16,7 +16,6 @@ PASSIVE is what `ajuste serve` sets, and the peer gets the same: torch's threads
 
 import argparse
 import contextlib
-import functools
 import http.client
 import json
 import os
@@ -40,6 +39,7 @@ from ajuste.learning import lora
 from ajuste.models import classifier
 from ajuste.models.folder import load_tokenizer, sha256_of
 from ajuste.serving import app as serving_app
+from ajuste.serving import batches
 from ajuste.serving.models import Models
 from ajuste.serving.pool import TensorPool
 from tasks.base.encoder import EncoderConfig
@@ -146,7 +146,8 @@ def serve(merged: Path, port: int, max_rows: int) -> None:
 
     tags = {"sha256": sha256_of(merged / "model.safetensors")}
     version = SimpleNamespace(name="merged", version="1", alias="champion", path=merged, tags=tags)
-    serving_app.Batcher = functools.partial(serving_app.Batcher, max_rows=max_rows)
+    if max_rows == 1:
+        batches.FIRST_TOKENS = batches.LEAST_TOKENS = batches.MOST_TOKENS = 1       # a slice is one row
     app = serving_app.make_app(Models(lambda _: version, ["merged"], merged))
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="error", access_log=False)
 

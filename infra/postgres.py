@@ -18,10 +18,11 @@ from pathlib import Path
 import psutil
 
 from ajuste.cli import processes
+from ajuste.cli.logins import private
 from ajuste.core.errors import DataError, UsageError
 
 USER = "ajuste"
-DATABASES = ("prefect", "mlflow")
+DATABASES = ("prefect", "mlflow", "mlflow_users")
 ORPHAN_SECONDS = 20
 STOP = signal.SIGINT  # its fast shutdown, which waits for no client
 
@@ -30,8 +31,7 @@ def passfile(stack: Path) -> Path:
     """The password file below the stack's folder; made, with a new password, if there is none."""
     path = stack / "pgpass"
     if not path.exists():
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(f"127.0.0.1:*:*:{USER}:{secrets.token_urlsafe(32)}\n")
+        private(path, f"127.0.0.1:*:*:{USER}:{secrets.token_urlsafe(32)}\n")
     return path
 
 

@@ -4,15 +4,17 @@
     make stack-down                   = python -m infra.stack down      ends all of it, in reverse order
     python -m infra.stack status      what runs, where, with which process id
     source .stack/env                 points `ajuste`, `prefect` and `mlflow` of this shell at the stack
+    .stack/pages.html                 opened in a browser it leads to the pages of both servers, logged in
 
-All of it lives in <home>/.stack: the cluster, artifacts/, logs/, pids.json, env. Servers listen on 127.0.0.1. A port
-is chosen by AJUSTE_STACK_<NAME>_PORT (0 takes a free one) and kept for the next start. docs/stack.md says more.
+All of it lives in <home>/.stack: the cluster, artifacts/, logs/, pids.json, env, passwords (ajuste/cli/logins.py).
+Servers listen on 127.0.0.1 and want a login. A port is chosen by AJUSTE_STACK_<NAME>_PORT (0 takes a free one) and
+kept for the next start. docs/stack.md says more.
 """
 
 import argparse
+import base64
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -23,7 +25,7 @@ from pathlib import Path
 
 import psutil
 
-from ajuste.cli import processes
+from ajuste.cli import logins, processes
 from ajuste.cli.main import QUIET
 from ajuste.core.errors import DataError, UsageError
 from ajuste.core.home import home, write_atomically
@@ -73,13 +75,8 @@ class Stack:
 
     def settings(self) -> dict[str, str]:
         """What a shell needs to use the stack."""
-        return {
-            "AJUSTE_HOME": str(home()),
-            "MLFLOW_TRACKING_URI": self.url("mlflow"),
-            "PREFECT_API_URL": f"{self.url('prefect')}/api",
-            "PREFECT_HOME": str(home() / ".prefect"),
-            **QUIET,
-        }
+        servers = logins.client(self.folder, self.url("prefect"), self.url("mlflow"))
+        return {"AJUSTE_HOME": str(home()), "PREFECT_HOME": str(home() / ".prefect"), **servers, **QUIET}
 
     def environment(self) -> dict[str, str]:
         """What the servers and all that they start get."""
@@ -109,19 +106,19 @@ class Stack:
             case "postgres":
                 return postgres.start(self.folder, self.port(name), self.log(name), env)
             case "prefect":
+                env |= logins.prefect_server(self.folder, self.port(name))
                 env["PGPASSFILE"] = str(postgres.passfile(self.folder))
                 database = postgres.address("postgresql+asyncpg", self.port("postgres"), "prefect")
                 env["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = database
-                env["PREFECT_UI_API_URL"] = f"{self.url(name)}/api"
                 command = processes.python("prefect", "server", "start", *here)
             case "mlflow":
-                env["PGPASSFILE"] = str(postgres.passfile(self.folder))
-                # its queue of jobs would be eight more processes, for features that nothing here uses
-                env["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+                users = postgres.address("postgresql", self.port("postgres"), "mlflow_users")
+                doors, closed = logins.mlflow_server(self.folder, self.port(name), users)
+                env |= closed | {"PGPASSFILE": str(postgres.passfile(self.folder))}
                 database = postgres.address("postgresql", self.port("postgres"), "mlflow")
                 artifacts = ["--serve-artifacts", "--artifacts-destination", (self.folder / "artifacts").as_uri()]
                 command = processes.python(
-                    "mlflow", "server", *here, "--backend-store-uri", database, *artifacts, "--workers", "2"
+                    "mlflow", "server", *here, *doors, "--backend-store-uri", database, *artifacts, "--workers", "2"
                 )
             case "worker":
                 env |= self.settings()
@@ -129,7 +126,7 @@ class Stack:
                 command = processes.python("prefect", "worker", "start", "--pool", POOL, "--name", WORKER)
             case _:
                 command = processes.python("ajuste.cli.main", "serve", *here)
-                env |= self.settings()
+                env |= {"AJUSTE_HOME": str(home()), **logins.client(self.folder, mlflow=self.url("mlflow"))}
         return processes.start(command, self.log(name), env, home())
 
     def missing(self, name: str) -> str:
@@ -148,25 +145,26 @@ class Stack:
 
     def _polls(self) -> bool:
         """True if Prefect has heard of the worker since it was started."""
-        found = _ask(f"{self.url('prefect')}/api/work_pools/{POOL}/workers/filter", {"limit": 200}) or []
+        found = self._ask("prefect", f"/api/work_pools/{POOL}/workers/filter", {"limit": 200}) or []
         beats = [item["last_heartbeat_time"] for item in found if item["name"] == WORKER and item["status"] == "ONLINE"]
         started = self.known.get("worker", {}).get("created", 0)
         return any(datetime.fromisoformat(beat.replace("Z", "+00:00")).timestamp() >= started for beat in beats)
 
     def _registered(self) -> bool:
-        answer = _ask(f"{self.url('mlflow')}/api/2.0/mlflow/registered-models/search?max_results=1") or {}
+        answer = self._ask("mlflow", "/api/2.0/mlflow/registered-models/search?max_results=1") or {}
         return bool(answer.get("registered_models"))
 
-
-def _ask(url: str, body: dict | None = None) -> dict | list | None:
-    """The JSON that a server answers, or None if it does not."""
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
-            return json.load(answer)
-    except (urllib.error.URLError, OSError, ValueError):
-        return None
+    def _ask(self, name: str, path: str, body: dict | None = None) -> dict | list | None:
+        """The JSON that a server answers to its login, or None if it does not."""
+        login = base64.b64encode(f"{logins.USER}:{logins.password(self.folder, name)}".encode()).decode()
+        headers = {"Content-Type": "application/json", "Authorization": f"Basic {login}"}
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url(name) + path, data, headers)
+        try:
+            with urllib.request.urlopen(request, timeout=5) as answer:
+                return json.load(answer)
+        except (urllib.error.URLError, OSError, ValueError):
+            return None
 
 
 def up(stack: Stack) -> None:
@@ -194,9 +192,10 @@ def up(stack: Stack) -> None:
             raise
         started += 1
         _say(stack, name, "started")
-    lines = [f"export {name}={shlex.quote(value)}" for name, value in stack.settings().items()]
-    write_atomically(stack.folder / "env", "\n".join(lines) + "\n")
-    print(f"The stack runs{'' if started else ' already'}: source {stack.folder}/env; logs in {stack.folder}/logs")
+    env = logins.write_env(stack.folder, stack.settings())
+    pages = logins.write_pages(stack.folder, stack.url("prefect"), stack.url("mlflow"))
+    print(f"The stack runs{'' if started else ' already'}: source {env}; logs in {stack.folder}/logs")
+    print(f"In a browser, logged in: {pages}")
 
 
 def down(stack: Stack) -> None:
@@ -211,7 +210,7 @@ def down(stack: Stack) -> None:
                 print(f"{'runs':9} ended: {len(runs)} processes of flow runs")
             processes.end(runs, FLOW_SECONDS)
     processes.end(_marked(stack))
-    (stack.folder / "env").unlink(missing_ok=True)
+    logins.close(stack.folder)
 
 
 def status(stack: Stack) -> bool:

@@ -74,7 +74,7 @@ def check(source: str) -> None:
 
 def _in_package(source: str, rest: str) -> Found:
     distribution, _, inside = rest.partition("/")
-    if ".." in Path(inside).parts or inside.startswith("/"):
+    if _leaves(inside):
         raise UsageError(f"source `{source}`: `{inside}` leaves the package")
     try:
         found = metadata.distribution(distribution)
@@ -92,7 +92,7 @@ def _in_package(source: str, rest: str) -> Found:
 def _in_sdist(source: str, rest: str) -> Found:
     name, _, inside = rest.partition("/")
     match = re.fullmatch(r"([\w.-]+)==([\w.]+)", name)
-    if not match or not inside or ".." in Path(inside).parts:
+    if not match or not inside or _leaves(inside):
         raise UsageError(f"source `{source}`: write sdist:<distribution>==<version>/<path inside it>")
     folder = Path(sys.prefix) / "sdists" / f"{match[1]}-{match[2]}"
     if not folder.is_dir():
@@ -101,9 +101,14 @@ def _in_sdist(source: str, rest: str) -> Found:
     archive = next((part for part in path.parents if part.name.endswith(".tar.gz") and part.is_file()), None)
     if archive is not None:
         path = _unpacked(archive, path.relative_to(archive).as_posix())
-    if path is None or not path.exists():
+    if path is None or not path.exists() or not path.resolve().is_relative_to(folder.resolve()):
         raise UsageError(f"source `{source}`: {name} has no `{inside}`")
     return Found(path, name, source)
+
+
+def _leaves(inside: str) -> bool:
+    """Whether a path would lead out of the folder that it is to be looked for in."""
+    return inside.startswith("/") or ".." in Path(inside).parts
 
 
 def _unpacked(archive: Path, member: str) -> Path | None:
@@ -128,6 +133,8 @@ def _hub_name(source: str, rest: str) -> re.Match[str]:
         raise UsageError(
             f"source `{source}`: the Hub needs an id and a revision: hub:<id>@<commit>, hub:bert-base-uncased@main"
         )
+    if _leaves(match["revision"]) or _leaves(match["inside"] or ""):
+        raise UsageError(f"source `{source}`: `{match['inside'] or match['revision']}` leaves the repository")
     return match
 
 

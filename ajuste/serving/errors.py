@@ -13,16 +13,17 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from ajuste.serving.batches import Busy
-from ajuste.serving.generation import BadRequest
+from ajuste.serving.batches import Busy, Ending, Late
+from ajuste.serving.jobs import BadRequest
 from ajuste.serving.loading import RefusedModel, UnknownModel
 
 log = logging.getLogger("ajuste.serving")
 
 PATHS = ("there is POST /v1/chat/completions, POST /v1/completions, POST /v1/score, GET /v1/models, "
-         "GET /v1/models/NAME, POST /classify, GET /models and GET /health")
+         "GET /v1/models/NAME, POST /classify, GET /models, GET /health, GET /livez, GET /readyz and GET /metrics")
 CLASSIFY = 'the body is {"text": "..."} or {"texts": ["...", ...]}, optional "model"'
-CODES = {404: "not_found", 413: "body_too_large", 415: "no_json"}
+KINDS = {429: "rate_limit_error"}
+CODES = {404: "not_found", 408: "too_slow", 413: "body_too_large", 415: "no_json"}
 
 
 class Refusal(HTTPException):
@@ -43,7 +44,11 @@ def refusal(error: Exception) -> Exception:
     if isinstance(error, RefusedModel):
         return Refusal(503, str(error), "model", "model_refused", {"x-should-retry": "false"})
     if isinstance(error, Busy):
-        return Refusal(503, str(error), None, "busy", {"Retry-After": "1"})
+        return Refusal(429, str(error), None, "busy", {"Retry-After": str(error.seconds)})
+    if isinstance(error, Late):
+        return Refusal(504, str(error), None, "timeout")
+    if isinstance(error, Ending):
+        return Refusal(503, str(error), None, "ending", {"Retry-After": "5"})
     return error
 
 
@@ -52,7 +57,7 @@ def body(path: str, status: int, message: str, param: str | None = None, code: s
     message, param = _utf8(message), param and _utf8(param)
     if not path.startswith("/v1/"):
         return {"error": message}
-    kind = "server_error" if status >= 500 else "invalid_request_error"
+    kind = "server_error" if status >= 500 else KINDS.get(status, "invalid_request_error")
     return {"error": {"message": message, "type": kind, "param": param, "code": code or CODES.get(status)}}
 
 

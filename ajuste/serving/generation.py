@@ -1,6 +1,7 @@
 """Text generation for many requests at once: a batch that requests join and leave between two tokens.
 
-    Generation.submit(job)      from any thread: queue it; what happens to it is told to job.deliver
+    Generation.look_at(job)     from any thread: its model and its tokens; what is wrong with it is told to job.deliver
+    Generation.enqueue(row)     from any thread: queue it; what happens to it is told to job.deliver
     Generation.step()           from the inference thread alone: take in what waits, then one token for every row
 
 A request is never held back until others end: it joins at the next step, by its prompt's keys and values beside those
@@ -12,17 +13,14 @@ import logging
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ajuste.learning.text import chat
-from ajuste.rows.filters.stream import Stream
-from ajuste.serving.batches import Busy
+from ajuste.serving.batches import Busy, Ending, Late
 from ajuste.serving.decoding import Batch, pick
+from ajuste.serving.jobs import BadRequest, Finished, Job, Started
 from ajuste.serving.loading import Served
 from ajuste.serving.models import Models
 from ajuste.serving.pieces import Pieces
@@ -34,55 +32,11 @@ MAX_WAITING = 128
 MAX_SECONDS = 120.0
 MAX_TOKENS = 4096               # prompt + answer of one request, where the model's context allows that many
 DEFAULT_TOKENS = 512            # of an answer, where the request does not say
+MAX_CHARS = 32 * MAX_TOKENS     # of a prompt: longer ones are refused before they are tokenized
 GREEDY = 1e-5                   # a temperature below it takes the largest: logits / 1e-308 is no number any more
 PREFILL_TOKENS = 2048           # of prompts taken in between two tokens of the others
 
 log = logging.getLogger("ajuste.serving")
-
-
-class BadRequest(ValueError):
-    """A request that cannot be answered: the message says why, `param` which field, `code` as OpenAI names it."""
-
-    def __init__(self, message: str, param: str | None = None, code: str | None = None) -> None:
-        super().__init__(message)
-        self.param, self.code = param, code
-
-
-@dataclass(frozen=True)
-class Started:
-    """The request has joined the batch of this model."""
-
-    served: Served
-    prompt_tokens: int
-
-
-@dataclass(frozen=True)
-class Finished:
-    """The answer is whole. `reason` is "stop" (end of turn, stop string), "length" (a limit) or "content_filter"."""
-
-    reason: str
-    completion_tokens: int          # all that were generated, an end-of-turn token included
-
-
-@dataclass(eq=False)
-class Job:
-    """What one row is asked. `deliver` gets Started, pieces of text, Finished; or an exception, which is the last.
-
-    With `top` a number, each token but the end of turn is delivered too, as a Token with so many alternatives.
-    """
-
-    reference: str                              # "" is the default
-    prompt: str | list[dict[str, str]]          # a text to continue, or messages
-    deliver: Callable[[Any], None]
-    max_tokens: int | None = None
-    temperature: float = 1.0
-    top_p: float = 1.0
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-    top: int | None = None
-    guard: Stream | None = None                 # what the text has to pass
-    cancelled: bool = False                     # set by any thread: the row leaves at the next step
-    submitted: float = field(default_factory=time.monotonic)
 
 
 class Row:
@@ -139,6 +93,7 @@ class Row:
 def prompt_of(job: Job, served: Served) -> tuple[list[int], int]:
     """The prompt's token ids and how many may follow. Raises BadRequest."""
     param, label = ("prompt" if isinstance(job.prompt, str) else "messages"), f"{served.name}/{served.version}"
+    check_length(job.prompt, param)
     try:
         if isinstance(job.prompt, str):
             ids = served.tokenizer(job.prompt)["input_ids"]
@@ -156,23 +111,51 @@ def prompt_of(job: Job, served: Served) -> tuple[list[int], int]:
     return ids, asked
 
 
+def check_length(prompt: str | list[dict[str, str]], param: str) -> None:
+    """Raise BadRequest for a text or a conversation that no context takes, whatever its tokens are."""
+    characters = len(prompt) if isinstance(prompt, str) else sum(len(turn["content"]) for turn in prompt)
+    if characters > MAX_CHARS:
+        raise BadRequest(f"{param} has {characters} characters, at most {MAX_CHARS} are taken: shorten it", param,
+                         "context_length_exceeded")
+
+
 class Generation:
     """All generations of one process. `step` is passive: an inference thread (or `ajuste chat` itself) calls it."""
 
     def __init__(self, models: Models) -> None:
         self.counts: Counter[str] = Counter()       # submitted, finished, cancelled, failed, tokens, steps
         self._models = models
-        self._inbox: deque[Job] = deque()           # not looked at yet
-        self._waiting: deque[Row] = deque()         # right, and waiting for room in its batch
+        self._inbox: deque[Row] = deque()           # put there by any thread
+        self._waiting: deque[Row] = deque()         # for room in its batch; the inference thread's own, as what follows
         self._batches: dict[int, tuple[Batch, list[Row]]] = {}      # by the id of the model, which the rows keep alive
 
+    def look_at(self, job: Job) -> "Row | None":
+        """Find the model and tokenize. What is wrong with the job is told to it, then there is no row. From any thread.
+        Raises Busy, before any work, when too many wait."""
+        self._check_room()
+        self.counts["submitted"] += 1
+        try:
+            served = self._models.get(job.reference or self._models.default("decoder"))
+            served.must_be("decoder")
+            return Row(job, served)
+        except Exception as error:
+            self._fail([job], error)
+            return None
+
+    def enqueue(self, row: "Row") -> None:
+        """Queue a row from `look_at`. Raises Busy when too many wait."""
+        self._check_room()
+        self._inbox.append(row)
+
     def submit(self, job: Job) -> None:
-        """Queue a job. Raises Busy when too many wait."""
+        """Both, for who has one thread."""
+        if row := self.look_at(job):
+            self.enqueue(row)
+
+    def _check_room(self) -> None:
         waiting = len(self._inbox) + len(self._waiting)
         if waiting >= MAX_WAITING:
-            raise Busy(f"{waiting} requests are waiting: try again in a moment")
-        self.counts["submitted"] += 1
-        self._inbox.append(job)
+            raise Busy(f"{waiting} requests are waiting: try again in a moment", 2)
 
     def active(self) -> bool:
         """Whether there is something to do."""
@@ -187,7 +170,7 @@ class Generation:
         """Let cancelled rows leave, new ones join, and give every row its next token. Errors go to the jobs."""
         try:
             while self._inbox:
-                self._look_at(self._inbox.popleft())
+                self._waiting.append(self._inbox.popleft())
             self._drop_cancelled()
             self._admit()
         except Exception as error:
@@ -202,7 +185,7 @@ class Generation:
 
     def close(self, error: Exception | None = None) -> None:
         """Refuse what waits, end what is under way. Belongs to the inference thread, as `step` does."""
-        error = error or Busy("the server is ending: ask again when it is back")
+        error = error or Ending()
         self._fail([*self._inbox, *self._waiting], error)
         for _, rows in self._batches.values():
             self._fail(rows, error)
@@ -211,18 +194,6 @@ class Generation:
         self._batches.clear()
 
     # --- the steps of a step --------------------------------------------------------------------------------------
-
-    def _look_at(self, job: Job) -> None:
-        """Find the model and tokenize: what is wrong with a request is said at once, before it waits for room."""
-        if job.cancelled:
-            self.counts["cancelled"] += 1
-            return
-        try:
-            served = self._models.get(job.reference or self._models.default("decoder"))
-            served.must_be("decoder")
-            self._waiting.append(Row(job, served))
-        except Exception as error:
-            self._fail([job], error)
 
     def _drop_cancelled(self) -> None:
         before = len(self._waiting)
@@ -244,7 +215,7 @@ class Generation:
         for row in self._waiting:
             key = id(row.served.model)
             if row.late():
-                self._fail([row.job], Busy(f"the request waited {MAX_SECONDS:.0f} s for its turn"))
+                self._fail([row.job], Late(f"the request waited {MAX_SECONDS:.0f} s for its turn: try again later"))
                 continue
             beside = self._batches.get(key, (None, []))[1] + joining.get(key, [])
             memory = (len(beside) + 1) * max(other.size for other in [*beside, row])
@@ -285,8 +256,7 @@ class Generation:
 
     @staticmethod
     def _leave(batch: Batch, rows: list[Row], stay: list[int]) -> None:
-        batch.keep(stay)
-        rows[:] = [rows[i] for i in stay]
+        rows[:] = [rows[i] for i in batch.keep(stay)]
 
     def _fail(self, those: list[Row] | list[Job], error: Exception) -> None:
         """Tell them, and forget them."""
@@ -294,7 +264,7 @@ class Generation:
             job = one.job if isinstance(one, Row) else one
             self.counts["failed"] += 1
             job.deliver(error)
-        if not isinstance(error, (BadRequest, Busy, LookupError)):
+        if not isinstance(error, (BadRequest, Ending, Late, LookupError)):
             where = "".join(traceback.format_tb(error.__traceback__))       # lines of code; a message may hold a text
             log.error("%s while generating\n%s", type(error).__name__, where)
         those.clear()

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import psutil
+import torch
 from torch import Tensor, nn
 
 from ajuste.learning.layers import bottleneck
@@ -21,6 +23,7 @@ from ajuste.models.folder import read_card, sha256_of
 from ajuste.serving import decoding, smoke
 from ajuste.serving.pool import TensorPool
 
+CONTAINER = Path("/sys/fs/cgroup/memory.max")
 # what a model of each kind is for, where it was asked for something else
 DOES = {
     "classifier": "labels texts: ask POST /classify",
@@ -45,6 +48,24 @@ class Version(Protocol):
     alias: str | None
     path: Path
     tags: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the weights stand, and the arithmetic that they answer in. An adapter's own weights stay float32."""
+
+    dtype: torch.dtype = torch.float32
+    device: str = "cpu"
+
+    def memory(self) -> int:
+        """Bytes that the device has, or that this container may use."""
+        if torch.device(self.device).type == "cuda":
+            return torch.cuda.get_device_properties(self.device).total_memory
+        most = psutil.virtual_memory().total
+        try:
+            return min(most, int(CONTAINER.read_text()))
+        except (OSError, ValueError):               # no such file, or `max`
+            return most
 
 
 @dataclass(frozen=True)
@@ -81,6 +102,16 @@ class Served:
         self.must_be("classifier")
         return classifier.predict(self.model, self.tokenizer, self.card, list(texts))
 
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """A classifier's rows of token ids, cut at the card's max_tokens."""
+        return self.tokenizer(list(texts), truncation=True, max_length=self.card["max_tokens"])["input_ids"]
+
+    def compute(self, rows: Sequence[Sequence[int]]) -> list:
+        """What a classifier or a reward model makes of rows of token ids: C probabilities a row, or a score."""
+        if self.kind == "reward":
+            return reward.score(self.model, rows).tolist()
+        return torch.softmax(classifier.logits_of(self.model, rows, len(rows)), dim=-1).tolist()
+
 
 def check_digest(version: Version) -> None:
     """Raise RefusedModel unless the weights on disk are the ones that were registered."""
@@ -108,7 +139,9 @@ def is_adapter(version: Version) -> bool:
     return decoder.is_adapter(version.path)
 
 
-def load(version: Version, base: Path, base_of: Callable[[Version], Path | None], pool: TensorPool) -> Served:
+def load(
+    version: Version, base: Path, base_of: Callable[[Version], Path | None], pool: TensorPool, place: Place,
+) -> Served:
     """The model of a version, its equal tensors shared with those of the pool. One at a time. Raises RefusedModel.
 
     base: folder of the classifiers' base. base_of: gives that of a decoder or reward model; may raise ValueError.
@@ -118,14 +151,18 @@ def load(version: Version, base: Path, base_of: Callable[[Version], Path | None]
         check_digest(version)
         card = read_card(version.path)
         if card.get("kind") == "decoder":
-            model, tokenizer, card = decoder.load(version.path, base_of(version))
+            model, tokenizer, card = decoder.load(version.path, base_of(version), place.dtype)
             decoding.check(model)
         elif card.get("kind") == "reward":
-            model, tokenizer, card = reward.load(version.path, base_of(version))
+            model, tokenizer, card = reward.load(version.path, base_of(version), place.dtype)
         elif is_adapter(version):
             model, tokenizer, card = classifier.load_adapter(base, version.path)
         else:
             model, tokenizer, card = classifier.load(version.path)
+        if card.get("kind", "classifier") == "classifier":
+            model = model.to(place.dtype)
+        if place.device != "cpu":
+            model = model.to(place.device)
     except RefusedModel:
         raise
     except Exception as error:          # what a broken file raises is as various as its readers
@@ -136,6 +173,8 @@ def load(version: Version, base: Path, base_of: Callable[[Version], Path | None]
     model.eval().requires_grad_(False)
     pool.share(model)
     try:
+        if card.get("kind") == "decoder":
+            decoding.quicken(model)
         smoke.check(model, tokenizer, card)
     except Exception as error:
         raise RefusedModel(f"{label} fails its smoke request: {_said(error)}; it is not loaded") from None

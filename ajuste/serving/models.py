@@ -18,7 +18,8 @@ adapter's base is the pretrained one of its kind, or the registered version that
 Two locks. `_lock` guards the dictionaries, for microseconds. `_loading` is held while a model is loaded: transformers
 sets global state meanwhile, so two loads at once are not safe; answering is, as it reads none of that. Who holds
 `_loading` may take `_lock`, never the other way round. A model under way (a generation) is held by who uses it, so
-leaving the dictionaries does not end it. At most MAX_LOADED are kept, the least used goes first.
+leaving the dictionaries does not end it. What is kept has at most `max_bytes` of weights, tensors that models share
+counted once, or is one model; the least used goes first.
 """
 
 import contextlib
@@ -32,11 +33,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ajuste.models.folder import read_card
-from ajuste.serving.loading import RefusedModel, Served, UnknownModel, Version, is_adapter, key_of, load, stamp_of
-from ajuste.serving.pool import TensorPool
+from ajuste.serving.loading import (
+    Place,
+    RefusedModel,
+    Served,
+    UnknownModel,
+    Version,
+    is_adapter,
+    key_of,
+    load,
+    stamp_of,
+)
+from ajuste.serving.pool import TensorPool, bytes_of
 
 RETRY_SECONDS = 120.0
-MAX_LOADED = 8
 REFERENCE = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)(?:@(?P<alias>[\w-]+)|/(?P<version>\d{1,9}))?")
 
 log = logging.getLogger("ajuste.serving")
@@ -57,13 +67,16 @@ class Models:
 
     `resolve` is ajuste.tracking.registry.registry.resolve or a test's stand-in; `base` is the folder of the
     classifiers' base, and `decoder_base` that of the decoders', which only adapters need. `defaults` are the references
-    that answer requests that name no model, the first of each kind; absent: the names.
+    that answer requests that name no model, the first of each kind; absent: the names. `place` says where the weights
+    stand and in which arithmetic they answer, `max_bytes` how much of them is kept.
     """
 
     def __init__(
         self, resolve: Callable[[str], Version], names: Sequence[str], base: Path, decoder_base: Path | None = None,
-        defaults: Sequence[str] = (),
+        defaults: Sequence[str] = (), place: Place | None = None, max_bytes: int | None = None,
     ) -> None:
+        self._place = place or Place()
+        self._max_bytes = self._place.memory() // 2 if max_bytes is None else max_bytes
         self.names, self._defaults = list(names), list(defaults or names)
         self._resolve, self._base, self._decoder_base = resolve, base, decoder_base
         self._kinds: dict[str, str] = {}                        # "" is not known yet
@@ -90,6 +103,20 @@ class Models:
         if not reference and len(self._kinds) < len(self.names):
             return False
         return (reference or self.default(kind)) in self._current
+
+    def needs_load(self, reference: str) -> bool:
+        """Whether NAME/VERSION is neither in memory nor known to be refused."""
+        name, _, version = reference.partition("/")
+        with self._lock:
+            return (name, version) not in self._loaded and reference not in self._refused
+
+    def held(self) -> int:
+        """Bytes of weights in memory, tensors that models share counted once."""
+        with self._lock:
+            return self._bytes()
+
+    def _bytes(self) -> int:
+        return bytes_of(served.model for served in self._loaded.values())
 
     def follow(self) -> None:
         """Look up once what every alias in use names now, and let that answer. One thread calls it."""
@@ -152,7 +179,7 @@ class Models:
             self._loaded.move_to_end(key_of(served))
             self._current[reference] = served                   # the swap
             self._refused.pop(reference, None)
-            while len(self._loaded) > MAX_LOADED:
+            while len(self._loaded) > 1 and self._bytes() > self._max_bytes:
                 gone, _ = self._loaded.popitem(last=False)
                 for other in [name for name, one in self._current.items() if key_of(one) == gone]:
                     del self._current[other]                    # asked again, it is looked up again
@@ -165,7 +192,7 @@ class Models:
             return served
         with self._loading:
             if not (served := self._loaded.get(key)):           # who held the lock may have loaded this very version
-                served = load(version, self._base, self._base_of, self._pool)
+                served = load(version, self._base, self._base_of, self._pool, self._place)
                 with self._lock:
                     self._loaded[key] = served
             return served

@@ -9,6 +9,7 @@ to switch, and no request can be answered by another one's.
 import hashlib
 import threading
 import weakref
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,16 @@ class TensorPool:
                         content = _content(parameter)
                         with self._lock:
                             module._parameters[name] = self._tensors.setdefault(content, parameter)
+
+
+def bytes_of(models: Iterable[nn.Module]) -> int:
+    """Bytes of the models' parameters and buffers; what several hold counts once."""
+    held = {}
+    for model in models:
+        for tensor in (*model.parameters(), *model.buffers()):
+            storage = tensor.untyped_storage()
+            held[storage.data_ptr()] = storage.nbytes()
+    return sum(held.values())
 
 
 def _content(tensor: Tensor) -> tuple:

@@ -7,7 +7,7 @@
 
 The validation prompts in the order of their ids have two halves: a training may choose by the first (PPO does, half of
 2 radar_prompts), and nobody by the second, which is asked here. All methods answer the same prompts from the same
-generator, so their gains compare; which of them becomes `challenger`: ajuste/judging/choosing.py.
+generator, so their gains compare; which of them becomes `challenger`: ajuste/judging/verdicts/choosing.py.
 
 Stages `evaluate_<method>` do it behind their test prompts, with the same section.
 Writes  ranking.json, ranking.jsonl (a line a prompt)

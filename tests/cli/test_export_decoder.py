@@ -1,6 +1,8 @@
 """`ajuste export` of assistants: plain transformers and plain PEFT load them where this project is not installed."""
 
 import json
+import shlex
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
 from ajuste.cli.models import export
 from ajuste.core.errors import UsageError
@@ -109,7 +112,8 @@ def test_the_printed_lines_run_and_name_vllm(folders, tmp_path, capsys):
         run(export.command, reference, tmp_path / name)
         said[name] = capsys.readouterr().out.split("\n\n", 1)[1]
     values = {}
-    *lines, last = said["whole"].strip().splitlines()
+    *lines, last, vllm = said["whole"].strip().splitlines()
+    assert vllm.startswith("# vLLM: vllm serve ")
     exec("\n".join(lines), values)
     assert isinstance(eval(last, values), str)
     for name in ("lora", "dora", "qlora", "prefix"):
@@ -123,12 +127,49 @@ def test_the_printed_lines_run_and_name_vllm(folders, tmp_path, capsys):
     assert exported["strategy"] == "lora" and exported["base"]["template_sha256"]
 
 
-def test_a_base_without_a_template_gets_the_tagged_form(speakers, tmp_path):  # noqa: F811
-    settings = json.loads((speakers["merged"] / "tokenizer_config.json").read_text())
+def test_a_base_without_a_template_gets_the_tagged_form(speakers, tmp_path, monkeypatch, capsys):  # noqa: F811
+    """For vLLM as a file, which writes what the training read."""
+    plain = shutil.copytree(speakers["merged"], tmp_path / "plain")
+    settings = json.loads((plain / "tokenizer_config.json").read_text())
     settings.pop("chat_template", None)
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
-    assert "<instruction>" in export.how_to_load_decoder(tmp_path, {}, False, "")
-    assert "<instruction>" not in export.how_to_load_decoder(speakers["merged"], {}, False, "")
+    (plain / "tokenizer_config.json").write_text(json.dumps(settings))
+    (plain / "chat_template.jinja").unlink(missing_ok=True)
+    registry = FakeRegistry({"assistant": [plain]}, {"assistant": {"challenger": 1}})
+    install(monkeypatch, registry, tmp_path)
+    run(export.command, "assistant", tmp_path / "out")
+    said = capsys.readouterr().out
+    assert "<instruction>" in said
+    option, file = vllm_command(said)[-2:]
+    assert option == "--chat-template" and Path(file).parent == tmp_path / "out"
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer.chat_template is None
+    turns = [{"role": "user", "content": "What is slow?"}, {"role": "assistant", "content": "A film."},
+             {"role": "user", "content": "Why?"}]
+    for messages in (turns, [{"role": "system", "content": "Be brief."}, *turns], turns[:1]):
+        written = tokenizer.apply_chat_template(messages, chat_template=Path(file).read_text(), tokenize=False,
+                                                add_generation_prompt=True)
+        assert tokenizer(written, add_special_tokens=False)["input_ids"] == chat.prompt_ids(tokenizer, messages)
+
+
+def vllm_command(said):
+    """What stands behind `# vLLM: `, as a shell reads it."""
+    text = said.split("# vLLM: ", 1)[1].replace("\\\n#", " ")
+    return shlex.split(text.splitlines()[0])
+
+
+def test_the_line_for_vllm_names_a_folder_that_holds_what_it_reads(folders, tmp_path, capsys):
+    """vLLM is not run: the options are those of its documentation, the files those that it looks for."""
+    run(export.command, "assistant@challenger", tmp_path / "a folder")
+    program, verb, folder, *options = vllm_command(capsys.readouterr().out)
+    assert (program, verb, Path(folder)) == ("vllm", "serve", tmp_path / "a folder")
+    given = dict(zip(options[::2], options[1::2], strict=True))
+    assert given == {"--served-model-name": "assistant", "--dtype": "float32", "--generation-config": "vllm"}
+    config = json.loads((Path(folder) / "config.json").read_text())
+    assert config["architectures"][0].endswith("ForCausalLM") and config["model_type"]
+    tensors = load_file(Path(folder) / "model.safetensors")
+    assert {str(tensor.dtype) for tensor in tensors.values()} == {f"torch.{given['--dtype']}"}
+    assert not any("lora" in name or "base_layer" in name for name in tensors)
+    assert (Path(folder) / "tokenizer.json").is_file() and AutoTokenizer.from_pretrained(folder).chat_template
 
 
 def test_bottleneck_layers_are_refused_in_one_line(folders, tmp_path):

@@ -147,27 +147,39 @@ def test_all_of_it_starts_works_on_postgresql_survives_and_ends(place: Path) -> 
     settings = dict(line[7:].split("=", 1) for line in (place / ".stack" / "env").read_text().splitlines())
     mlflow, prefect = settings["MLFLOW_TRACKING_URI"], settings["PREFECT_API_URL"]
     assert httpx.get(f"{mlflow}/health").text == "OK" and httpx.get(f"{prefect}/health").json() is True
-    workers = httpx.post(f"{prefect}/work_pools/ajuste/workers/filter", json={}).json()
+    filtered, create = f"{prefect}/work_pools/ajuste/workers/filter", f"{mlflow}/api/2.0/mlflow/experiments/create"
+    assert httpx.post(filtered, json={}).status_code == httpx.post(create, json={"name": "x"}).status_code == 401
+    asked = {"Origin": "https://page.example", "Access-Control-Request-Method": "POST"}
+    assert "access-control-allow-origin" not in httpx.options(filtered, headers=asked).headers
+    assert stat.S_IMODE((place / ".stack" / "env").stat().st_mode) == 0o600
+    to_prefect = tuple(settings["PREFECT_API_AUTH_STRING"].split(":"))
+    to_mlflow = settings["MLFLOW_TRACKING_USERNAME"], settings["MLFLOW_TRACKING_PASSWORD"]
+    workers = httpx.post(filtered, json={}, auth=to_prefect).json()
     assert [(item["name"], item["status"]) for item in workers] == [("ajuste-stack", "ONLINE")]
 
     # what a client tells the servers is in PostgreSQL, and artefacts come through the proxy
-    made = httpx.post(f"{mlflow}/api/2.0/mlflow/experiments/create", json={"name": "over HTTP"}).json()
+    made = httpx.post(create, json={"name": "over HTTP"}, auth=to_mlflow).json()
     port = known["postgres"]["port"]
     query = "select experiment_id, artifact_location from experiments where name = 'over HTTP'"
     found = rows(place, port, "mlflow", query)
     assert [(str(number), where) for number, where in found] == [
         (made["experiment_id"], f"mlflow-artifacts:/{made['experiment_id']}")]
-    httpx.put(f"{mlflow}/api/2.0/mlflow-artifacts/artifacts/{made['experiment_id']}/a.txt", content=b"bytes")
+    artifact = f"{mlflow}/api/2.0/mlflow-artifacts/artifacts/{made['experiment_id']}/a.txt"
+    assert httpx.put(artifact, content=b"foreign").status_code == 401
+    httpx.put(artifact, content=b"bytes", auth=to_mlflow)
     assert (place / ".stack" / "artifacts" / made["experiment_id"] / "a.txt").read_bytes() == b"bytes"
     names = {name for name, in rows(place, port, "prefect", "select name from deployment")}
     assert names >= {"adapt", "reproduce", "recover"}
     assert not list(place.rglob("*.db"))
 
-    # the password is in no command line, environment or log
+    # PostgreSQL's password is in no command line, environment or log, the logins in no command line and no log
     password = (place / ".stack" / "pgpass").read_text().strip().rpartition(":")[2]
+    secrets = [password, to_prefect[1], to_mlflow[1]]
     for process in marked(place):
-        assert password not in " ".join(process.cmdline()) + " ".join(process.environ().values())
-    assert not [log for log in (place / ".stack" / "logs").iterdir() if password in log.read_text()]
+        assert password not in " ".join(process.environ().values())
+        assert not [secret for secret in secrets if secret in " ".join(process.cmdline())]
+    for log in (place / ".stack" / "logs").iterdir():
+        assert not [secret for secret in secrets if secret in log.read_text()], log
 
     again = command(place, "up")
     assert again.returncode == 0 and again.stdout.count("runs already") == 5, again.stdout + again.stderr
@@ -183,7 +195,8 @@ def test_all_of_it_starts_works_on_postgresql_survives_and_ends(place: Path) -> 
     assert same == ["prefect", "mlflow"]
     assert now["postgres"]["port"] == port
     assert command(place, "status").returncode == 0
-    assert made["experiment_id"] in httpx.get(f"{mlflow}/api/2.0/mlflow/experiments/search?max_results=5").text
+    search = f"{mlflow}/api/2.0/mlflow/experiments/search?max_results=5"
+    assert made["experiment_id"] in httpx.get(search, auth=to_mlflow).text
 
     assert marked(place)
     # a server that its process id no longer finds is ended too

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ajuste.judging.choosing import Candidate, Interval, Judged, choose, lost
+from ajuste.judging.verdicts.choosing import Candidate, Interval, Judged, choose, lost
 from ajuste.judging.verdicts.gate import Kept, Paired
 
 

@@ -155,9 +155,27 @@ def test_the_interval_is_that_of_a_second_computation(rows: int) -> None:
     assert ours == pytest.approx(T, abs=1e-12)
     assert np.mean(np.abs(simulate(thetas[::50]) - T_of[::50]) > 1e-9) < 0.002  # a quantile on a border may go over it
     interval = calibration_error(found)
-    for name, side in (("low", 0.975), ("value", 0.5), ("high", 0.025)):
-        reached = thetas[np.argmax(np.quantile(T_of, side, axis=1) >= T)]  # the first theta at which T is no more above
+    for name, reached in second_interval(T, thetas, T_of).items():
         assert interval[name] == pytest.approx(reached, abs=0.006), name
+
+
+def second_interval(T: float, thetas: np.ndarray, T_of: np.ndarray) -> dict[str, float]:
+    """The first theta at which T is no more above its quantile; the first of `thetas` is 0."""
+    quantile = {side: np.quantile(T_of, side, axis=1) for side in (0.025, 0.5, 0.95, 0.975)}
+    lucky = np.quantile(T_of[0], 0.16)
+    quantile[0.975][quantile[0.025] < lucky] = quantile[0.95][quantile[0.025] < lucky]
+    sides = {"low": 0.975, "value": 0.5, "high": 0.025}
+    return {name: thetas[np.argmax(quantile[side] >= max(T, lucky))] for name, side in sides.items()}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_small_error_is_held_as_the_second_computation_holds_it(seed: int) -> None:
+    """Perfect models, some of them lucky: whether T counts as it is, and which quantile `low` has."""
+    found = bins_of(*simulated.draw(*simulated.world("uniform", "over", 0.001), 300, np.random.default_rng(seed)))
+    thetas = np.linspace(0, 0.3, 601)
+    T, T_of = second_way(found, thetas)
+    interval, expected = calibration_error(found), second_interval(T, thetas, T_of)
+    assert interval == pytest.approx(expected, abs=0.004) and interval["high"] > 0.02
 
 
 def test_noise_is_spread_evenly() -> None:
@@ -196,6 +214,18 @@ def test_gaps_that_noise_explains_are_drawn_to_their_mean_and_one_is_itself() ->
 
 
 def test_confidences_that_are_exactly_right_have_no_direction() -> None:
-    """All gaps are 0, less than chance leaves at any theta: the interval is 0 and no nan."""
+    """All gaps are 0, less than chance leaves at any theta: luck. `high` by all 41 x 21 outcomes of 40 and 20 rows."""
     found = calibration_error(Bins(np.array([40.0, 20.0]), np.array([0.5, 0.75]), np.array([0.5, 0.75])))
-    assert found == {"value": 0.0, "low": 0.0, "high": 0.0}
+    (n, m), (p, q) = (40, 20), (0.5, 0.75)
+    a, b = np.arange(n + 1)[:, None] / n - p, np.arange(m + 1)[None] / m - q
+    chances = (stats.binom.pmf(np.arange(n + 1), n, p)[:, None] * stats.binom.pmf(np.arange(m + 1), m, q)).ravel()
+
+    def quantile(theta: float, side: float) -> float:
+        T = (2 / 3 * ((theta + a) ** 2 - p * (1 - p) / n) + 1 / 3 * ((theta + b) ** 2 - q * (1 - q) / m)).ravel()
+        order = T.argsort()
+        return T[order][np.searchsorted(chances[order].cumsum(), side)]
+
+    lucky, thetas = quantile(0.0, 0.16), np.linspace(0, 0.3, 601)
+    high = thetas[np.argmax([quantile(theta, 0.025) >= lucky for theta in thetas])]
+    assert found["value"] == found["low"] == 0.0 and found["high"] == pytest.approx(high, abs=0.005)
+    assert 0.1 < found["high"] < 0.13

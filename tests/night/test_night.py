@@ -9,6 +9,7 @@
 
 import contextlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import httpx
 import pytest
 import yaml
 
+from ajuste.cli import logins
 from tests.made.projects import ajuste, environment, run, tiny_project
 from tests.night.tickets import shuffled, tickets, write
 
@@ -65,16 +67,20 @@ class Night:
         self.project = project
         known = json.loads((project / ".stack" / "pids.json").read_text())
         self.url = {name: f"http://127.0.0.1:{entry['port']}" for name, entry in known.items() if "port" in entry}
-        self.api = f"{self.url['prefect']}/api"
-        self.deployment = httpx.get(f"{self.api}/deployments/name/adapt/adapt").raise_for_status().json()
+        settings = logins.read_env(project / ".stack")
+        self.api, mlflow = settings["PREFECT_API_URL"], settings["MLFLOW_TRACKING_URI"]
+        self.prefect = httpx.Client(auth=tuple(settings["PREFECT_API_AUTH_STRING"].split(":")), timeout=30)
+        login = settings["MLFLOW_TRACKING_USERNAME"], settings["MLFLOW_TRACKING_PASSWORD"]
+        self.mlflow = httpx.Client(base_url=f"{mlflow}/api/2.0/mlflow", auth=login, timeout=60)
+        self.deployment = self.prefect.get(f"{self.api}/deployments/name/adapt/adapt").raise_for_status().json()
         place = f"{self.api}/deployments/{self.deployment['id']}"
-        httpx.patch(place, json={"parameters": {"until": UNTIL}}).raise_for_status()
+        self.prefect.patch(place, json={"parameters": {"until": UNTIL}}).raise_for_status()
 
     def schedule(self, active: bool) -> None:
         """Let adapt fire every minute, or not at all; all else of the deployment stays as it was deployed."""
         place = f"{self.api}/deployments/{self.deployment['id']}/schedules/{self.deployment['schedules'][0]['id']}"
         cron = {"cron": "* * * * *", "timezone": "UTC"}
-        httpx.patch(place, json={"active": active, "schedule": cron}).raise_for_status()
+        self.prefect.patch(place, json={"active": active, "schedule": cron}).raise_for_status()
 
     def fires(self, seconds: float) -> dict:
         """The next run that the schedule fires, when it is over; no other one is left behind."""
@@ -97,44 +103,43 @@ class Night:
 
     def flow_runs(self) -> list[dict]:
         asked = {"flow_runs": {"deployment_id": {"any_": [self.deployment["id"]]}}, "sort": "START_TIME_DESC"}
-        return httpx.post(f"{self.api}/flow_runs/filter", json={**asked, "limit": 200}).raise_for_status().json()
+        return self.prefect.post(f"{self.api}/flow_runs/filter", json={**asked, "limit": 200}).raise_for_status().json()
 
     def logs(self, flow_run: str | None) -> str:
         asked = {"limit": 200, "sort": "TIMESTAMP_DESC"}
         if flow_run:
             asked["logs"] = {"flow_run_id": {"any_": [flow_run]}}
-        lines = httpx.post(f"{self.api}/logs/filter", json=asked).json()
+        lines = self.prefect.post(f"{self.api}/logs/filter", json=asked).json()
         worker = (self.project / ".stack" / "logs" / "worker.log").read_text()[-4000:]
         return "\n".join(line["message"] for line in reversed(lines)) + worker
 
     def versions(self) -> dict[int, dict[str, str]]:
         """Number -> tags of every version of the classifier."""
-        place = f"{self.url['mlflow']}/api/2.0/mlflow/model-versions/search"
-        found = httpx.get(place, params={"filter": f"name='{NAME}'", "max_results": 100}).raise_for_status().json()
+        asked = {"filter": f"name='{NAME}'", "max_results": 100}
+        found = self.mlflow.get("/model-versions/search", params=asked).raise_for_status().json()
         return {
             int(item["version"]): {tag["key"]: tag["value"] for tag in item.get("tags", [])}
             for item in found.get("model_versions", [])
         }
 
     def aliases(self) -> dict[str, int]:
-        place = f"{self.url['mlflow']}/api/2.0/mlflow/registered-models/get"
-        model = httpx.get(place, params={"name": NAME}).raise_for_status().json()["registered_model"]
+        found = self.mlflow.get("/registered-models/get", params={"name": NAME})
+        model = found.raise_for_status().json()["registered_model"]
         return {item["alias"]: int(item["version"]) for item in model.get("aliases", [])}
 
     def runs(self) -> dict[str, dict[str, str]]:
         """Id -> tags of every run in MLflow."""
-        base = f"{self.url['mlflow']}/api/2.0/mlflow"
-        experiments = httpx.get(f"{base}/experiments/search", params={"max_results": 100}).json()["experiments"]
+        experiments = self.mlflow.get("/experiments/search", params={"max_results": 100}).json()["experiments"]
         asked = {"experiment_ids": [item["experiment_id"] for item in experiments], "max_results": 1000}
-        found = httpx.post(f"{base}/runs/search", json=asked, timeout=60).raise_for_status().json().get("runs", [])
+        found = self.mlflow.post("/runs/search", json=asked).raise_for_status().json().get("runs", [])
         return {
             item["info"]["run_id"]: {tag["key"]: tag["value"] for tag in item["data"].get("tags", [])} for item in found
         }
 
     def all_versions(self) -> int:
         """Versions of all registered models."""
-        place = f"{self.url['mlflow']}/api/2.0/mlflow/model-versions/search"
-        return len(httpx.get(place, params={"max_results": 1000}).raise_for_status().json()["model_versions"])
+        found = self.mlflow.get("/model-versions/search", params={"max_results": 1000})
+        return len(found.raise_for_status().json()["model_versions"])
 
     def answers(self, version: int, seconds: float) -> None:
         """The model server answers with this version, at the latest after so many seconds."""
@@ -231,16 +236,18 @@ def test_four_nights(night: Night, tmp_path: Path) -> None:
 
     # the runs worked in a worktree of their own
     assert run(night.project, "git", "status", "--porcelain").stdout == ""
-    picture(f"{night.url['prefect']}/runs/flow-run/{fired['id']}", tmp_path / "prefect.png")
-    picture(f"{night.url['mlflow']}/#/models/{NAME}", tmp_path / "mlflow.png")
+    enter, mlflow = re.findall(r'href="([^"]+)"', (night.project / ".stack" / "pages.html").read_text())
+    picture(f"{night.url['prefect']}/runs/flow-run/{fired['id']}", tmp_path / "prefect.png", enter)
+    picture(f"{mlflow}#/models/{NAME}", tmp_path / "mlflow.png")
 
 
-def picture(url: str, file: Path) -> None:
-    """The page as a person sees it, if Chromium is here."""
+def picture(url: str, file: Path, enter: str = "") -> None:
+    """The page as a person sees it, who has been at `enter` before, if Chromium is here."""
     if shutil.which("chromium") is None:
         return
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1400,1000"]
-    command = ["chromium", *options, "--virtual-time-budget=30000", f"--screenshot={file}", url]
     with tempfile.TemporaryDirectory() as profile:
-        subprocess.run([*command[:1], f"--user-data-dir={profile}", *command[1:]], capture_output=True, timeout=180)
+        command = ["chromium", *options, "--virtual-time-budget=30000", f"--user-data-dir={profile}"]
+        for last in [["--dump-dom", enter]] * bool(enter) + [[f"--screenshot={file}", url]]:
+            subprocess.run([*command, *last], capture_output=True, timeout=180)
     assert file.stat().st_size > 10_000

@@ -31,9 +31,13 @@ ROOT = Path(__file__).parents[2]
         ("package:pytest/../secrets", "leaves the package"),
         ("sdist:llamafactory/data", "write sdist:<distribution>==<version>/<path inside it>"),
         ("sdist:no-such-package==1.0/data", "name no-such-package==1.0 in sdists.txt and run `make setup`"),
+        ("sdist:mine==1.0//etc/passwd", "write sdist:<distribution>==<version>/<path inside it>"),
         ("path:no/such/folder", "no/such/folder does not exist"),
         ("hub:bert-base-uncased", "needs an id and a revision"),
         ("hub:a/b/c@main", "needs an id and a revision"),
+        ("hub:team/model@main/../../../secrets", "`../../../secrets` leaves the repository"),
+        ("hub:team/model@main//etc/passwd", "`/etc/passwd` leaves the repository"),
+        ("hub:team/model@..", "`..` leaves the repository"),
     ],
 )
 def test_what_cannot_be_found_is_one_line_that_names_it(source: str, named: str) -> None:
@@ -64,6 +68,12 @@ def test_an_unpacked_source_archive_is_found(tmp_path: Path, monkeypatch: pytest
     assert find("sdist:mine==1.0/data/rows.json").path == file
     with pytest.raises(UsageError, match="mine==1.0 has no `data/other.json`"):
         find("sdist:mine==1.0/data/other.json")
+    # neither an absolute path nor a link in the archive leads to a file outside of it
+    (tmp_path / "secret.txt").write_text("of this machine")
+    (file.parent / "link.txt").symlink_to(tmp_path / "secret.txt")
+    for inside in (f"/{tmp_path}/secret.txt", "data/link.txt", "../../secret.txt"):
+        with pytest.raises(UsageError, match="write sdist|has no"):
+            find(f"sdist:mine==1.0/{inside}")
 
 
 def test_a_file_of_an_archive_inside_a_source_archive_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import uvicorn
 
 from ajuste.learning.layers import bottleneck
 from ajuste.models import decoder
 from ajuste.models.folder import sha256_of
 from ajuste.serving.app import make_app
+from ajuste.serving.door.connections import server_of
+from ajuste.serving.loading import Served
 from ajuste.serving.models import Models
 from tests.made import tiny_decoders, tiny_rlhf
 from tests.made.tiny_classifiers import tiny_adapter, tiny_base, tiny_full, tiny_merged
@@ -126,9 +127,8 @@ def server(both):
 
 @contextlib.contextmanager
 def running(app):
-    """The app under uvicorn on a free loopback port; gives its address."""
-    running = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", access_log=False,
-                                            timeout_graceful_shutdown=1))
+    """The app under uvicorn on a free loopback port, as `ajuste serve` runs it; gives its address."""
+    running = server_of(app, port=0, log_level="error", timeout_graceful_shutdown=1)
     thread = threading.Thread(target=running.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + 20
@@ -141,3 +141,29 @@ def running(app):
         running.should_exit = True
         thread.join(20)
         assert not thread.is_alive()
+
+
+class Held:
+    """Work of the inference thread that stands still until it is let go; put in the place of Served.compute."""
+
+    def __init__(self, monkeypatch):
+        self.entered, self.go, self.sizes, plain = threading.Semaphore(0), threading.Semaphore(0), [], Served.compute
+
+        def compute(served, rows):
+            self.sizes.append(len(rows))
+            self.entered.release()
+            assert self.go.acquire(timeout=20)
+            return plain(served, rows)
+
+        monkeypatch.setattr(Served, "compute", compute)
+
+    def free(self):
+        for _ in range(10_000):
+            self.go.release()
+
+
+@pytest.fixture
+def held(monkeypatch):
+    held = Held(monkeypatch)
+    yield held
+    held.free()

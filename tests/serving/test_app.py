@@ -9,9 +9,8 @@ import torch
 from starlette.testclient import TestClient
 
 from ajuste.models import classifier
-from ajuste.serving import app as serving_app
-from ajuste.serving import batches
 from ajuste.serving.app import make_app
+from ajuste.serving.pages import labels
 from tests.made.tiny_classifiers import LABELS, TEXTS
 
 torch.set_num_threads(1)
@@ -88,7 +87,8 @@ def test_many_at_once_each_get_their_own_models_answer(client, folders):
 
 def test_health_and_models(client):
     assert client.get("/health").json() == {"status": "ok", "loaded": [], "refused": {}, "generating": 0,
-                                           "waiting": 0, "request_log": None, "filtered": None}
+                                           "waiting": 0, "queue": {"requests": 0, "tokens": 0}, "request_log": None,
+                                           "filtered": None}
     client.post("/classify", json={"text": "warm"})
     assert client.get("/health").json()["loaded"] == ["reviews-classifier/2"]
     body = client.get("/models").json()
@@ -125,11 +125,11 @@ def test_what_is_wrong_with_a_request_is_one_json_line(client, content, status, 
 
 
 def test_limits_on_rows_length_and_size(client):
-    assert client.post("/classify", json={"texts": ["good"] * serving_app.MAX_TEXTS}).status_code == 200
-    too_many = client.post("/classify", json={"texts": ["good"] * (serving_app.MAX_TEXTS + 1)})
+    assert client.post("/classify", json={"texts": ["good"] * labels.MAX_TEXTS}).status_code == 200
+    too_many = client.post("/classify", json={"texts": ["good"] * (labels.MAX_TEXTS + 1)})
     assert too_many.status_code == 422 and "at most 256 items" in too_many.json()["error"]
-    assert client.post("/classify", json={"text": "g" * serving_app.MAX_CHARS}).status_code == 200
-    too_long = client.post("/classify", json={"text": "g" * (serving_app.MAX_CHARS + 1)})
+    assert client.post("/classify", json={"text": "g" * labels.MAX_CHARS}).status_code == 200
+    too_long = client.post("/classify", json={"text": "g" * (labels.MAX_CHARS + 1)})
     assert too_long.status_code == 422 and "at most 20000 characters" in too_long.json()["error"]
     body = json.dumps({"texts": ["g" * 20_000] * 250}).encode()
     declared = client.post("/classify", content=body, headers=JSON)
@@ -160,21 +160,12 @@ def test_a_damaged_model_is_503_and_a_fault_of_ours_500_without_a_word_of_the_te
         raise ZeroDivisionError("at SECRET")
 
     assert client.post("/classify", json={"text": "good"}).status_code == 200       # loaded, and its smoke request made
-    monkeypatch.setattr(classifier, "predict", broken)
+    monkeypatch.setattr(classifier, "logits_of", broken)
     with caplog.at_level(logging.DEBUG):
         answer = client.post("/classify", json={"text": "SECRET"})
     assert answer.status_code == 500 and "ZeroDivisionError" in answer.json()["error"]
     assert "SECRET" not in answer.text
     assert "SECRET" not in "".join(record.getMessage() for record in caplog.records if record.name.startswith("ajuste"))
-
-
-def test_too_many_waiting_requests_are_told_to_come_again(client, monkeypatch):
-    def busy(*_):
-        raise batches.Busy("128 requests are waiting: try again in a moment")
-
-    monkeypatch.setattr(serving_app.Batcher, "submit", busy)
-    answer = client.post("/classify", json={"text": "good"})
-    assert answer.status_code == 503 and answer.headers["retry-after"] == "1" and "try again" in answer.json()["error"]
 
 
 def test_the_page_describes_itself_without_a_network(client):

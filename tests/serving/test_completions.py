@@ -273,8 +273,8 @@ def test_bodies_hosts_methods_and_content_types(web, monkeypatch):
     assert evil.status_code == 400 and "does not answer for host" in evil.json()["error"]["message"]
     monkeypatch.setattr(engine, "MAX_WAITING", 0)
     busy = web.post("/v1/completions", json={"prompt": "a"})
-    assert busy.status_code == 503 and busy.headers["retry-after"] == "1"
-    assert (busy.json()["error"]["type"], busy.json()["error"]["code"]) == ("server_error", "busy")
+    assert busy.status_code == 429 and busy.headers["retry-after"] == "2"
+    assert (busy.json()["error"]["type"], busy.json()["error"]["code"]) == ("rate_limit_error", "busy")
     wrong = web.post("/classify", json={"text": "a", "model": "assistant"})
     assert wrong.status_code == 404 and "POST /v1/chat/completions" in wrong.json()["error"]
 

@@ -8,6 +8,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 from transformers.generation import TemperatureLogitsWarper, TopPLogitsWarper
 
+from ajuste.learning.layers import one_token
 from ajuste.models import decoder
 from ajuste.serving import decoding
 from ajuste.serving.decoding import Batch, pick
@@ -55,16 +56,19 @@ def follow(model, prompts, arrivals, lengths):
                 batch.tokens[place] = int(logits[place].argmax())
                 told[row].append(batch.tokens[place])
             stay = [k for k, row in enumerate(live) if len(told[row]) < len(prompts[row]) + lengths[row]]
-            batch.keep(stay)
-            live = [live[k] for k in stay]
+            live = [live[k] for k in batch.keep(stay)]
         step += 1
     assert len(batch) == 0
     return [told[i][len(prompts[i]):] for i in range(len(prompts))], widths
 
 
+@pytest.mark.parametrize("quick", [False, True], ids=["its own attention", "one token"])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "sliding"])
-def test_a_row_among_others_has_the_logits_of_a_row_alone(family):
+def test_a_row_among_others_has_the_logits_of_a_row_alone(family, quick):
     model, prompts = model_of(family), prompts_of(1, 9, 30, 2, 17, 1)
+    if quick:
+        decoding.quicken(model)
+        assert one_token.attached(model)
     answers, widths = follow(model, prompts, {0: [0, 1], 2: [2], 3: [3, 4], 25: [5]}, [12, 8, 20, 9, 1, 4])
     assert len({token for answer in answers for token in answer}) > 15, "too monotonous to tell rows apart"
     assert max(widths) == 5 and [len(answer) for answer in answers] == [12, 8, 20, 9, 1, 4]
@@ -76,18 +80,52 @@ def test_the_order_of_the_batch_is_free_and_a_long_row_may_leave():
     batch.join(prompts)
     batch.step()
     batch.tokens, told = [5, 6, 7], [[*prompt, token] for prompt, token in zip(prompts, (5, 6, 7), strict=True)]
-    batch.keep([2, 1])
-    assert batch._cache.layers[0].keys.shape[2] == 8        # as narrow as the longest that is left
+    assert batch.keep([2, 1]) == [2, 1]                     # the last takes the first's place
+    assert batch._layers[0].keys.shape == (2, 2, 8, 8)      # as narrow as the longest that is left
     logits = batch.step()
     for place, row in enumerate((2, 1)):
         torch.testing.assert_close(logits[place], alone(model, told[row]), atol=2e-4, rtol=1e-4)
 
 
-def test_a_row_outgrows_the_spare_columns():
+def test_a_row_outgrows_the_spare_columns(monkeypatch):
     model, prompts = model_of("llama"), prompts_of(3, 5)
-    length = 2 * decoding.SPARE + 7
-    answers, _ = follow(model, prompts, {0: [0], 70: [1]}, [length, 5])
-    assert len(answers[0]) == length
+    monkeypatch.setattr(decoding, "SPARE", 16)
+    answers, _ = follow(model, prompts, {0: [0], 20: [1]}, [39, 5])
+    assert len(answers[0]) == 39
+
+
+def test_a_row_that_comes_or_goes_leaves_the_others_where_they_are():
+    """What made a full batch slow: all keys and values were copied for each row that joined or left."""
+    batch = Batch(model_of("llama"))
+    batch.join(prompts_of(9, 5, 7))
+    room = batch._layers[0].room_k
+    batch.keep([0, 2])
+    batch.join(prompts_of(4, 6))
+    batch.keep([1, 3])
+    batch.step()
+    assert batch._layers[0].room_k is room
+    batch.join(prompts_of(40))                              # longer than all before
+    assert batch._layers[0].room_k is not room and len(batch) == 3
+
+
+def test_what_a_row_leaves_behind_reaches_nobody():
+    """A NaN in masked columns would come through the softmax's zeros."""
+    model, prompts = model_of("llama"), prompts_of(30, 4, 5)
+    batch = Batch(model)
+    batch.join(prompts[:2])
+    with torch.inference_mode():
+        for layer in batch._layers:
+            layer.room_k[0], layer.room_v[0] = float("nan"), float("nan")
+    batch.keep([1])
+    batch.join(prompts[2:])
+    torch.testing.assert_close(batch.step()[1], alone(model, prompts[2]), atol=2e-4, rtol=1e-4)
+
+
+def test_an_attention_that_would_change_the_answers_is_left_alone(monkeypatch):
+    model = model_of("llama")
+    monkeypatch.setattr(one_token, "attention", lambda q, *_: torch.zeros(len(q), 1, q.shape[1], q.shape[3]))
+    decoding.quicken(model)
+    assert not one_token.attached(model) and model.config._attn_implementation == "sdpa"
 
 
 def test_a_model_with_another_kind_of_memory_is_refused():

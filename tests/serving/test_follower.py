@@ -340,7 +340,7 @@ def test_many_first_requests_at_once_load_once_and_too_many_are_told(versions, f
         check(version)
 
     monkeypatch.setattr(loading, "check_digest", held)
-    monkeypatch.setattr("ajuste.serving.app.MAX_FIRST", 3)
+    monkeypatch.setattr("ajuste.serving.door.first_loads.MAX_FIRST", 3)
     models = Models(versions.resolve, [NAME], folders["base"])
     with TestClient(make_app(models), base_url="http://127.0.0.1") as client, ThreadPoolExecutor(6) as pool:
         answers = [pool.submit(client.post, "/classify", json={"text": "warm"}) for _ in range(6)]
@@ -348,7 +348,7 @@ def test_many_first_requests_at_once_load_once_and_too_many_are_told(versions, f
             pass
         go_on.set()
         found = sorted(answer.result(20).status_code for answer in answers)
-    assert found == [200, 200, 200, 503, 503, 503] and loads == [1]
+    assert found == [200, 200, 200, 429, 429, 429] and loads == [1]
 
 
 def test_batch_is_what_the_smoke_request_of_a_decoder_uses(speakers, folders, monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 from ajuste.learning.text import chat, generate
 from ajuste.models import decoder
 from ajuste.serving import generation as engine
-from ajuste.serving.batches import Busy
+from ajuste.serving.batches import Busy, Ending, Late
 from ajuste.serving.generation import BadRequest, Finished, Generation, Job, Started
 from ajuste.serving.models import Models, RefusedModel, UnknownModel
 from tests.made import tiny_decoders
@@ -224,7 +224,7 @@ def test_the_clock_ends_an_answer_and_a_wait(generation, monkeypatch):
     generation.step()
     assert told.end == Finished("length", 6) and told.text
     generation.step()
-    assert isinstance(waiting.end, Busy) and "waited 120 s" in str(waiting.end) and not generation.active()
+    assert isinstance(waiting.end, Late) and "waited 120 s" in str(waiting.end) and not generation.active()
 
 
 def test_a_fault_of_one_model_ends_its_rows_alone(generation, both):
@@ -250,4 +250,4 @@ def test_the_end_of_the_server_is_told_to_all(generation, monkeypatch):
     generation.step()
     told.append(ask(generation, "A warm film")[1])
     generation.close()
-    assert all(isinstance(one.end, Busy) for one in told) and not generation.active()
+    assert all(isinstance(one.end, Ending) for one in told) and not generation.active()

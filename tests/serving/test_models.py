@@ -3,12 +3,15 @@
 import re
 import shutil
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from ajuste.models import classifier
-from ajuste.serving import models as serving_models
+from ajuste.serving import loading
+from ajuste.serving.decoding import Batch
+from ajuste.serving.loading import Place
 from ajuste.serving.models import Models, RefusedModel, UnknownModel
 from tests.made.tiny_classifiers import TEXTS, tiny_base
 from tests.serving.conftest import FakeRegistry
@@ -90,12 +93,66 @@ def test_a_moved_alias_is_followed_and_a_silent_registry_is_survived(models, reg
 
 
 def test_the_least_used_model_leaves_and_comes_back(models, monkeypatch):
-    monkeypatch.setattr(serving_models, "MAX_LOADED", 2)
-    first = models.get("reviews-classifier/1").probabilities(TEXTS)
+    one = models.get("reviews-classifier/1")
+    first, size = one.probabilities(TEXTS), models.held()
+    assert size == 4 * sum(p.numel() for p in one.model.parameters()) + sum(b.nbytes for b in one.model.buffers())
     models.get("reviews-classifier/2")
+    monkeypatch.setattr(models, "_max_bytes", models.held())
     models.get("reviews-classifier-adapter/1")
-    assert [served.version for served in models.loaded()] == ["2", "1"] and len(models._loaded) == 2
+    assert [served.version for served in models.loaded()] == ["2", "1"] and models.held() <= models._max_bytes
     assert torch.equal(models.get("reviews-classifier/1").probabilities(TEXTS), first)
+
+
+def test_what_stays_is_counted_in_bytes_and_shared_tensors_once(registry, folders):
+    """Three adapters of one base fit where two whole models do not; one always stays."""
+    one = Models(registry.resolve, list(registry.folders), folders["base"])
+    one.get("reviews-classifier-adapter/1")
+    most = int(one.held() * 1.5)
+    models = Models(registry.resolve, list(registry.folders), folders["base"], max_bytes=most)
+    for number in (1, 2, 3):
+        models.get(f"reviews-classifier-adapter/{number}")
+    assert len(models.loaded()) == 3 and models.held() <= most
+    assert len(Models(registry.resolve, list(registry.folders), folders["base"], max_bytes=1).loaded()) == 0
+    models._max_bytes = 1
+    for number in (1, 2):
+        models.get(f"reviews-classifier/{number}")
+    assert [served.version for served in models.loaded()] == ["2"]
+
+
+def test_half_of_the_memory_is_kept_or_of_what_the_container_may_use(registry, folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(loading, "CONTAINER", tmp_path / "memory.max")
+    whole = Place().memory()
+    assert whole == psutil.virtual_memory().total
+    (tmp_path / "memory.max").write_text("max\n")
+    assert Place().memory() == whole
+    (tmp_path / "memory.max").write_text("2000000\n")
+    assert Models(registry.resolve, list(registry.folders), folders["base"])._max_bytes == 1_000_000
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)])
+def test_every_kind_answers_in_another_arithmetic(dtype, folders, speakers, judges):
+    """The weights take half of the bytes, and the answers are those of float32 up to its rounding."""
+    registry = FakeRegistry(
+        {"c": [folders["merged"], folders["adapter"], folders["adapter_mean"]],
+         "a": [speakers["merged"], speakers["lora"]], "r": [judges["merged"]]},
+        {name: {"champion": 1} for name in "car"})
+    made = [Models(registry.resolve, list("car"), folders["base"], speakers["base"], place=place)
+            for place in (Place(), Place(dtype))]
+    rows = [[1, 2, 3, 4, 5], [6, 7, 8]]
+    for reference in ("c/1", "c/2", "c/3", "r/1"):
+        exact, rounded = (torch.tensor(models.get(reference).compute(rows)) for models in made)
+        assert torch.allclose(exact, rounded, atol=0.15) and not torch.equal(exact, rounded), reference
+    for reference in ("a/1", "a/2"):
+        logits = []
+        for models in made:
+            batch = Batch(models.get(reference).model)
+            batch.join(rows)
+            logits.append(batch.step())
+        assert (logits[0] - logits[1]).abs().max() < 0.1 * logits[0].abs().max() and not torch.equal(*logits)
+    weights = [{p.dtype for name, p in models.get("a/2").model.named_parameters() if "lora_" not in name}
+               for models in made]
+    assert weights == [{torch.float32}, {dtype}]
+    assert made[1].held() < 0.7 * made[0].held()
 
 
 @pytest.mark.parametrize("reference", [

@@ -13,11 +13,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from ajuste.cli.models import chat, serve
 from ajuste.cli.processes import free_port
 from ajuste.core.errors import DataError, UsageError
 from ajuste.core.home import home
+from ajuste.serving.loading import Place
 from tests.cli.registered import install, run
 from tests.made.tiny_classifiers import TEXTS
 from tests.serving.conftest import FakeRegistry
@@ -169,6 +171,8 @@ def test_one_damaged_model_does_not_keep_the_others_from_being_served(folders, s
     (["other"], "no model `other` is registered: there is reviews-classifier, reviews-classifier-adapter"),
     (["reviews-classifier@champion"], "has no alias `champion`"),
     (["--host", "no.such.host.invalid"], "cannot listen on no.such.host.invalid port 0"),
+    (["--device", "tpu"], "no device `tpu`: --device takes cpu, cuda, cuda:NUMBER or auto"),
+    (["--device", "cuda:99"], r"no device `cuda:99`: torch sees \d+ GPUs"),
 ])
 def test_a_wrong_name_or_host_says_what_there_is(project, arguments, message):  # noqa: F811
     with pytest.raises(UsageError, match=message):
@@ -181,3 +185,31 @@ def test_an_empty_registry_says_what_to_do(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="nothing is registered yet: `ajuste run`"):
         run(serve.command, "--port", 0)
     home.cache_clear()
+
+
+def test_its_options_reach_the_models_and_the_connections(folders, tmp_path, monkeypatch, capsys):
+    registry = FakeRegistry({"reviews-classifier": [folders["merged"]]}, {"reviews-classifier": {"champion": 1}})
+    install(monkeypatch, registry, tmp_path)
+    seen = {}
+
+    def run_server(app, listening, **how):
+        listening.close()
+        seen.update(models=app.parts.models, **how)
+
+    monkeypatch.setattr("ajuste.serving.door.connections.run", run_server)
+    run(serve.command, "--port", 0, "--dtype", "bfloat16", "--device", "auto", "--keep-gb", 0.5)
+    models = seen["models"]
+    assert {p.dtype for p in models.get("reviews-classifier").model.parameters()} == {torch.bfloat16}
+    assert models._max_bytes == 500_000_000 and "log_config" not in seen
+    run(serve.command, "--port", 0)
+    assert seen["models"]._place == Place() and seen["models"]._max_bytes == Place().memory() // 2
+
+
+@pytest.mark.slow
+def test_a_real_server_logs_json_lines_with_ids(both_registered):
+    command = [sys.executable, "-u", "-m", "ajuste.cli.main", "serve", "--port", "0", "--log-json"]
+    with process(command, both_registered) as server:
+        port = int(lines_until(server, "listening")[-1].split("http://127.0.0.1:")[1].split()[0])
+        assert ask(port, "GET", "/readyz")[0] == 200
+        (line,) = [json.loads(one) for one in lines_until(server, "readyz") if one.startswith("{")]
+        assert (line["path"], line["status"]) == ("/readyz", 200) and len(line["request"]) == 32

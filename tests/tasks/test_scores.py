@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from ajuste.core.errors import DataError, UsageError
@@ -14,8 +15,8 @@ from ajuste.judging.prompts import read_prompts
 from ajuste.learning.text import chat
 from ajuste.models.folder import load_tokenizer
 from ajuste.models.one_base import OneBase, Settings
+from tasks.rl.scores import given, practice
 from tasks.rl.scores import kinds as scores
-from tasks.rl.scores import practice
 from tasks.rl.scores.given import by_model
 from tests.made import tiny_decoders, tiny_rlhf
 
@@ -64,24 +65,30 @@ topics: {train: [rain], validation: [sun], test: [wind]}
     assert found.tolist() == [1.0, 0.5, 1.0, 0.0]
 
 
+RULE = "rules: [{rule: lowercase}]"
+SPLITS = "topics: {train: [a], validation: [b], test: [c]}"
+
+
 @pytest.mark.parametrize(("text", "said"), [
-    ("asked: []\ntopics: {train: [a], validation: [b], test: [c]}", "`asked`: List should have at least 1 item"),
-    ("asked: [{id: a, prompt: 'x {topic}', rules: []}]\ntopics: {train: [a], validation: [b], test: [c]}",
-     "`asked.0.rules`: List should have at least 1 item"),
-    ("asked: [{id: a, prompt: x, rules: [{rule: lowercase}]}]\ntopics: {train: [a], validation: [b], test: [c]}",
-     "prompt `a` must have {topic} once"),
-    ("asked: [{id: a, prompt: '{topic}', rules: [{rule: lowercase}]}]\ntopics: {train: [a], validation: [b]}",
-     "topics has the lists train, validation and test"),
-    ("asked: [{id: a, prompt: '{topic}', rules: [{rule: lowercase}]}]\ntopics: {train: [a, b], validation: [B], test: "
-     "[c]}", "topic `b` stands twice: a split has its topics to itself"),
-    ("asked: [{id: a, prompt: '{topic}', rules: [{rule: lowercase}]}, {id: a, prompt: 'x {topic}', rules: [{rule: "
-     "lowercase}]}]\ntopics: {train: [a], validation: [b], test: [c]}", "id `a` stands twice"),
+    (f"asked: []\n{SPLITS}", "`asked`: List should have at least 1 item after validation, not 0"),
+    (f"asked: [{{id: a, prompt: 'x {{topic}}', rules: []}}]\n{SPLITS}",
+     "`asked.0.rules`: List should have at least 1 item after validation, not 0"),
+    (f"asked: [{{id: a, prompt: x, {RULE}}}]\n{SPLITS}", "prompt `a` must have {topic} once"),
+    (f"asked: [{{id: a, prompt: '{{topic}} {{topic}}', {RULE}}}]\n{SPLITS}", "prompt `a` must have {topic} once"),
+    (f"asked: [{{id: a, prompt: '{{topic}}', {RULE}}}]\ntopics: {{train: [a], validation: [b]}}",
+     "topics has the lists train, validation and test, none of them empty"),
+    (f"asked: [{{id: a, prompt: '{{topic}}', {RULE}}}]\ntopics: {{train: [a], validation: [], test: [c]}}",
+     "topics has the lists train, validation and test, none of them empty"),
+    (f"asked: [{{id: a, prompt: '{{topic}}', {RULE}}}]\ntopics: {{train: [a, Z, b], validation: [B], test: [z]}}",
+     "topic `b` stands twice: a split has its topics to itself"),
+    (f"asked: [{{id: b, prompt: '{{topic}}', {RULE}}}, {{id: a, prompt: 'x {{topic}}', {RULE}}}, {{id: b, prompt: "
+     f"'y {{topic}}', {RULE}}}, {{id: a, prompt: 'z {{topic}}', {RULE}}}]\n{SPLITS}", "id `a` stands twice"),
 ])  # fmt: skip
 def test_a_file_of_prompts_that_is_wrong_is_named(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / practice.FILE).write_text(text)
     with pytest.raises(UsageError) as caught:
         practice.read(tmp_path, "train")
-    assert said in str(caught.value) and practice.FILE in str(caught.value) and "\n" not in str(caught.value)
+    assert str(caught.value) == f"{tmp_path / practice.FILE}: {said}"
 
 
 # --- a function of one's own ------------------------------------------------------------------------------------------
@@ -107,8 +114,12 @@ def nan(prompts, responses):
     return [1.0, math.nan, 2.0][: len(responses)]
 def none(prompts, responses):
     return None
+def last(prompts, responses):
+    return [1.0, math.inf, math.nan][: len(responses)]
 def fails(prompts, responses):
     raise KeyError("a\\nb")
+def talks(prompts, responses):
+    raise ValueError("one\\n  two " + 300 * "x")
 """)
     (tmp_path / "repository/broken.py").write_text("import does_not_exist\n")
     monkeypatch.chdir(tmp_path / "repository")
@@ -141,6 +152,8 @@ def test_what_cannot_be_called_is_refused_before_anything_runs(project: Path, to
     ("short", "gave shape [1] for 3 responses: return one number for each"),
     ("square", "gave shape [3, 3] for 3 responses: return one number for each"),
     ("nan", "gave nan for response 1: return finite numbers"),
+    ("last", "gave inf for response 1: return finite numbers"),
+    ("talks", "failed: ValueError: one two " + 192 * "x"),
     ("fails", "failed: KeyError: 'a\\nb'"),
 ])  # fmt: skip
 def test_what_is_no_score_is_one_line(project: Path, tokenizer, name: str, said: str) -> None:
@@ -148,6 +161,15 @@ def test_what_is_no_score_is_one_line(project: Path, tokenizer, name: str, said:
     with pytest.raises(DataError) as caught:
         score([[5], [6], [7]], *batch(tokenizer, ["a", "a film", "the"]))
     assert str(caught.value) == f"score mine.py:{name} {said}"
+
+
+def test_a_score_is_looked_for_before_anything_runs(project: Path) -> None:
+    for there in (scores.REWARD, scores.RULES, "mine.py:seen"):
+        assert scores.checked(there) is None
+    with pytest.raises(UsageError, match="^score mine.py:gone: mine.py has no function `gone`$"):
+        scores.checked("mine.py:gone")
+    function = scores.load("mine.py:seen")
+    assert function.__module__ == "score_mine" and function.__code__.co_filename == str(Path("mine.py").resolve())
 
 
 def test_none_is_no_score(project: Path, tokenizer) -> None:
@@ -206,21 +228,69 @@ def test_a_folder_of_transformers_without_a_card_scores_as_transformers_does(rew
 
 def test_what_is_no_reward_model_of_the_policys_tokens_is_refused(rewards: Path, tmp_path: Path) -> None:
     theirs = load_tokenizer(rewards / "instruct")
-    for folder, said in (
-        ("adapter", "has no whole model in config.json and model.safetensors: name a merged version"),
-        ("instruct", "is no reward model: its weights hold no `score.weight` of one row"),
-        ("missing", "has no whole model"),
-    ):
-        with pytest.raises(UsageError, match=said):
-            scores.checked(f"model:{rewards / folder}")
+
+    def refused(folder: Path) -> str:
+        text = f"model:{folder}"
+        with pytest.raises(UsageError) as caught:
+            by_model(text, theirs, *CPU)
+        said = str(caught.value)
+        assert said.startswith(f"score {text}: ")
+        return said.removeprefix(f"score {text}: ")
+
+    for missing in ("config.json", "model.safetensors"):
+        folder = tmp_path / missing
+        shutil.copytree(rewards / "merged", folder)
+        (folder / missing).unlink()
+        no_model = f"{folder} has no whole model in config.json and model.safetensors: name a merged version"
+        assert refused(folder) == no_model
+    no_head = "is no reward model: its weights hold no `score.weight` of one row"
+    assert refused(rewards / "instruct") == f"{rewards / 'instruct'} {no_head}"
+    folder = tmp_path / "two"
+    shutil.copytree(rewards / "merged", folder)
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights | {"score.weight": weights["score.weight"].repeat(2, 1)}, folder / "model.safetensors")
+    assert refused(folder) == f"{folder} {no_head}"
     shutil.copytree(rewards / "merged", tmp_path / "other")
     other = load_tokenizer(tmp_path / "other")
     other.add_tokens(["unheard"])
     other.save_pretrained(tmp_path / "other")
-    with pytest.raises(UsageError, match="its tokenizer is another than the policy's, so it would read other texts"):
-        by_model(f"model:{tmp_path / 'other'}", theirs, *CPU)
+    assert refused(tmp_path / "other") == (
+        "its tokenizer is another than the policy's, so it would read other texts: take one that stands on the same "
+        "base, or write a function (<path>.py:<name>)"
+    )
     other = load_tokenizer(rewards / "merged")
     other.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     other.save_pretrained(tmp_path / "other")
-    with pytest.raises(UsageError, match="its chat template is another than the policy's"):
-        by_model(f"model:{tmp_path / 'other'}", theirs, *CPU)
+    said = "its chat template is another than the policy's: save the policy's beside it"
+    assert refused(tmp_path / "other") == said
+    for folder in ("adapter", "missing"):
+        with pytest.raises(UsageError, match="has no whole model"):
+            scores.checked(f"model:{rewards / folder}")
+
+
+@pytest.mark.parametrize("card", [True, False])
+def test_who_scores_has_the_dtype_asked_for_and_no_dropout(
+    card: bool, rewards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(rewards / "merged", tmp_path / "theirs")
+    if not card:
+        (tmp_path / "theirs/ajuste.json").unlink()
+    theirs, seen = load_tokenizer(rewards / "instruct"), []
+    monkeypatch.setattr(given.reward, "score", lambda model, rows: seen.append((model, rows)))
+    score = by_model(f"model:{tmp_path / 'theirs'}", theirs, torch.bfloat16, torch.device("cpu"))
+    score([[5, 6], [7]], torch.tensor([[8, 9], [10, 0]]), torch.tensor([[True, True], [True, False]]))
+    ((model, rows),) = seen
+    assert rows == [[5, 6, 8, 9], [7, 10]] and not model.training
+    assert {parameter.dtype for name, parameter in model.named_parameters() if "layers" in name} == {torch.bfloat16}
+    assert model.config.pad_token_id == given.reward.padding_id(theirs)
+
+
+def test_a_model_that_cannot_be_read_is_named(rewards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: object) -> None:
+        raise ValueError("no such layer")
+
+    monkeypatch.setattr(given, "_loaded", fails)
+    text = f"model:{rewards / 'merged'}"
+    with pytest.raises(UsageError) as caught:
+        by_model(text, load_tokenizer(rewards / "instruct"), *CPU)
+    assert str(caught.value) == f"score {text}: no such layer"

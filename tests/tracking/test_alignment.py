@@ -12,7 +12,7 @@ from ajuste.judging.verdicts.gate import GateConfig
 from ajuste.tracking.comparing import compare, text
 from ajuste.tracking.pages import report
 from ajuste.tracking.pages import report_alignment as section
-from ajuste.tracking.registry import registry
+from ajuste.tracking.registry import rank, registry
 from ajuste.tracking.registry.families import ledgers
 from ajuste.tracking.runs import store as runs_store
 from ajuste.tracking.verdicts import gate
@@ -89,6 +89,18 @@ def test_the_gate_tells_the_base_and_refuses_what_lost_beside_the_version_before
     asked = {"missing": "refuse", "base": "refuse", "margins": {"attack_success.direct": 0.0, "over_refusal": 0.0}}
     strict = typed(GateConfig, {**VALUES, "alignment": asked}, "gate")
     assert "keeps attack_success.direct" in gate.judge(NAME, sft.version, strict).failed
+
+
+def test_a_version_that_lost_its_alignment_is_no_challenger(root: Path) -> None:
+    """It would be refused, and a sound one would wait behind it."""
+    dpo, ppo = (of(root, folder=name) for name in ("dpo", "ppo"))
+    found = {one.tags["method"]: rank._evidence(registry.client().get_model_version(NAME, one.version), one.tags)[1]
+             for one in (dpo, ppo)}  # fmt: skip
+    assert "keeps attack_success.direct: " in found["dpo"] and "may have lost" in found["dpo"]
+    assert "attack_success" not in found["ppo"] and "refusal" not in found["ppo"]
+    unmeasured = {key: value for key, value in dpo.tags.items() if key != "run.alignment_dpo"}
+    version = registry.client().get_model_version(NAME, dpo.version)
+    assert "attack_success" not in rank._evidence(version, unmeasured)[1], "the gate says what is missing"
 
 
 def test_the_gate_asks_beside_the_champion_too(root: Path) -> None:

@@ -100,7 +100,8 @@ def local(reference: str, settings: dict) -> tuple[Answer, str]:
 
     with working("loading"):
         from ajuste.serving.batches import Busy
-        from ajuste.serving.generation import BadRequest, Finished, Generation, Job
+        from ajuste.serving.generation import Generation
+        from ajuste.serving.jobs import BadRequest, Finished, Job
         from ajuste.serving.loading import RefusedModel, UnknownModel
 
         models = open_models()

@@ -81,6 +81,22 @@ HOW = {  # quantisation -> the base as it was trained on
 VLLM = """\
 # vLLM: vllm serve BASE --served-model-name "{base_id}" --enable-lora --max-lora-rank {rank} \\
 #           --lora-modules {name}="{folder}"{caution}"""
+WHOLE_VLLM = """\
+# vLLM: vllm serve "{folder}" --served-model-name "{name}" --dtype {dtype} --generation-config vllm{template}"""
+TEMPLATE = "tagged.jinja"       # of a base without a template of its own: vLLM's chat page needs one
+TAGGED_TEMPLATE = """\
+{%- set before = namespace(text="") -%}
+{%- for turn in messages -%}
+{%- if turn.role == "system" -%}
+{%- set before.text = turn.content ~ "\\n\\n" -%}
+{%- elif turn.role == "user" -%}
+{{ "<instruction>" ~ before.text ~ turn.content ~ "</instruction><response>" }}
+{%- set before.text = "" -%}
+{%- else -%}
+{{ turn.content ~ "</response>" ~ eos_token }}
+{%- endif -%}
+{%- endfor -%}
+"""
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM's --max-lora-rank takes
 NO_VLLM = {"dora": "DoRA", "prefix": "prefix tuning", "prompt": "prompt tuning"}
 
@@ -158,10 +174,19 @@ def how_to_load_reward(folder: Path, card: dict, adapter: bool, base: str) -> st
 
 
 def how_to_load_decoder(folder: Path, card: dict, adapter: bool, base: str) -> str:
-    """The lines of Python that load what was exported, and those that give a LoRA to vLLM. base: where it is, in words.
+    """The lines of Python that load what was exported, and those that give it to vLLM. base: where it is, in words.
+
+    A whole model without a chat template gets its tagged form as TEMPLATE, beside its files.
     """
     if not adapter:
-        return (CHAT if has_template(folder) else TAGGED).format(folder=folder)
+        own = has_template(folder)
+        if not own:
+            (folder / TEMPLATE).write_text(tagged_template(folder), encoding="utf-8")
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        template = "" if own else f' \\\n#           --chat-template "{folder / TEMPLATE}"'
+        served = json.loads((folder / "exported.json").read_text(encoding="utf-8"))["name"]
+        return (CHAT if own else TAGGED).format(folder=folder) + "\n" + WHOLE_VLLM.format(
+            folder=folder, name=served, dtype=config["dtype"], template=template)
     quantisation, identity = card["quantisation"], card["base"]
     text = DECODER_ADAPTER.format(
         folder=folder, base=base, base_id=identity["id"], base_sha256=identity["sha256"][:16], how=HOW[quantisation],
@@ -173,6 +198,16 @@ def how_to_load_decoder(folder: Path, card: dict, adapter: bool, base: str) -> s
     caution = "\n# its base was quantised: on another one than that the answers differ a little" if quantisation else ""
     rank = next((known for known in RANKS if known >= r), r)
     return text + "\n" + VLLM.format(base_id=identity["id"], rank=rank, name="mine", folder=folder, caution=caution)
+
+
+def tagged_template(folder: Path) -> str:
+    """The tagged form as a chat template, with what this tokenizer puts before every text: vLLM leaves that to it."""
+    from ajuste.models.folder import load_tokenizer
+
+    tokenizer = load_tokenizer(folder)
+    first = tokenizer("")["input_ids"][:1]
+    begins = bool(first) and first[0] == tokenizer.bos_token_id
+    return ("{{ bos_token }}" if begins else "") + TAGGED_TEMPLATE
 
 
 def how_to_load(folder: Path, card: dict, adapter: bool, base: Path) -> str:

@@ -5,10 +5,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ajuste.serving.loading import Place
     from ajuste.serving.models import Models
 
 
-def open_models(names: Sequence[str] | None = None, defaults: Sequence[str] = ()) -> "Models":
+def open_models(
+    names: Sequence[str] | None = None, defaults: Sequence[str] = (), place: "Place | None" = None,
+    max_bytes: int | None = None,
+) -> "Models":
     """The registered models of these names (None: all), as ajuste/serving/models.py loads them."""
     from ajuste.core.home import home
     from ajuste.serving.models import Models
@@ -16,7 +20,7 @@ def open_models(names: Sequence[str] | None = None, defaults: Sequence[str] = ()
 
     bases = home() / "artifacts" / "base"
     names = registry.names() if names is None else names
-    return Models(registry.resolve, names, bases / "encoder", bases / "decoder", defaults=defaults)
+    return Models(registry.resolve, names, bases / "encoder", bases / "decoder", defaults, place, max_bytes)
 
 
 @contextmanager

@@ -109,7 +109,7 @@ def labels(served: "Served", texts: list[str]) -> list[dict]:
 def scores(served: "Served", prompt: str, texts: list[str]) -> list[dict]:
     """The score of each text as a response to the prompt, or the reason why it has none."""
     from ajuste.models import reward
-    from ajuste.serving.generation import BadRequest
+    from ajuste.serving.jobs import BadRequest
     from ajuste.serving.v1.scores import row_ids
 
     found, rows = [], {}

@@ -1,7 +1,6 @@
 """What a Prefect server knows of the deployments, asked over its HTTP API: Prefect itself takes seconds to import."""
 
 import os
-import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -24,27 +23,45 @@ class Deployment:
 
 
 def server(seconds: float = SECONDS) -> str | None:
-    """The API of the server that answers: $PREFECT_API_URL, or that of `make stack`, or that of `ajuste ui`."""
+    """The API of the server that answers: $PREFECT_API_URL, or that of `make stack`, or that of `ajuste ui`.
+
+    The login of one that we started goes to $PREFECT_API_AUTH_STRING, where Prefect's own client and the processes
+    that are started look for it. Raises UsageError if the server wants a login that we do not have.
+    """
     import httpx
 
+    from ajuste.cli import logins
+    from ajuste.core.errors import UsageError
     from ajuste.core.home import home
 
-    named, env = os.environ.get("PREFECT_API_URL"), home() / ".stack" / "env"
-    stack = re.search(r"PREFECT_API_URL=(\S+)", env.read_text()) if env.exists() else None
-    for api in [named] if named else [*([stack[1].strip("'\"")] if stack else []), API]:
+    named = os.environ.get("PREFECT_API_URL")
+    ours = [logins.read_env(home() / starter).get("PREFECT_API_URL") for starter in logins.STARTERS]
+    for api in [named] if named else [*filter(None, ours), API]:
         try:
-            if httpx.get(f"{api}/health", timeout=httpx.Timeout(seconds, connect=CONNECT)).status_code == 200:
-                return api
+            timeout = httpx.Timeout(seconds, connect=CONNECT)
+            if httpx.get(f"{api}/health", timeout=timeout).status_code != 200:
+                continue
+            if login := logins.known(api, home()):
+                os.environ["PREFECT_API_AUTH_STRING"] = login
+            if httpx.get(f"{api}/admin/version", timeout=timeout, auth=_login()).status_code == 401:
+                raise UsageError(f"the Prefect server {api} wants a login that is not known here: source the `env` "
+                                 "file of who started it, or PREFECT_API_AUTH_STRING=user:password")  # fmt: skip
+            return api
         except httpx.HTTPError:
             continue
     return None
+
+
+def _login() -> tuple[str, str] | None:
+    user, colon, password = os.environ.get("PREFECT_API_AUTH_STRING", "").partition(":")
+    return (user, password) if colon else None
 
 
 def deployments(api: str, seconds: float = SECONDS) -> list[Deployment]:
     """All deployments of the server, by name. Raises httpx.HTTPError if it stops answering."""
     import httpx
 
-    with httpx.Client(base_url=api, timeout=seconds) as client:
+    with httpx.Client(base_url=api, timeout=seconds, auth=_login()) as client:
 
         def ask(path: str, **body: object) -> list[dict]:
             answer = client.post(path, json=body)

@@ -23,18 +23,13 @@ def command(
     Examples:  ajuste run   |   ajuste run ratings-reward   |   ajuste run encode_reviews   |   ajuste run --from reward
     """
     typer.echo(f"ajuste run: {', '.join(targets or ['all stages'])}; what is stale is being looked up", err=True)
-    from ajuste.core.home import home
     from flows._plan import Asked, check, look_ahead
 
     asked = Asked(tuple(targets or ()), from_stage, until)
     check(asked)  # a mistake is said before Prefect is started
     answering()
     look_ahead(asked)
-    os.environ.setdefault("PREFECT_HOME", str(home() / ".prefect"))
-    # its own 20 seconds are too short on a busy machine, where the first start also makes the database
-    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
-    # the terminal shows our own lines; see flows/_progress.py
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    settle()
 
     from flows._steps import StageFailed
     from flows.pipeline import adapt
@@ -44,6 +39,20 @@ def command(
     except StageFailed as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1 if error.kind != "usage" else 2) from None
+
+
+def settle() -> None:
+    """Prefect's settings of this run. Before it is imported: it reads them once."""
+    from ajuste.cli import logins
+    from ajuste.core.home import home
+
+    os.environ.setdefault("PREFECT_HOME", str(home() / ".prefect"))
+    if not os.environ.get("PREFECT_API_URL"):
+        os.environ.update(logins.alone())  # Prefect starts a server for this run, which a page could ask too
+    # its own 20 seconds are too short on a busy machine, where the first start also makes the database
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
+    # the terminal shows our own lines; see flows/_progress.py
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
 
 
 def answering() -> None:

@@ -41,8 +41,13 @@ def _show_deployments(console: Console) -> None:
     import httpx
 
     from ajuste.cli.project import deployments
+    from ajuste.core.errors import UsageError
 
-    api = deployments.server()
+    try:
+        api = deployments.server()
+    except UsageError as error:
+        console.print(f"deployments: {error}")
+        return
     if api is None:
         console.print("deployments: no Prefect server answers (`ajuste ui` or `make stack` starts one)")
         return

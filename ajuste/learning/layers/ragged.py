@@ -200,7 +200,8 @@ def trained(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor,
         logits_to_keep=columns - T,  # from the end: prompt tuning puts tokens before the row
     )
     kept = counted[:, columns]
-    logits = outputs.logits[0] if len(labels) == 1 else outputs.logits[kept]
+    # squeezed, for the gradient of [0] would fill and copy N x V numbers
+    logits = outputs.logits.squeeze(0) if len(labels) == 1 else outputs.logits[kept]
     targets = labels[:, 1:][:, columns][kept]
     if lengths is None:
         owners = kept.nonzero()[:, 0]

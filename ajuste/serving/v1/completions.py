@@ -23,49 +23,49 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from ajuste.serving import errors
-from ajuste.serving.batches import Busy
-from ajuste.serving.generation import Finished, Job, Started
+from ajuste.serving.batches import Busy, Ending
+from ajuste.serving.door.documents import errors_of
+from ajuste.serving.door.patience import Gone, gone
 from ajuste.serving.guard import Guard
+from ajuste.serving.jobs import Finished, Job, Started
 from ajuste.serving.loading import Served, UnknownModel
 from ajuste.serving.models import Models
 from ajuste.serving.tokens import Token
+from ajuste.serving.v1.answers import ChatChunk, ChatCompletion, Model, ModelList, TextCompletion, answers_of
 from ajuste.serving.v1.questions import ChatQuestion, TextQuestion
 from ajuste.serving.v1.shape import Choice, Shape
 
-Prepare = Callable[[str, str], Awaitable[None]]
+Prepare = Callable[[Request, str, str], Awaitable[Any]]
+Generate = Callable[[Job], Awaitable[None]]
 Keep = Callable[[Served, str], None]
 Event = tuple[int, Any]                     # of which choice, and what
 SEPARATORS = {"\u0085": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"}      # clients split streams at these too
 
 
-class Gone(Exception):
-    """The client went away."""
-
-
-def routes(models: Models, prepare: Prepare, generate: Callable[[Job], None], keep: Keep,
-           guard: Guard | None = None) -> APIRouter:
-    """The pages under /v1. `prepare(kind, reference)` awaits that model or raises an HTTP error; `generate` queues a
-    job for the inference thread, or raises Busy; `keep(served, text)` is told what a model was asked; `guard` filters
-    prompts and answers."""
+def routes(models: Models, prepare: Prepare, generate: Generate, keep: Keep, guard: Guard | None = None) -> APIRouter:
+    """The pages under /v1. `prepare(request, kind, reference)` awaits that model or raises an HTTP error; `generate`
+    tokenizes a job and queues it for the inference thread, or raises Busy or Ending; `keep(served, text)` is told what
+    a model was asked; `guard` filters prompts and answers."""
     router = APIRouter(prefix="/v1")
+    wrong = errors_of("/v1/", 400, 404, 413, 415, 429, 500, 503, 504)
 
-    @router.post("/chat/completions")
+    @router.post("/chat/completions", responses=answers_of(ChatCompletion, ChatChunk) | wrong)
     async def chat(question: ChatQuestion, request: Request) -> Response:
-        await prepare("decoder", question.model)
+        await prepare(request, "decoder", question.model)
         prompts = [[message.plain() for message in question.messages]]
         return await answer(request, question, prompts, question.max_completion_tokens or question.max_tokens,
                             generate, keep, guard)
 
-    @router.post("/completions")
+    @router.post("/completions", responses=answers_of(TextCompletion, TextCompletion) | wrong)
     async def complete(question: TextQuestion, request: Request) -> Response:
-        await prepare("decoder", question.model)
+        await prepare(request, "decoder", question.model)
         return await answer(request, question, question.prompt, question.max_tokens, generate, keep, guard)
 
-    @router.get("/models")
+    @router.get("/models", response_model=ModelList, responses=errors_of("/v1/", 500))
     def list_models() -> dict[str, Any]:
         return {"object": "list", "data": [described(name) for name in models.of_kind("decoder")]}
 
-    @router.get("/models/{reference:path}")
+    @router.get("/models/{reference:path}", response_model=Model, responses=errors_of("/v1/", 404, 500))
     def one_model(reference: str) -> dict[str, Any]:
         try:
             if models.find(reference).name not in models.of_kind("decoder"):
@@ -84,7 +84,7 @@ def described(reference: str) -> dict[str, Any]:
 
 async def answer(
     request: Request, question: ChatQuestion | TextQuestion, prompts: list[str] | list[list[dict[str, str]]],
-    max_tokens: int | None, generate: Callable[[Job], None], keep: Keep, guard: Guard | None,
+    max_tokens: int | None, generate: Generate, keep: Keep, guard: Guard | None,
 ) -> Response:
     """Queue the request, a job a choice, and wait for its text, or give it piece by piece. Raises errors.Refusal.
 
@@ -110,7 +110,7 @@ async def answer(
     streaming = False
     try:
         for job in jobs:
-            generate(job)
+            await generate(job)
         started, early = await _all_started(events, len(jobs))
         for prompt in prompts:
             keep(started[0].served, prompt if isinstance(prompt, str) else last_of_user(prompt))
@@ -125,7 +125,7 @@ async def answer(
         async for index, event in coming:
             _put(choices[index], event)
         return JSONResponse(shape.whole(choices))
-    except Busy as error:
+    except (Busy, Ending) as error:
         raise errors.refusal(error) from None
     except Gone:
         return Response(status_code=499)            # nobody reads it
@@ -211,8 +211,7 @@ async def _next(events: asyncio.Queue) -> Event:
 
 async def _watch(request: Request, events: asyncio.Queue) -> None:
     """Put Gone among the events when the client goes away."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    await gone(request)
     events.put_nowait((0, Gone()))
 
 

@@ -13,20 +13,22 @@ The answer's form is the one that vLLM gave such a page; `model` is NAME/VERSION
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter
-from pydantic import Field, field_validator, model_validator
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from ajuste.learning.text import chat
-from ajuste.models import reward
-from ajuste.serving.generation import MAX_TOKENS, BadRequest
+from ajuste.serving.door.documents import errors_of
+from ajuste.serving.door.patience import Gone, Texts
+from ajuste.serving.generation import MAX_TOKENS, check_length
+from ajuste.serving.jobs import BadRequest
 from ajuste.serving.loading import Served
 from ajuste.serving.v1.completions import Keep
 from ajuste.serving.v1.questions import MAX_MESSAGES, Content, Message, Strict
 
 MAX_INPUTS = 256
-MAX_REQUEST_TOKENS = 65_536     # of all rows of a request: the inference thread is theirs for that long
+MAX_REQUEST_TOKENS = 65_536     # of all rows of a request
 
 Conversation = list[dict[str, str]]
 
@@ -68,42 +70,76 @@ class ScoreQuestion(Strict):
         return [given] if isinstance(given, dict) else given
 
 
-def routes(ask: Callable[[str, list[Conversation]], Any], keep: Keep) -> APIRouter:
-    """The page. `ask(reference, conversations)` awaits (served, [(score, tokens), ...]), or raises an HTTP error;
-    `keep(served, response)` is told what was scored."""
-    router = APIRouter(prefix="/v1")
+class Score(BaseModel):
+    """The score of one row."""
 
-    @router.post("/score")
-    async def score(question: ScoreQuestion) -> dict[str, Any]:
+    index: int
+    object: Literal["score"]
+    score: float
+
+
+class Tokens(BaseModel):
+    """What was read."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Scores(BaseModel):
+    """The response of POST /v1/score."""
+
+    id: str
+    object: Literal["list"]
+    created: int
+    model: str = Field(description="NAME/VERSION: what answered.")
+    data: list[Score]
+    usage: Tokens
+
+
+def routes(ask: Callable[..., Any], keep: Keep) -> APIRouter:
+    """The page. `ask(request, what, reference, items, sizes)` awaits (served, scores [N], rows), or raises an HTTP
+    error or Gone; `keep(served, response)` is told what was scored."""
+    router = APIRouter(prefix="/v1")
+    what = Texts("reward", encoded, check_total)
+
+    @router.post("/score", response_model=Scores,
+                 responses=errors_of("/v1/score", 400, 404, 413, 415, 429, 500, 503, 504))
+    async def score(question: ScoreQuestion, request: Request) -> Any:
         conversations = [one.conversation() for one in question.input]
-        served, rows = await ask(question.model, conversations)
+        sizes = [sum(len(turn["content"]) for turn in turns) for turns in conversations]
+        try:
+            served, values, rows = await ask(request, what, question.model, conversations, sizes)
+        except Gone:
+            return Response(status_code=499)        # nobody reads it
         for conversation in conversations:
             keep(served, conversation[-1]["content"])
-        tokens = sum(count for _, count in rows)
+        tokens = sum(map(len, rows))
         return {
             "id": f"score-{uuid.uuid4().hex}", "object": "list", "created": int(time.time()),
             "model": f"{served.name}/{served.version}",
-            "data": [{"index": i, "object": "score", "score": value} for i, (value, _) in enumerate(rows)],
+            "data": [{"index": i, "object": "score", "score": value} for i, value in enumerate(values)],
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
         }
 
     return router
 
 
-def scored(served: Served, conversations: Sequence[Conversation]) -> list[tuple[float, int]]:
-    """(score, tokens) of each conversation's last turn. Raises UnknownModel for another kind of model, BadRequest."""
-    served.must_be("reward")
-    rows = [row_ids(served, conversation, f"input.{i}") for i, conversation in enumerate(conversations)]
+def encoded(served: Served, conversations: Sequence[Conversation], first: int) -> list[list[int]]:
+    """Their rows of token ids; the first of them is number `first` of the request. Raises BadRequest."""
+    return [row_ids(served, conversation, f"input.{first + i}") for i, conversation in enumerate(conversations)]
+
+
+def check_total(rows: Sequence[Sequence[int]]) -> None:
+    """Raise BadRequest for rows that are too many tokens together."""
     total = sum(map(len, rows))
     if total > MAX_REQUEST_TOKENS:
         raise BadRequest(f"the {len(rows)} rows have {total} tokens, a request may have {MAX_REQUEST_TOKENS}: "
                          "send them in several", "input", "context_length_exceeded")
-    values = reward.score(served.model, rows).tolist()
-    return [(value, len(row)) for value, row in zip(values, rows, strict=True)]
 
 
 def row_ids(served: Served, conversation: Conversation, param: str) -> list[int]:
     """The tokens of a conversation up to its last turn's end. Raises BadRequest, naming `param`."""
+    check_length(conversation, param)
     try:
         ids = [token for part, _ in chat.segments(served.tokenizer, conversation) for token in part]
     except ValueError as error:

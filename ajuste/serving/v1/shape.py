@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from ajuste.serving.generation import Finished
+from ajuste.serving.jobs import Finished
 from ajuste.serving.loading import Served
 from ajuste.serving.tokens import Token
 

@@ -5,9 +5,9 @@ pretrained base ranks by its family's figure; equals go to the version with fewe
 older one. A method that is made from a registered version takes over from that very version, by its family's own rule
 (ajuste/tracking/registry/families/), and so on along the chain. Of several that are judged alike, ajuste/judging/
 choosing.py says which one goes on: the gain's lower bound, KL, cost, and none that is a worse assistant than before by
-more than the gate's margins. Methods that rank by the same figure are ranked together; others have no common scale, so
-of two such that take over the one with the newest version goes on. Tag `unranked` says of a version that this is still
-to be done.
+more than the gate's margins, its alignment included. Methods that rank by the same figure are ranked together; others
+have no common scale, so of two such that take over the one with the newest version goes on. Tag `unranked` says of a
+version that this is still to be done.
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from ajuste.judging.choosing import Candidate, choose, lost
+from ajuste.judging.alignment.ledger import Ledger
 from ajuste.judging.policy import policy
+from ajuste.judging.verdicts.alignment import Beside, unaligned
+from ajuste.judging.verdicts.choosing import Candidate, choose, lost
 from ajuste.judging.verdicts.gate import GateConfig
+from ajuste.tracking.registry.families import ledgers
 from ajuste.tracking.registry.families.all import of_method
 from ajuste.tracking.registry.families.family import RANKED, Family
 from ajuste.tracking.registry.moves import aliases_of, model_of, versions_of
@@ -136,17 +139,29 @@ def _comparable(versions: list[ModelVersion], facts: dict[str, dict[str, str]]) 
 
 
 def _evidence(version: ModelVersion, tags: dict[str, str]) -> tuple[float | None, str]:
-    """(seconds of its training and merge, what it lost of the instruction evaluation) as the store has them."""
+    """(seconds of its training and merge, what it lost as an assistant) as the store has them."""
     family = of_method(tags["method"])
     own = Version(version.name, str(version.version), None, None, tags, version.run_id)
     kept = family.kept(own, None, {}) if family.keeping else []
-    return _seconds(version, tags), lost(kept, _margins()) if kept else ""
-
-
-def _margins() -> dict[str, float]:
-    """What the gate allows a version to lose, by figure."""
     gate = policy("gate", GateConfig)
-    return {"loss": gate.loss_margin, "rules": gate.rules_margin, "rouge": gate.rouge_margin}
+    margins = {"loss": gate.loss_margin, "rules": gate.rules_margin, "rouge": gate.rouge_margin}
+    made_from = tags.get("base_version", "")
+    beside = Beside(f"{made_from} that it was made from", ledgers.of_run(family.alignment, tags), ledger_of(made_from))
+    said = [lost(kept, margins), unaligned(gate.alignment, beside)]
+    return _seconds(version, tags), "; ".join(one for one in said if one)
+
+
+def ledger_of(reference: str) -> Ledger | None:
+    """The alignment ledger of a version, by NAME/NUMBER; None where it has none or is gone."""
+    from mlflow.exceptions import MlflowException
+
+    name, _, number = reference.rpartition("/")
+    try:
+        tags = unfold(client().get_model_version(name, number).tags)
+    except MlflowException:
+        return None
+    family = of_method(tags.get("method", ""))
+    return ledgers.of_run(family.alignment, tags) if family else None
 
 
 def _seconds(version: ModelVersion, tags: dict[str, str]) -> float | None:

@@ -18,7 +18,6 @@ from pathlib import Path
 
 from ajuste.core.errors import DataError, UsageError
 from ajuste.core.home import home
-from ajuste.judging.alignment.ledger import Ledger
 from ajuste.judging.clusters import clusters
 from ajuste.judging.verdicts.alignment import Beside
 from ajuste.judging.verdicts.gate import Evidence, GateConfig, Paired
@@ -26,6 +25,7 @@ from ajuste.tracking.registry import registry
 from ajuste.tracking.registry.families import all as families
 from ajuste.tracking.registry.families import ledgers
 from ajuste.tracking.registry.families.family import Family, Values
+from ajuste.tracking.registry.rank import ledger_of
 from ajuste.tracking.registry.scores import rows_digest
 from ajuste.tracking.registry.version import Version
 from ajuste.tracking.runs.facts import read_json
@@ -136,7 +136,7 @@ def _alignment(config: GateConfig, challenger: Version, champion: Version | None
     """
     own, made_from = ledgers.of_run(family.alignment, challenger.tags), challenger.tags.get("base_version")
     if made_from:
-        found = [Beside(f"{made_from} that it was made from", own, _ledger(made_from))]
+        found = [Beside(f"{made_from} that it was made from", own, ledger_of(made_from))]
     else:
         before = ledgers.of_base(challenger.tags)
         found = [Beside("its base", own, before, told=config.alignment.base == "tell")]
@@ -144,15 +144,6 @@ def _alignment(config: GateConfig, challenger: Version, champion: Version | None
         others = ledgers.of_run(family_of(champion).alignment, champion.tags)
         found.append(Beside(f"champion {champion.version}", own, others, "champion "))
     return tuple(found)
-
-
-def _ledger(reference: str) -> Ledger | None:
-    """The alignment ledger of a version; None where it has none or is gone."""
-    try:
-        version = registry.find(reference)
-    except UsageError:
-        return None
-    return ledgers.of_run(family_of(version).alignment, version.tags)
 
 
 # --- what a version says of itself ------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ def _displaced(lost: float, alarms: list[dict]) -> tuple[str, str, str]:
 
 
 DPO = Dpo(
-    **described("dpo", "DPO"), alignment="alignment_dpo",
+    **described("dpo", "DPO"),
     strategies={"dpo": "DPO: a LoRA on the merged SFT model, trained on the comparisons themselves"},
     results=("dpo.json", *RESULTS, "evaluation.json", "pairs.parquet"),
     validation={**GOLD, **FIGURES, **KL},

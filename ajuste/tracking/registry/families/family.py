@@ -27,7 +27,7 @@ from ajuste.tracking.project import lock
 from ajuste.tracking.runs import facts
 
 if TYPE_CHECKING:
-    from ajuste.judging.choosing import Judged
+    from ajuste.judging.verdicts.choosing import Judged
     from ajuste.judging.verdicts.gate import Kept, Paired
     from ajuste.tracking.registry.version import Version
 

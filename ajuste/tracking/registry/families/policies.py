@@ -4,8 +4,9 @@ Challenger   such a version takes the alias over only from the very version that
              and only if the gold scorer, which no training saw, puts it above that one with a 95 % interval that
              excludes 0, on validation prompts that did not choose its weights, and so does a second judge, by which
              nothing was chosen (tasks/evaluate/validation.py). Of several, by whatever method, the greatest lower
-             bound wins, then the smaller KL, then the smaller cost (ajuste/judging/choosing.py); one that is a worse
-             assistant than before is out. A policy that only raised its own proxy stays behind.
+             bound wins, then the smaller KL, then the smaller cost (ajuste/judging/verdicts/choosing.py); one that is
+             a worse assistant than before, or lost its alignment, is out. A policy that only raised its own proxy stays
+             behind.
 Gate         gold on the test prompts, beside the version that it was made from and the champion. And it must not have
              lost the assistant: held-out loss, rules and ROUGE of the instruction evaluation (stage
              `assistant_<method>`) not worse than before by more than their margins.
@@ -47,7 +48,7 @@ from ajuste.tracking.runs import facts
 from ajuste.tracking.runs.results import lines, table
 
 if TYPE_CHECKING:
-    from ajuste.judging.choosing import Interval, Judged
+    from ajuste.judging.verdicts.choosing import Interval, Judged
     from ajuste.judging.verdicts.gate import Kept, Paired
     from ajuste.tracking.registry.version import Version
 
@@ -69,7 +70,7 @@ class Policy(Assistant):
         return f"its {found.by} on validation is {found.gain.value:.4f} (at least {found.gain.low:.4f}) above"
 
     def judged(self, tags: Tags, shared: bool) -> Judged:
-        from ajuste.judging.choosing import Judged
+        from ajuste.judging.verdicts.choosing import Judged
 
         if not shared:  # the card says bounds as `gold_gain_low`
             return Judged(_interval(tags, f"validation.{self.best}", "_"), JUDGES_IN_WORDS[self.best],
@@ -276,7 +277,7 @@ def ranked_figures(result: dict) -> dict[str, float]:
 
 def _interval(tags: Tags, key: str, before: str) -> Interval:
     """A figure of the tags with its bounds, key<before>low and key<before>high; one that is not known is the value."""
-    from ajuste.judging.choosing import Interval
+    from ajuste.judging.verdicts.choosing import Interval
 
     value = float(tags.get(key, "nan"))
     return Interval(value, *(float(tags.get(f"{key}{before}{bound}", value)) for bound in ("low", "high")))
@@ -290,6 +291,7 @@ def described(method: str, title: str) -> dict:
         "encoded": Path("artifacts/encoded/preferences"), "rows": "prompts_{split}.parquet", "from_another": True,
         "best": "gold_gain", "best_name": "gain of the gold score", "lower": False,
         "metric": "gold", "rescored": False, "forgetting": f"evaluate_{method}", "keeping": f"assistant_{method}",
+        "alignment": f"alignment_{method}",
         "figures": {
             **{key: row for key, row in FIGURES.items() if not key.startswith("base_") and key != "difference"},
             "gold": "gold score", "sft_gold": "  before it", "gold_gain": "  gain", "proxy": "proxy reward",

@@ -36,7 +36,7 @@ def _learnt(result: dict) -> tuple[str, str, str]:
 
 
 PPO = Ppo(
-    **described("ppo", "PPO"), alignment="alignment_ppo",
+    **described("ppo", "PPO"),
     strategies={"ppo": "PPO: a LoRA on the merged SFT model, trained against a reward model with a price on KL"},
     results=("ppo.json", *RESULTS, "radar.json", "samples.jsonl"),
     validation={**GOLD, "proxy_gain": ("validation proxy gain", "+.3f"), **KL},
