@@ -15,13 +15,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from ajuste.core.check import check_params
 from ajuste.core.errors import UsageError
 from ajuste.core.home import home
 from ajuste.core.params import lookup, read_yaml
 from ajuste.core.stages import split_name, stage_names
 from ajuste.judging.policy import check_policy
 from ajuste.tracking.project import dvc, lock, raw_data
+from ajuste.tracking.project.check import check_params
 from ajuste.tracking.registry.families.all import FAMILIES
 from flows._progress import console
 

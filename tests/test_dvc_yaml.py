@@ -4,11 +4,11 @@
 import pytest
 import yaml
 
-from ajuste.core.check import config_type_of, keys_of
 from ajuste.core.imports import ROOT
 from ajuste.core.params import parse_yaml, section
 from ajuste.core.stages import split_name
 from ajuste.tracking.project import deps
+from ajuste.tracking.project.check import config_type_of, keys_of
 
 # the scores before and after come from one section
 ALSO = {name: {also} for method in ("ppo", "dpo")

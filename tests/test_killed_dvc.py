@@ -8,19 +8,65 @@ from pathlib import Path
 
 import pytest
 
-from tests.made.projects import environment, run, tiny_project
+from tests.made.projects import ROOT, environment, run, tiny_project
 
 MOMENTS = 10
 STAGE = "classify_lora"
 DYING = Path(__file__).parent / "made" / "dying_dvc.py"
 
 
+TOY = """
+from pathlib import Path
+from ajuste.core.checkpoints import last_complete, seal
+from ajuste.core.params import Config
+from ajuste.core.stage import start
+
+class ToyConfig(Config):
+    pass
+
+def main():
+    with start("classify_lora", ToyConfig) as stage:
+        if last_complete(stage.checkpoints) is None:
+            folder = stage.checkpoints / "checkpoint-3"
+            folder.mkdir()
+            (folder / "weights").write_text("trained")
+            seal(folder)
+        out = Path("artifacts/adapters/classify_lora")
+        out.mkdir(parents=True)
+        for number in range(20):
+            (out / f"{number}").write_text(str(number))
+
+if __name__ == "__main__":
+    main()
+"""
+DVC = (sys.executable, "-P", "-m", "dvc", "repro")
+
+
+@pytest.mark.slow
+def test_a_toy_is_not_trained_again_whenever_dvc_dies(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "toy.py").write_text(TOY)
+    (project / "ajuste").symlink_to(ROOT / "ajuste")
+    compute = "{dtype: float32, device: cpu, threads: 1, seed: 0}"
+    (project / "params.yaml").write_text(f"compute: {compute}\nclassify: {{lora: {{}}}}\n")
+    (project / "dvc.yaml").write_text("stages:\n  classify_lora: {cmd: python -m toy, deps: [toy.py], "
+                                      "params: [compute], outs: [artifacts/adapters/classify_lora]}\n")
+    run(project, "git", "init", "--quiet")
+    run(project, *DVC[:-1], "init", "-q")
+    (project / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
+    dies_at_ten_moments(project, tmp_path / "kept")
+
+
 @pytest.mark.slow
 def test_no_training_is_repeated_whenever_dvc_dies(tmp_path: Path) -> None:
     project = tiny_project(tmp_path / "project")
-    dvc = (sys.executable, "-P", "-m", "dvc", "repro")
-    run(project, *dvc, "encode_reviews")
+    run(project, *DVC, "encode_reviews")
     shutil.rmtree(project / ".checkpoints")
+    dies_at_ten_moments(project, tmp_path / "kept")
+
+
+def dies_at_ten_moments(project: Path, kept: Path) -> None:
     begun = (project / "dvc.lock").read_bytes()
     checkpoints = project / ".checkpoints"
     dying(project, 0)
@@ -29,7 +75,6 @@ def test_no_training_is_repeated_whenever_dvc_dies(tmp_path: Path) -> None:
     expected = (project / "dvc.lock").read_bytes()
     trained = files(checkpoints)
     assert trained, "the stage left the checkpoints that it goes on from"
-    kept = tmp_path / "kept"
     subprocess.run(["cp", "-a", str(checkpoints), str(kept)], check=True)
     for number in range(MOMENTS):
         moment = 1 + number * (steps - 1) // (MOMENTS - 1)
@@ -38,7 +83,7 @@ def test_no_training_is_repeated_whenever_dvc_dies(tmp_path: Path) -> None:
         subprocess.run(["cp", "-a", str(kept), str(checkpoints)], check=True)
         (project / "dvc.lock").write_bytes(begun)  # younger than the end of the stage, but without it
         assert dying(project, moment) == -signal.SIGKILL, moment
-        run(project, *dvc, "--single-item", STAGE)
+        run(project, *DVC, "--single-item", STAGE)
         assert (project / "dvc.lock").read_bytes() == expected, moment
         assert files(checkpoints) == trained, f"killed at step {moment} of {steps}: it was trained again"
 

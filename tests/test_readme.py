@@ -17,8 +17,8 @@ import typer
 
 from ajuste.cli.main import app
 from ajuste.cli.project.preset import apply
-from ajuste.core.check import check_params
 from ajuste.core.imports import ROOT
+from ajuste.tracking.project.check import check_params
 from tests.made.projects import environment
 from tests.test_docs import PAGES, code
 

@@ -13,12 +13,12 @@ import psutil
 import pytest
 
 from ajuste.core import checkpoints
-from ajuste.core.check import check_params
 from ajuste.core.checkpoints import ENDED
 from ajuste.core.errors import UsageError
 from ajuste.core.params import Config, lookup, read_yaml, section, typed
 from ajuste.core.stages import key_of, md5_of, stage_key
 from ajuste.tracking.project import dvc, lock
+from ajuste.tracking.project.check import check_params
 
 ROOT = Path(__file__).parents[2]
 

@@ -174,7 +174,7 @@ def test_a_mistake_is_one_line_without_heavy_imports(recorded: Path, file: str, 
 
 
 def test_a_section_is_typed_unless_the_lock_vouches_for_it(recorded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ajuste.core import check
+    from ajuste.tracking.project import check
 
     typed, config_type_of = [], check.config_type_of
     monkeypatch.setattr(check, "config_type_of", lambda name: typed.append(name) or config_type_of(name))

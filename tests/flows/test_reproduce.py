@@ -1,7 +1,5 @@
 """The weekly proof: which results it makes again, and that it fails after all were tried."""
 
-from types import SimpleNamespace
-
 import pytest
 
 from ajuste.tracking.again.outs import DIFFERENT, EQUAL, Out
@@ -20,7 +18,7 @@ def test_the_champion_of_each_served_name_else_head(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(reproduce.proof, "reproduce", make)
     monkeypatch.setattr(reproduce, "create_markdown_artifact", lambda key, markdown: written.append(markdown))
     monkeypatch.setattr(reproduce.registry, "names", lambda: list(aliases))
-    monkeypatch.setattr(reproduce.registry, "versions", lambda name: [SimpleNamespace(aliases=aliases[name])])
+    monkeypatch.setattr(reproduce.registry, "by_alias", lambda name, alias: name if alias in aliases[name] else None)
     assert "bit-equal" in reproduce.reproduce.fn()
     assert tried == ["models:/assistant@champion"]
     aliases["assistant"] = ()

@@ -88,7 +88,7 @@ def gate(section: dict, out: Path) -> dict:
     verdict = judging.Verdict("m", "2", None, rules(config, known), "today")
     asked = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(judging.registry, "versions", lambda name: [])
+        patch.setattr(judging.registry, "by_alias", lambda name, alias: None)
         patch.setattr(judging.promotion, "rolled_back", lambda name: [])
         patch.setattr(judging.promotion, "move", lambda *args, **more: SimpleNamespace(before=None))
         patch.setattr(_gate, "PREFECT_API_URL", SimpleNamespace(value=lambda: "http://127.0.0.1:1"))

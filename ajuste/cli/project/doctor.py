@@ -91,9 +91,9 @@ def assets() -> Iterator[Line]:
 
 
 def params() -> Iterator[Line]:
-    from ajuste.core.check import check_params
     from ajuste.core.errors import UsageError
     from ajuste.judging.policy import check_policy
+    from ajuste.tracking.project.check import check_params
 
     try:
         check_params()

@@ -52,7 +52,8 @@ def register_all(parent: str | None = None, stages: Collection[str] | None = Non
 
     Raises DataError if a merged model has no passing proof; the other models are registered all the same.
     """
-    return [_version(client().get_model_version(name, number)) for name, number in _register_all(parent, stages)]
+    made = [client().get_model_version(name, number) for name, number in _register_all(parent, stages)]
+    return [_version(item, item.aliases) for item in made]
 
 
 def names() -> list[str]:

@@ -10,11 +10,11 @@ import json
 import math
 from pathlib import Path
 
-from ajuste.core.check import config_type_of
 from ajuste.core.errors import UsageError
 from ajuste.core.params import Compute, lookup, parse_yaml, read_yaml, section, typed
 from ajuste.core.stages import definition, split_name, stage_names
 from ajuste.tracking.project import lock
+from ajuste.tracking.project.check import config_type_of
 from ajuste.tracking.registry.families.all import of_stage
 from ajuste.tracking.registry.families.family import Family
 
