@@ -2,7 +2,7 @@
 
     python -m benchmarks.plan [--kinds lora ppo] [--sizes small] [--threads 1] [--out docs/measured/plan.md]
 
-Each training is a process of its own (benchmarks/sides/plan.py): random weights, random rows, three optimiser steps
+Each training is a process of its own (benchmarks/sides/plan.py): random weights, random rows, two optimiser steps
 (PPO: two updates). Measured is the largest resident memory of the training, loading included, above what it was before;
 the allocator is glibc's. The plan is made from params.yaml and the same folders, as `ajuste plan STAGE` makes it.
 """
@@ -67,20 +67,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("docs/measured/plan.md"))
     options = parser.parse_args()
-    results = []
-    for kind in options.kinds:
-        for size in options.sizes:
-            with tempfile.TemporaryDirectory() as work:
-                results.append(measured(kind, size, Path(work), options.threads))
-            print(json.dumps(results[-1]), flush=True)
+    with tempfile.TemporaryDirectory() as work:
+        command = [
+            sys.executable, "-m", "benchmarks.sides.plan", "--kinds", *options.kinds, "--sizes", *options.sizes,
+            "--work", work, "--threads", options.threads,
+        ]  # fmt: skip
+        results = result_of("the trainings", command, options.threads)
+    print(json.dumps(results))
     publish(options.out, report(results, options))
-
-
-def measured(kind: str, size: str, work: Path, threads: int) -> dict:
-    """One run of benchmarks/sides/plan.py."""
-    command = [sys.executable, "-m", "benchmarks.sides.plan", kind, "--size", size, "--work", work,
-               "--threads", threads]  # fmt: skip
-    return result_of(f"{kind}, {size}", command, threads)
 
 
 if __name__ == "__main__":

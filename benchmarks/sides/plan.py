@@ -1,10 +1,11 @@
-"""One training of benchmarks/plan.py in a process of its own; prints one line `RESULT {json}`.
+"""The trainings of benchmarks/plan.py, each in a fork of one process; prints one line `RESULT [json, ...]`.
 
-    python -m benchmarks.sides.plan full|lora|qlora|reward|dpo|ppo --size small|medium|large --work FOLDER --threads 1
+    python -m benchmarks.sides.plan --kinds full lora --sizes small large --work FOLDER --threads 1
 
 A random Llama and random rows are laid out as a run lays them out; the stage's own function trains, and the largest
 resident memory since its start is read when its last step is done. Before that the same training runs on a model of a
-hundredth of the size, so that whatever is imported or set up once belongs to the baseline. The allocator is glibc's.
+hundredth of the size, so that whatever is imported, mapped or set up once belongs to the baseline: in the process for
+the imports, and in each fork, whose pages of libraries count from when it first touches them. The allocator is glibc's.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import ctypes
 import gc
 import json
 import os
+import traceback
 from contextlib import chdir
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +22,7 @@ from typing import NamedTuple
 from benchmarks.sides.ppo import forget_peak, peak_mb
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS = 3
+STEPS = 2
 LORA = {"r": 8, "targets": ["all-linear"]}
 ONCE = {"epochs": 1, "batch_rows": 8, "accumulation": 1, "evaluations": 1}
 
@@ -110,7 +112,8 @@ def write_rows(encoded: Path, size: Size, seed: int) -> None:
         prompts = [ids(n // 3) for n in lengths]
         rows = [[*prompt, *ids(n - len(prompt))] for prompt, n in zip(prompts, lengths, strict=True)]
         write(f"instructions/{split}.parquet", [
-            {"row_id": name, "input_ids": row, "labels": [-100] * len(prompt) + row[len(prompt) :]}
+            {"row_id": name, "input_ids": row, "labels": [-100] * len(prompt) + row[len(prompt) :],
+             "prompt_tokens": len(prompt)}
             for name, prompt, row in zip(names, prompts, rows, strict=True)
         ])  # fmt: skip
         empty = dict.fromkeys(("agreement", "one_against_rest", "split_half"))
@@ -247,27 +250,51 @@ def params_of(kind: str, threads: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("kind", choices=KINDS)
-    parser.add_argument("--size", choices=list(SIZES)[1:], required=True)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, required=True)
+    parser.add_argument("--sizes", nargs="+", choices=list(SIZES)[1:], required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--threads", type=int, required=True)
     options = parser.parse_args()
+    work, found = options.work.resolve(), []
+    for kind in options.kinds:
+        params = params_of(kind, options.threads)
+        trained(kind, lay_out(work / kind / "tiny", SIZES["tiny"], 1), params)
+        for size in options.sizes:
+            found.append(forked(kind, size, work / kind / size, params))
+            print(json.dumps(found[-1]), flush=True)
+    print("RESULT " + json.dumps(found), flush=True)
+
+
+def forked(kind: str, size: str, folder: Path, params: dict) -> dict:
+    """What `measured` returns, from a fork, so that no training inherits the heap of another."""
+    child = os.fork()
+    if not child:
+        try:
+            found = measured(kind, size, folder, params)
+            (folder / "found.json").write_text(json.dumps(found), encoding="utf-8")
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    if os.waitpid(child, 0)[1]:
+        raise SystemExit(f"{kind}, {size}: failed")
+    return json.loads((folder / "found.json").read_text(encoding="utf-8"))
+
+
+def measured(kind: str, size: str, folder: Path, params: dict) -> dict:
+    """Planned and measured MB of one training, and the parts of the plan."""
     from ajuste.tracking.planning.stages import of_stage
 
-    imported = peak_mb()
-    params, stage = params_of(options.kind, options.threads), KINDS[options.kind][0]
-    work = options.work.resolve()
-    trained(options.kind, lay_out(work / "tiny", SIZES["tiny"], 1), params)
-    folder = lay_out(work / options.size, SIZES[options.size], 0)
-    before, peak = trained(options.kind, folder, params)
+    trained(kind, lay_out(folder / "tiny", SIZES["tiny"], 1), params)
+    lay_out(folder, SIZES[size], 0)
+    before, peak = trained(kind, folder, params)
     with chdir(folder):
-        plan = of_stage(stage, params).without("after")  # what follows the training is not measured here
-    found = {
-        "kind": options.kind, "size": options.size, "planned_mb": plan.total / 2**20, "measured_mb": peak - before,
-        "process_mb": before, "imported_mb": imported, "phase": plan.peak, "load": os.getloadavg()[0],
+        plan = of_stage(KINDS[kind][0], params).without("after")  # what follows the training is not measured here
+    return {
+        "kind": kind, "size": size, "planned_mb": plan.total / 2**20, "measured_mb": peak - before,
+        "process_mb": before, "phase": plan.peak, "load": os.getloadavg()[0],
         "parts": {f"{part.name} ({part.when})": part.bytes / 2**20 for part in plan.parts if part.bytes},
     }  # fmt: skip
-    print("RESULT " + json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@
     kept = L (T n + the rows' probabilities)               T tokens pass through the model at once
 
 Full fine-tuning keeps a norm's inside too, since its weight learns. With autocast (full, bfloat16) the stream between
-layers is float32 and the matrices have a bfloat16 copy each. Tested against what autograd really keeps:
-tests/learning/plan/test_activations.py.
+layers is float32, the matrices have a bfloat16 copy each, and each that reads a norm's output makes one of that.
+Tested against what autograd really keeps: tests/learning/plan/test_activations.py.
 """
 
 from collections.abc import Sequence
@@ -73,7 +73,8 @@ def of_a_token(a: Architecture, way: Way) -> tuple[float, str]:
     mlp = way.full or any(a.f in (one.d, one.k) for one in adapted)
     inside = 4 if way.full and a.rms else 0
     before = 4 if a.rms or autocast else b
-    outputs = 0 if apart else (2 if mlp else 1) * b
+    readers = sum(one.number for one in a.matrices) // a.L - 2 if autocast else 2  # each casts the norm's output anew
+    outputs = 0 if apart else (readers if mlp else 1) * b
     norms = 2 * (before + inside) + outputs
     attention = b * ((1 if apart else 2) * a.H * a.h + 2 * a.G * a.h)
     products = (3 if a.gated else a.gelu) + (1 if mlp and not apart else 0)
@@ -91,7 +92,8 @@ def kept(a: Architecture, batch: Batch, way: Way) -> tuple[float, str]:
     n, words = of_a_token(a, way)
     by_hand = not way.sdpa and batch.longest <= BY_HAND
     rows = a.H * batch.seen * way.b if by_hand else 4 * a.H * batch.tokens
-    ends = batch.tokens * a.d * (4 + way.b)  # embeddings and the last norm
+    last = (4 if a.rms or way.full else way.b) + (4 + way.b if way.full else 0)  # the norm behind the last layer
+    ends = batch.tokens * a.d * last
     seen = f"H {batch.seen:,} b" if by_hand else "4 T H"
     said = f"L (T n + {seen}), T = {batch.tokens:,}, n = {words} = {n:,.0f}"
     return a.L * (batch.tokens * n + rows) + ends, said

@@ -91,12 +91,15 @@ def read(shapes: Mapping[str, Sequence[int]], config: Mapping, name: str) -> Arc
     if missing:
         raise ValueError(f"{name}: its configuration names no `{missing[0]}`, which a plan needs")
     found: Counter[tuple[str, int, int]] = Counter()
+    names = {part for key in shapes for part in key.split(".")}
     for key, shape in shapes.items():
         if len(shape) >= 2 and re.search(r"\.\d+\.", key):
             *experts, d, k = shape
+            if "c_attn" in names:  # Conv1D keeps W transposed
+                d, k = k, d
             found[key.removesuffix(".weight").rpartition(".")[2], d, k] += prod(experts)
     matrices = tuple(Matrix(*key, number) for key, number in sorted(found.items()))
-    d, names = sizes["width"], {one.name for one in matrices}
+    d = sizes["width"]
     norms = [key for key in shapes if key.endswith(".bias") and re.search(r"norm|\bln_|\.ln", key, re.IGNORECASE)]
     act = str(text.get("hidden_act") or text.get("activation_function") or text.get("activation") or "gelu")
     return Architecture(

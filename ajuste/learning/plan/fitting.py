@@ -1,6 +1,8 @@
 """Which method fits so many GPUs of a kind, and which of those is the cheapest.
 
-    bytes of a GPU = (weights + gradients + optimiser) / N + activations + logits        state cut as ZeRO 3 cuts it
+    bytes of a GPU = (weights + gradients + optimiser) / N + activations + logits + 2 b M / L for N > 1
+
+The state is cut as ZeRO 3 cuts it; a layer is gathered while the next one comes.
 
 Cheapest: the fewest operations a token, then the fewest GPUs, then the most rows at once; a base in 4 bits costs a
 little more than one in 16, for it is turned back at every product.
@@ -13,9 +15,10 @@ from ajuste.learning.plan import training
 from ajuste.learning.plan.activations import Batch
 from ajuste.learning.plan.architecture import Architecture
 from ajuste.learning.plan.cost import Gpu, operations
-from ajuste.learning.plan.parts import ALWAYS, Plan, size
+from ajuste.learning.plan.parts import Plan, size
 
 MOST = 4096  # GPUs that are tried
+OF_A_BATCH = ("activations", "logits", "a layer's gradients")
 
 
 class Option(NamedTuple):
@@ -29,10 +32,12 @@ class Option(NamedTuple):
     operations: float
 
 
-def of_a_gpu(plan: Plan, N: int) -> float:
+def of_a_gpu(a: Architecture, plan: Plan, N: int) -> float:
     """Bytes of one of N GPUs: state is cut, what a batch makes is not."""
-    whole = plan.of([ALWAYS])
-    return whole / N + max(value / (N if name == "update" else 1) for name, value in plan.phases.items())
+    cut = plan._replace(parts=tuple(
+        part if part.name in OF_A_BATCH else part._replace(bytes=part.bytes / N) for part in plan.parts
+    ))  # fmt: skip
+    return cut.total + (4 * a.M / a.L if N > 1 else 0)
 
 
 def options(
@@ -44,7 +49,7 @@ def options(
         way = training.way(method, 2, r, tuple(targets), sdpa=True)
         cheap = operations(a.P, a.a(r, targets), way.full) * (1.1 if way.quantised else 1.0)
         tried = [
-            Option(method, n, N, need := of_a_gpu(training.supervised(a, way, batch_of(n, tokens), method), N),
+            Option(method, n, N, need := of_a_gpu(a, training.supervised(a, way, batch_of(n, tokens), method), N),
                    need <= gpu.bytes, cheap)
             for N in range(1, gpus + 1) for n in halves(rows)
         ]  # fmt: skip
@@ -63,7 +68,7 @@ def advice(a: Architecture, r: int, targets: Sequence[str], tokens: int, gpu: Gp
     for method in training.METHODS:
         way = training.way(method, 2, r, tuple(targets), sdpa=True)
         plan = training.supervised(a, way, batch_of(1, tokens), method)
-        enough = next((N for N in range(gpus + 1, MOST) if of_a_gpu(plan, N) <= gpu.bytes), None)
+        enough = next((N for N in range(gpus + 1, MOST) if of_a_gpu(a, plan, N) <= gpu.bytes), None)
         said += [f"{method} fits {enough} of them"] if enough else []
     if said:
         return f"take more GPUs ({'; '.join(said)}), or a smaller model"

@@ -85,7 +85,7 @@ def step(a: Architecture, way: Way, batch: Batch, loss: str, times: int = 1) -> 
         Part("a layer's gradients", max(0.0, going - z), "T (4 b f + 8 d), as far as beyond the logits", "step"),
     ]
     if way.full and way.b == 2:
-        parts.append(Part("bfloat16 copies of the matrices", 2 * a.M, "2 M, of autocast", "step"))
+        parts.append(Part("bfloat16 copies of the matrices", 2 * (a.M + a.V * a.d), "2 (M + V d), of autocast", "step"))
     if way.full and loss != "none":
         parts.append(Part("gradient of the output layer", 4 * a.V * a.d, "4 V d", "step"))
     return parts
@@ -105,7 +105,7 @@ def samples(
     a: Architecture, way: Way, batch: Batch, how: Sampling, value: str = "none", reward: bool = False,
     others: float = 0.0, file: float = 0.0,
 ) -> Plan:  # fmt: skip
-    """PPO, GRPO, RLOO: a policy that learns from its own answers; reference, reward and value stand on the same base.
+    """PPO, GRPO, RLOO: a policy that learns from its own answers; reference, reward and value are on the same base.
 
     batch: the episodes of a micro-batch. value: none, trunk (a head) or adapter. reward: a reward model's adapter is
     there. others: bytes of further models, such as the gold scorer.

@@ -64,9 +64,9 @@ def test_a_plan_counts_what_autograd_keeps(make, method: str, dtype: str) -> Non
     way = Way(2 if half else 4, full=full, r=4)
     planned, formula = kept(sizes, Batch(LENGTHS), way)
     if full and half:
-        planned += 2 * sizes.M  # the matrices' bfloat16 copies, a part of their own
+        planned += 2 * (sizes.M + sizes.V * sizes.d)  # the matrices' bfloat16 copies, a part of their own
     found = really(model, getattr(torch, dtype), full and half)
-    assert planned == pytest.approx(found, rel=0.08), formula
+    assert planned == pytest.approx(found, rel=0.05), formula
 
 
 def test_the_formula_in_numbers() -> None:
@@ -75,7 +75,7 @@ def test_the_formula_in_numbers() -> None:
     assert (sizes.L, sizes.d, sizes.H, sizes.G, sizes.h, sizes.f, sizes.V) == (3, 48, 4, 2, 12, 80, 64)
     n = 2 * 8 * 48 + 4 * (2 * 48 + 2 * 24) + 4 * 4 * 80 + 4 * 4 * 7
     rows = 4 * 4 * sum(length * wide(length) for length in LENGTHS)
-    assert kept(sizes, Batch(LENGTHS), Way(4, r=4))[0] == 3 * (137 * n + rows) + 137 * 48 * 8
+    assert kept(sizes, Batch(LENGTHS), Way(4, r=4))[0] == 3 * (137 * n + rows) + 137 * 48 * 4
     assert [wide(length) for length in (1, 32, 33)] == [32, 32, 64]
 
 

@@ -134,10 +134,11 @@ def test_the_cheapest_that_fits(gpt3):
     assert {one.method for one in found if one.fits} == {"qlora"} and fitting.cheapest(found).method == "qlora"
     small = fitting.options(shapes.of("gpt-2"), 8, FOUR, 8, 512, h200, 1)
     assert all(one.fits for one in small) and fitting.cheapest(small).method == "lora"
-    l4 = cost.GPUS["l4"]
-    assert fitting.cheapest(fitting.options(gpt3, 8, FOUR, 8, 512, l4, 1)) is None
-    said = fitting.advice(gpt3, 8, FOUR, 512, l4, 1)
+    l4, h100 = cost.GPUS["l4"], cost.GPUS["h100"]
+    assert fitting.cheapest(fitting.options(gpt3, 8, FOUR, 8, 512, h100, 1)) is None
+    said = fitting.advice(gpt3, 8, FOUR, 512, h100, 1)
     assert "qlora fits" in said and "full fits" in said
+    assert "one row of 512 tokens alone" in fitting.advice(gpt3, 8, FOUR, 512, l4, 1)
 
 
 def test_time_and_cost():
