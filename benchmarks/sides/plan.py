@@ -1,17 +1,18 @@
-"""The trainings of benchmarks/plan.py, each in a fork of one process; prints one line `RESULT [json, ...]`.
+"""The trainings of benchmarks/plan.py, each kind in a fork of one process; prints one line `RESULT [json, ...]`.
 
     python -m benchmarks.sides.plan --kinds full lora --sizes small large --work FOLDER --threads 1
 
 A random Llama and random rows are laid out as a run lays them out; the stage's own function trains, and the largest
-resident memory since its start is read when its last step is done. Before that the same training runs on a model of a
-hundredth of the size, so that whatever is imported, mapped or set up once belongs to the baseline: in the process for
-the imports, and in each fork, whose pages of libraries count from when it first touches them. The allocator is glibc's.
+resident memory since its start is read when its last step is done. First the same training runs on a tiny model, so
+that whatever is imported, mapped or set up once belongs to the baseline; then the sizes follow one another, the
+smallest first, each after free memory was given back. The allocator is glibc's.
 """
 
 import argparse
 import copy
 import ctypes
 import gc
+import importlib
 import json
 import os
 import traceback
@@ -39,9 +40,9 @@ class Size(NamedTuple):
 
 SIZES = {
     "tiny": Size(2, 64, 176, 2400, 32),
-    "small": Size(6, 256, 704, 4096, 160),
-    "medium": Size(8, 384, 1056, 8192, 224),
-    "large": Size(12, 512, 1408, 16384, 288),
+    "small": Size(8, 128, 352, 4096, 224),
+    "medium": Size(12, 192, 528, 8192, 256),
+    "large": Size(16, 256, 704, 16384, 256),
 }
 KINDS = {
     "full": ("instruct", {**ONCE, "method": "full", "dtype": "float32", "lr": 1e-5}),
@@ -255,29 +256,28 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--threads", type=int, required=True)
     options = parser.parse_args()
-    work, found = options.work.resolve(), []
-    for kind in options.kinds:
-        params = params_of(kind, options.threads)
-        trained(kind, lay_out(work / kind / "tiny", SIZES["tiny"], 1), params)
-        for size in options.sizes:
-            found.append(forked(kind, size, work / kind / size, params))
-            print(json.dumps(found[-1]), flush=True)
+    for module in ("peft", "tasks.instruct", "tasks.reward", "tasks.reference", "tasks.dpo", "tasks.ppo"):
+        importlib.import_module(module)
+    found = [one for kind in options.kinds for one in forked(kind, options)]
     print("RESULT " + json.dumps(found), flush=True)
 
 
-def forked(kind: str, size: str, folder: Path, params: dict) -> dict:
-    """What `measured` returns, from a fork, so that no training inherits the heap of another."""
+def forked(kind: str, options: argparse.Namespace) -> list[dict]:
+    """What `measured` returns of each size, from a fork, so that no kind inherits the heap of another."""
+    folder = options.work.resolve() / kind
     child = os.fork()
     if not child:
         try:
-            found = measured(kind, size, folder, params)
+            params = params_of(kind, options.threads)
+            trained(kind, lay_out(folder / "tiny", SIZES["tiny"], 1), params)
+            found = [measured(kind, size, folder / size, params) for size in options.sizes]
             (folder / "found.json").write_text(json.dumps(found), encoding="utf-8")
             os._exit(0)
         except BaseException:
             traceback.print_exc()
             os._exit(1)
     if os.waitpid(child, 0)[1]:
-        raise SystemExit(f"{kind}, {size}: failed")
+        raise SystemExit(f"{kind}: failed")
     return json.loads((folder / "found.json").read_text(encoding="utf-8"))
 
 
@@ -285,16 +285,17 @@ def measured(kind: str, size: str, folder: Path, params: dict) -> dict:
     """Planned and measured MB of one training, and the parts of the plan."""
     from ajuste.tracking.planning.stages import of_stage
 
-    trained(kind, lay_out(folder / "tiny", SIZES["tiny"], 1), params)
     lay_out(folder, SIZES[size], 0)
     before, peak = trained(kind, folder, params)
     with chdir(folder):
         plan = of_stage(KINDS[kind][0], params).without("after")  # what follows the training is not measured here
-    return {
+    found = {
         "kind": kind, "size": size, "planned_mb": plan.total / 2**20, "measured_mb": peak - before,
         "process_mb": before, "phase": plan.peak, "load": os.getloadavg()[0],
         "parts": {f"{part.name} ({part.when})": part.bytes / 2**20 for part in plan.parts if part.bytes},
     }  # fmt: skip
+    print(json.dumps(found), flush=True)
+    return found
 
 
 if __name__ == "__main__":

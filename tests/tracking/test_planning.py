@@ -93,6 +93,14 @@ def test_settings_change_a_plan_as_they_change_a_training(project: Path) -> None
         stages.of_stage("instruct", params)
 
 
+def test_a_study_of_groups_takes_what_it_does_not_set(project: Path) -> None:
+    shutil.copytree(ROOT / "studies/grpo", "studies/grpo")
+    params = stages.read_params()
+    assert params["grpo"]["group"] == 4 and params["grpo"]["lr"] and "accumulation" not in params["grpo"]
+    value = {part.name: part.formula for part in stages.of_stage("grpo", params).parts}["value"]
+    assert value == "none"
+
+
 def test_a_stage_that_does_not_fit_is_refused_with_what_would(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     params = stages.read_params()
     need = stages.of_stage("instruct", params).total + PROCESS

@@ -69,7 +69,7 @@ def of_all() -> None:
 def _trained(params: dict) -> list[str]:
     names = []
     for verb, keys in params.items():
-        variants = [name for name, value in (keys or {}).items() if isinstance(value, dict)]
+        variants = [name for name, value in keys.items() if isinstance(value, dict)] if isinstance(keys, dict) else []
         names += [name for name in (verb, *(f"{verb}_{one}" for one in variants)) if stages.trains(name, params)]
     return names
 

@@ -40,11 +40,14 @@ class Asked(NamedTuple):
 
 
 def read_params() -> dict:
-    """params.yaml with the sections of the studies that have a params.yaml of their own."""
-    found: dict = {}
+    """params.yaml, and the studies' sections that learn from groups of samples: what they do not set stands in the
+    section of params.yaml that learns from samples."""
+    params = read_yaml(Path("params.yaml"))
+    shared = next((own for own in params.values() if isinstance(own, dict) and "updates" in own), {})
     for path in sorted(Path("studies").glob("*/params.yaml")):
-        found |= read_yaml(path)
-    return {**found, **read_yaml(Path("params.yaml"))}
+        sections = {name: own for name, own in read_yaml(path).items() if isinstance(own, dict) and "group" in own}
+        params = {**{name: {**shared, **own} for name, own in sections.items()}, **params}
+    return params
 
 
 def trains(name: str, params: dict) -> bool:
@@ -117,9 +120,10 @@ def _samples(asked: Asked) -> Plan:
     prompts = _longest("preferences", "prompts_train", "prompt_ids", asked.params, own["micro_rows"])
     prefix = _common(prompts)
     lengths = tuple(len(row) - prefix + new for row in prompts)
+    value = "none" if "group" in own else own["value"]
     return training.samples(
-        asked.base, way, Batch(lengths, prefix, new * len(prompts)), how, own.get("value", "none"),
-        own["score"] == "reward", float(gold.stat().st_size) if gold.is_file() else 0.0, asked.file,
+        asked.base, way, Batch(lengths, prefix, new * len(prompts)), how, value, own["score"] == "reward",
+        float(gold.stat().st_size) if gold.is_file() else 0.0, asked.file,
     )  # fmt: skip
 
 
@@ -135,7 +139,8 @@ KEYS: dict[str, Kind] = {
 
 def _kind(name: str, params: dict) -> Kind | None:
     verb, variant = split_name(name)
-    if verb not in params or (variant and variant not in (params[verb] or {})):
+    whole = params.get(verb)
+    if not isinstance(whole, dict) or (variant and variant not in whole):
         return None
     own = section(params, verb, variant)
     if "lr" not in own or own.get("method") == "none":
