@@ -134,6 +134,9 @@ def test_changes_are_tried_on_the_plan(project: Path) -> None:
                      "`instruct.method: qlora`"]  # fmt: skip
     assert [one for one, _ in check.tried("ppo", params)][:2] == ["`ppo.micro_rows: 8`", "`ppo.micro_rows: 4`"]
     assert "`classify.lora.accumulation: 2`" in [one for one, _ in check.tried("classify_lora", params)]
+    cpu, gpu = (stages.of_stage("instruct", params, sdpa=one) for one in (False, True))
+    left = named(cpu)["left between blocks by malloc", "step"]
+    assert left == pytest.approx(0.7 * (cpu.of(["step"]) - left)) and "malloc" not in str(gpu.parts)
     totals = [stages.of_stage("instruct", changed).total for _, changed in check.tried("instruct", params)[:3]]
     assert totals == sorted(totals, reverse=True) and params == stages.read_params()
 

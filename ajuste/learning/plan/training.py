@@ -91,6 +91,17 @@ def step(a: Architecture, way: Way, batch: Batch, loss: str, times: int = 1) -> 
     return parts
 
 
+BETWEEN = {4: 0.33, 2: 0.7}  # by bytes of a number in the products; fitted to docs/measured/plan.md
+
+
+def on_a_cpu(plan: Plan, b: int) -> Plan:
+    """The plan where glibc gives the memory: blocks of many sizes come and go in a step, and what is left between them
+    is resident, too. This share is measured, not derived; on a GPU torch's own allocator has none of it."""
+    words = f"{BETWEEN[b]} x the rest of the step: measured on CPUs, {8 * b} bits"
+    left = Part("left between blocks by malloc", BETWEEN[b] * plan.of(["step"]), words, "step")
+    return plan._replace(parts=(*plan.parts, left))
+
+
 class Sampling(NamedTuple):
     """How a policy answers. rows answered at once, tokens of the longest prompt and of a response; packed: a copy of
     the weights laid out for it (ajuste/learning/layers/packed.py, a Llama)."""

@@ -71,7 +71,15 @@ def of_stage(name: str, params: dict, base: Architecture | None = None, sdpa: bo
             raise UsageError(f"{folder} is not made yet: `ajuste run` makes it, or name a model with --model")
         base, file = shapes.of_folder(folder), float(weights.stat().st_size)
     plan = kind(Asked(params, own, base, file, sdpa))
+    if not sdpa:
+        plan = training.on_a_cpu(plan, _bytes(own, params))
     return plan._replace(about=f"stage `{name}`: {plan.about}")
+
+
+def _bytes(own: dict, params: dict) -> int:
+    """Of a number in the products of a stage: its own dtype, or else that of all."""
+    dtype = params["reference"]["dtype"] if "label_smoothing" in own else own.get("dtype", params["compute"]["dtype"])
+    return BYTES[dtype]
 
 
 # --- one function a kind of training ----------------------------------------------------------------------------------
@@ -79,23 +87,23 @@ def of_stage(name: str, params: dict, base: Architecture | None = None, sdpa: bo
 
 def _instruct(asked: Asked) -> Plan | None:
     own, method = asked.section, asked.section["method"]
-    way = training.way(method, BYTES[own["dtype"]], own["r"], tuple(own["targets"]), asked.sdpa)
+    way = training.way(method, _bytes(own, asked.params), own["r"], tuple(own["targets"]), asked.sdpa)
     batch = _rows("instructions", asked.params, own["batch_rows"] // own["accumulation"])
     return training.supervised(asked.base, way, batch, method, file=asked.file, anchored=bool(own["l2_to_w0"]))
 
 
 def _classify(asked: Asked) -> Plan:
     own, method = asked.section, "lora" if "r" in asked.section else "full"
-    b = BYTES[asked.params["compute"]["dtype"]]
-    way = training.way(method, b, own.get("r", 0), tuple(own.get("targets", ("all-linear",))), sdpa=True)
+    b, targets = _bytes(own, asked.params), tuple(own.get("targets", ("all-linear",)))
+    way = training.way(method, b, own.get("r", 0), targets, sdpa=True)
     batch = _rows("reviews", asked.params, own["batch_rows"] // own["accumulation"])
     padded = Batch((max(batch.lengths),) * len(batch.lengths))
     return training.supervised(asked.base, way, padded, method, "none", file=asked.file)
 
 
-def _compared(asked: Asked, dtype: str, loss: str) -> Plan:
+def _compared(asked: Asked, loss: str) -> Plan:
     """On comparisons; afterwards a second copy of the base answers prompts."""
-    own, b = asked.section, BYTES[dtype]
+    own, b = asked.section, _bytes(asked.section, asked.params)
     way = training.way("lora", b, own["r"], tuple(own["targets"]), asked.sdpa)
     batch = _comparisons(asked.params, own["batch_rows"] // own["accumulation"])
     batch = batch._replace(trained=batch.trained if loss != "none" else 0)
@@ -105,15 +113,15 @@ def _compared(asked: Asked, dtype: str, loss: str) -> Plan:
 
 
 def _reward(asked: Asked) -> Plan:
-    return _compared(asked, asked.section["dtype"], "none")
+    return _compared(asked, "none")
 
 
 def _preferences(asked: Asked) -> Plan:
-    return _compared(asked, asked.params["reference"]["dtype"], "likelihood")
+    return _compared(asked, "likelihood")
 
 
 def _samples(asked: Asked) -> Plan:
-    own, b = asked.section, BYTES[asked.section["dtype"]]
+    own, b = asked.section, _bytes(asked.section, asked.params)
     way = training.way("lora", b, own["r"], tuple(own["targets"]), asked.sdpa)
     gold = ARTIFACTS / "merged/gold/model.safetensors"
     how, new = _sampling(asked, own["batch_rows"], own["max_new_tokens"]), own["max_new_tokens"]
