@@ -16,6 +16,7 @@ from ajuste.core import checkpoints, room
 from ajuste.core.errors import UsageError
 from ajuste.core.home import home
 from ajuste.core.stages import stage_key, stage_names
+from ajuste.tracking.planning.check import refuse
 from ajuste.tracking.project import dvc, lock, publish
 from ajuste.tracking.registry import registry
 from ajuste.tracking.registry.register import unfinished
@@ -111,6 +112,10 @@ def _repro(name: str, force: bool, parent: str) -> str:
     state_file = home() / ".state" / f"{name}.json"
     before = state_file.stat().st_mtime_ns if state_file.exists() else 0
     key = stage_key(name)
+    try:
+        refuse(name)
+    except UsageError as error:
+        raise StageFailed(name, "usage", str(error).removeprefix(f"stage `{name}` ")) from None
     run_id = patiently(runs.begin, name, key, parent)
     took = last_seconds(name)
     begins(name, f"{in_words(took)} last time" if took else "")

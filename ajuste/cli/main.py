@@ -14,7 +14,7 @@ from ajuste.cli.models import (
     export,
     gate,
     history,
-    memory,
+    plan,
     predict,
     probe,
     promote,
@@ -66,7 +66,7 @@ app.command("ui")(ui.command)
 app.command("study")(study.command)
 app.command("sweep")(sweep.command)
 app.command("prune")(prune.command)
-app.command("memory")(memory.command)
+app.command("plan")(plan.command)
 app.command("diff")(diff.command)
 app.command("reproduce")(reproduce.command)
 app.command("doctor")(doctor.command)

@@ -11,12 +11,11 @@
 Bytes throughout; 1 GB is 10^9 bytes. Activations come on top: they grow with batch and length, not with the method.
 
 Sources: ZeRO (Rajbhandari et al., 2020) for the 16 bytes; LoRA (Hu et al., 2021), whose 1.2 TB for GPT-3 is another
-accounting (near the 16-bit one); QLoRA (Dettmers et al., 2023) for the bits. Run it: `ajuste memory gpt-3 --r 8`.
+accounting (near the 16-bit one); QLoRA (Dettmers et al., 2023) for the bits. Run it:
+`ajuste plan --model gpt3-175b --r 8`.
 """
 
 from dataclasses import dataclass
-
-from ajuste.learning.lora import parameters
 
 BLOCK, BLOCK_OF_BLOCKS = 64, 256  # weights that share a constant, constants that share one of their own
 
@@ -63,6 +62,8 @@ def gpt_parameters(shape: Shape) -> int:
 
 def attention_adapter(shape: Shape, r: int, matrices: int) -> int:
     """Parameters of LoRA on `matrices` of the four d x d attention matrices (q, k, v, o) of every layer."""
+    from ajuste.learning.lora import parameters  # needs torch, and a plan does not
+
     return shape.layers * matrices * parameters(r, shape.width, shape.width)
 
 

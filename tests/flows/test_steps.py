@@ -138,6 +138,20 @@ def test_checkpoints_go_when_the_result_is_recorded(
     assert [path.name for path in (tmp_path / ".checkpoints").iterdir()] == ["key-second_a"]
 
 
+def test_a_stage_that_does_not_fit_is_not_started(dvc: FakeDvc, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ajuste.core.errors import UsageError
+    from flows import _steps
+
+    def refuse(name: str) -> None:
+        if name == "second_a":
+            raise UsageError("stage `second_a` would need 2 GB and 1 GB are free")
+
+    monkeypatch.setattr(_steps, "refuse", refuse)
+    with pytest.raises(_steps.StageFailed, match="^stage `second_a`: would need 2 GB and 1 GB are free$") as caught:
+        go({"first_a", "second_a"})
+    assert caught.value.kind == "usage" and dvc.ran == ["first_a"]
+
+
 def test_an_alarm_is_said_below_the_stage_that_it_stopped(dvc: FakeDvc, tmp_path: Path, capsys) -> None:
     out = tmp_path / "artifacts/adapters/ppo"
     out.mkdir(parents=True)

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
-from typer.testing import CliRunner
 
 from ajuste.learning.memory_plan import SHAPES, Shape, attention_adapter, gpt_parameters, needs, nf4_bits
 
@@ -50,11 +49,3 @@ def test_bytes_by_method_written_out():
         ("LoRA", 10, 2020, 20, 120), ("QLoRA (NF4)", 10, bits / 8 * 1000 + 20, 20, 120),
     ]  # fmt: skip
     assert [n.total for n in needs(1000, 10)] == [16_000, 8000, 2160, bits / 8 * 1000 + 160]
-
-
-def test_the_command_answers_the_exercise():
-    from ajuste.cli.main import app
-
-    shown = CliRunner().invoke(app, ["memory", "gpt-3", "--r", "8"]).output
-    assert "196,608 of 150,994,944, 0.1302%" in shown
-    assert CliRunner().invoke(app, ["memory", "gpt-9"]).exit_code != 0

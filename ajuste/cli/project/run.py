@@ -17,6 +17,9 @@ def command(
     until: Annotated[
         str | None, typer.Option("--until", help="Stop after this stage, in the order of dvc.yaml.")
     ] = None,
+    beyond_memory: Annotated[
+        bool, typer.Option("--beyond-memory", help="Start a stage though `ajuste plan` says that it does not fit.")
+    ] = False,
 ) -> None:
     """Run every stage that is stale, or those that the targets need; register what is new, and judge it.
 
@@ -25,6 +28,10 @@ def command(
     typer.echo(f"ajuste run: {', '.join(targets or ['all stages'])}; what is stale is being looked up", err=True)
     from flows._plan import Asked, check, look_ahead
 
+    if beyond_memory:
+        from ajuste.tracking.planning.check import TOLD
+
+        os.environ[TOLD] = "1"
     asked = Asked(tuple(targets or ()), from_stage, until)
     check(asked)  # a mistake is said before Prefect is started
     answering()

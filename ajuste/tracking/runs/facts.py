@@ -12,6 +12,7 @@ strategies share every name, and the part before the slash is the group that MLf
     score/<set>, forgetting/<set>  of the control sets; forgetting is F = score before - score after
     alignment/<score>/<model>      of an alignment ledger: higher or lower is better, as the ledger says
     cost/seconds, cost/peak_memory_mb, cost/size_mb, cost/parameters_trainable, ...
+    cost/planned_memory_mb, cost/plan_error        what `ajuste plan` said, and planned / measured - 1
     curve/loss, curve/validation_loss, ...      one point a step of history.jsonl
     proof/max_logit_difference                  of a merge
 """

@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ajuste.tracking.planning.check import against
 from ajuste.tracking.project import lock
 from ajuste.tracking.registry.families import all as families
 from ajuste.tracking.runs import facts
@@ -156,7 +157,7 @@ def _record(stage: str, parent: str | None) -> str:
     if RECORDED in run.data.tags:
         return run_id
     measured = facts.state(stage, key)
-    numbers = facts.metrics(entry, measured, families.run_figures)
+    numbers = facts.metrics(entry, measured, families.run_figures) | against(stage, measured)
     # the run's own start as the time of a final number: the same point again is no second point
     log(run_id, facts.params(stage, entry), [Metric(k, v, run.info.start_time, 0) for k, v in numbers.items()])
     if history := facts.history(entry):
