@@ -30,7 +30,7 @@ ROWS = (200, 900, 5000)
 NUMBER = 400
 WIDTHS = 40  # splits whose interval is written out, for its mean width
 LEAST, MOST = 0.92, 0.98
-CLEAR, MORE = (0.935, 0.97), 2000
+CLEAR, MORE = (0.93, 0.975), 2000
 LARGE = 100_000
 
 CONFIDENCES: dict[str, Callable[[int, np.random.Generator], np.ndarray]] = {

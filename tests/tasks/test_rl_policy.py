@@ -210,6 +210,14 @@ def test_prompts_are_read_by_row_and_by_what_fits(tmp_path: Path, monkeypatch: p
         )
 
 
+@pytest.mark.parametrize(("rows", "first", "second"), [("abcd", "ab", "cd"), ("abc", "ab", "c"), ("a", "a", "a")])
+def test_one_half_chooses_and_the_other_judges(rows: str, first: str, second: str) -> None:
+    def of(names: str) -> dict[str, list]:
+        return {"row_id": list(names), "prefill": [name.upper() for name in names]}
+
+    assert policy.halves(of(rows)) == (of(first), of(second))
+
+
 @pytest.mark.parametrize(("labels", "column"), [(["positive", "negative", "neutral"], 0), (["bad", "fair", "good"], 2)])
 def test_gold_is_the_chance_of_positive_or_of_the_last_label(
     labels: list[str], column: int, monkeypatch: pytest.MonkeyPatch
