@@ -86,7 +86,7 @@ def test_who_is_told_what(score: str, ptx: float, tmp_path: Path, monkeypatch: p
     assert calls[0] == ("seed_everything", 17, 2)
     assert by_name["_models"] == [(it, base, Path("art/adapters/reward"), COMPUTE)]
     assert by_name.get("_gold", []) == ([(Path("art/merged/gold"),)] if score == "reward" else [])
-    assert by_name["load_tokenizer"] == by_name["read_card"] == [(base,)]
+    assert by_name["load_tokenizer"] == by_name["read_card"] == [(base,)] and by_name["_parameters"] == [(one,)]
     gold = "gold" if score == "reward" else None
     assert by_name["_asked"] == [(it, one, "tokenizer", Path("art/encoded/preferences"), gold)]
     told = ("tokenizer", "judge", 5, 0.7, 3, 17)
