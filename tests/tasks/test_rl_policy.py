@@ -86,7 +86,7 @@ def test_who_is_told_what(score: str, ptx: float, tmp_path: Path, monkeypatch: p
     assert calls[0] == ("seed_everything", 17, 2)
     assert by_name["_models"] == [(it, base, Path("art/adapters/reward"), COMPUTE)]
     assert by_name.get("_gold", []) == ([(Path("art/merged/gold"),)] if score == "reward" else [])
-    assert by_name["load_tokenizer"] == by_name["read_card"] == [(base,)]
+    assert by_name["load_tokenizer"] == by_name["read_card"] == [(base,)] and by_name["_parameters"] == [(one,)]
     gold = "gold" if score == "reward" else None
     assert by_name["_asked"] == [(it, one, "tokenizer", Path("art/encoded/preferences"), gold)]
     told = ("tokenizer", "judge", 5, 0.7, 3, 17)
@@ -208,6 +208,14 @@ def test_prompts_are_read_by_row_and_by_what_fits(tmp_path: Path, monkeypatch: p
             "in/prompts_test.parquet: none of its 5 prompts is left, each has to fit 0 tokens beside a response: add "
             f"shorter prompts to the set, or make `{method}.max_new_tokens` smaller"
         )
+
+
+@pytest.mark.parametrize(("rows", "first", "second"), [("abcd", "ab", "cd"), ("abc", "ab", "c"), ("a", "a", "a")])
+def test_one_half_chooses_and_the_other_judges(rows: str, first: str, second: str) -> None:
+    def of(names: str) -> dict[str, list]:
+        return {"row_id": list(names), "prefill": [name.upper() for name in names]}
+
+    assert policy.halves(of(rows)) == (of(first), of(second))
 
 
 @pytest.mark.parametrize(("labels", "column"), [(["positive", "negative", "neutral"], 0), (["bad", "fair", "good"], 2)])
