@@ -123,7 +123,7 @@ def _dvc(dvc: object, *args: str) -> None:
 def load() -> None:
     """The registered version, as far as its first tokens."""
     from ajuste.models import decoder
-    from ajuste.models.tensors import stored_dtype
+    from ajuste.models.files.tensors import stored_dtype
     from ajuste.serving import loading, smoke
     from ajuste.tracking.registry import registry
 

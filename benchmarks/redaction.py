@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from ajuste.learning.statistics.metrics import wilson_interval  # noqa: E402
-from ajuste.serving.redact import redact  # noqa: E402
+from ajuste.serving.log.redact import redact  # noqa: E402
 
 LINES = ROOT / "sources" / "redaction" / "lines.txt"
 NONE = "none"
@@ -94,8 +94,8 @@ def page(lines: list[Line]) -> str:
     return "\n".join([
         "# Redaction of logged requests: what is found, what is taken wrongly", "",
         "`python -m benchmarks.redaction --write` made this page. The lines are `sources/redaction/lines.txt`,",
-        f"{len(lines)} made up for it in English and Spanish; what looks at them is `ajuste/serving/redact.py`, behind",
-        "`ajuste serve --log-requests`. A line counts as found if no three characters of what must go are left.", "",
+        f"{len(lines)} made up for it in English and Spanish; what looks at them is `ajuste/serving/log/redact.py`,",
+        "behind `ajuste serve --log-requests`. A line counts as found if no three characters of what must go are left.", "",
         *table(lines), "",
         "Who wrote the rules wrote the lines too, and some rules were mended by looking at them: on lines of",
         "others expect less. Names, street addresses, dates of birth and what a text tells of a person in words are",

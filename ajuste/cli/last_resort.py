@@ -104,7 +104,7 @@ def _private(path: Path, content: str) -> Path:
 
 def _shown(text: str) -> str:
     """The text without what is secret by its name or by its form."""
-    from ajuste.serving.credentials import secrets_out
+    from ajuste.serving.log.credentials import secrets_out
 
     for name, value in os.environ.items():
         if len(value) >= 4 and SECRET.search(name):

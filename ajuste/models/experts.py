@@ -24,8 +24,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from ajuste.core.notes import say
+from ajuste.models.files.tensors import Tensors
 from ajuste.models.folder import quiet
-from ajuste.models.tensors import Tensors
 
 ALL = ("all-linear",)
 ROUTER = "it chooses experts and does not answer with one tensor"

@@ -10,7 +10,7 @@
 Run it: `ajuste serve`. A request passes ajuste/serving/door/ first (its id, its host, the size of its body), waits for
 its model, is tokenized in one thread and computed in another (ajuste/serving/batches.py). Every error is one JSON
 object (ajuste/serving/errors.py); no error or log holds a text that was sent, unless `--log-requests` asks for it: then
-ajuste/serving/request_log.py keeps texts, redacted and capped, in files of its own.
+ajuste/serving/log/requests.py keeps texts, redacted and capped, in files of its own.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -34,9 +34,9 @@ from ajuste.serving.generation import Generation
 from ajuste.serving.guard import Guard
 from ajuste.serving.jobs import Job
 from ajuste.serving.loading import Served
+from ajuste.serving.log.requests import RequestLog
 from ajuste.serving.models import Models
 from ajuste.serving.pages import labels, state
-from ajuste.serving.request_log import RequestLog
 from ajuste.serving.v1 import completions, scores
 
 MAX_BODY_BYTES = 4 * 2**20

@@ -29,8 +29,8 @@ from ajuste.core.stage import start
 from ajuste.learning import batching, lora
 from ajuste.learning.seeds import seed_everything
 from ajuste.models import classifier, experts
+from ajuste.models.files.tensors import Tensors, stored_dtype
 from ajuste.models.folder import sha256_of
-from ajuste.models.tensors import Tensors, stored_dtype
 from tasks.merge.proof import proved, said
 
 BUILT_BY = ("labels", "task", "pooling")  # of the card: what a classifier is built from, beside its base

@@ -42,9 +42,10 @@ from ajuste.learning import lora
 from ajuste.learning.seeds import seed_everything
 from ajuste.learning.text import chat
 from ajuste.learning.text.generate import generate
-from ajuste.models import decoder, experts, quantize, stored
+from ajuste.models import decoder, experts, quantize
+from ajuste.models.files import stored
+from ajuste.models.files.tensors import Tensors, size_in, stored_dtype
 from ajuste.models.folder import load_tokenizer, read_card, sha256_of
-from ajuste.models.tensors import Tensors, size_in, stored_dtype
 from tasks.merge.proof import proved, written
 
 Row = tuple[list[int], int]  # token ids, and how many of them are the prompt

@@ -29,8 +29,8 @@ from ajuste.learning import lora
 from ajuste.learning.losses.bradley_terry import pairs
 from ajuste.learning.seeds import seed_everything
 from ajuste.models import experts, reward
+from ajuste.models.files.tensors import Tensors, size_in, stored_dtype
 from ajuste.models.folder import sha256_of
-from ajuste.models.tensors import Tensors, size_in, stored_dtype
 from ajuste.rows.encoded.comparisons import Comparisons, read_comparisons
 from tasks.merge.proof import proved, said
 

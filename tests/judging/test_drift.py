@@ -16,7 +16,7 @@ from ajuste.core.params import parse_yaml, typed
 from ajuste.judging.verdicts.drift import MAX_CHARS, DriftConfig, Sample, drift, vocabulary_of, words
 from ajuste.learning.statistics import two_sample
 from ajuste.rows.request_log import log_files, read_windows
-from ajuste.serving import request_log
+from ajuste.serving.log import requests as request_log
 
 CONFIG = DriftConfig(
     window=100, reference_rows=200, alpha=0.05, correction="holm", permutations=199, min_length=0.0,

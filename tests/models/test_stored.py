@@ -4,8 +4,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ajuste.models import decoder, stored
-from ajuste.models.tensors import Tensors, size_in, stored_dtype
+from ajuste.models import decoder
+from ajuste.models.files import stored
+from ajuste.models.files.tensors import Tensors, size_in, stored_dtype
 from tests.made import tiny_decoders as tiny
 
 torch.set_num_threads(1)

@@ -15,7 +15,7 @@ from ajuste.serving import generation as engine
 from ajuste.serving.app import make_app
 from ajuste.serving.errors import Refusal
 from ajuste.serving.guard import Guard
-from ajuste.serving.request_log import RequestLog
+from ajuste.serving.log.requests import RequestLog
 from tests.made.tiny_decoders import ASKED
 from tests.serving.test_generation import user
 

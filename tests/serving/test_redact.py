@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from ajuste.serving.redact import luhn, mod97, redact
+from ajuste.serving.log.redact import luhn, mod97, redact
 from benchmarks import redaction as corpus
 
 

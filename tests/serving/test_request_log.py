@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 from starlette.testclient import TestClient
 
-from ajuste.serving import request_log
 from ajuste.serving.app import make_app
-from ajuste.serving.request_log import RequestLog
+from ajuste.serving.log import requests as request_log
+from ajuste.serving.log.requests import RequestLog
 from tests.made.tiny_classifiers import TEXTS
 
 SERVED = SimpleNamespace(name="reviews-classifier", version="3", kind="classifier")

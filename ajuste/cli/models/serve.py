@@ -61,7 +61,7 @@ def command(
     with Console(stderr=True).status("loading"):
         from ajuste.serving.app import make_app
         from ajuste.serving.door import connections, ledger
-        from ajuste.serving.request_log import RequestLog
+        from ajuste.serving.log.requests import RequestLog
         from ajuste.tracking.registry import registry
 
         guard, filters = opened_guard()

@@ -15,7 +15,8 @@ What may be looked at together is a *run*: letters, digits and the signs of thes
 blank where digits or capitals go on (`4111 1111 ...`, `ES91 2100 ...`). Findings of a run depend on that run alone, so
 a text may be filtered while it comes: `settled` says up to where no later character can change what was found
 (stream.py).
-Serving's log uses forms that are wider and unchecked (ajuste/serving/redact.py): there a number too many costs nothing.
+Serving's log uses forms that are wider and unchecked (ajuste/serving/log/redact.py): there a number too many costs
+nothing.
 """
 
 import ipaddress

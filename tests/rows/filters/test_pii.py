@@ -9,7 +9,7 @@ from stdnum import iban, luhn
 
 from ajuste.rows.filters import pii
 from ajuste.rows.filters.findings import Finding, masked, merged
-from ajuste.serving import redact
+from ajuste.serving.log import redact
 from tests.rows.filters.texts import RIGHT, SENTENCES, WRONG
 
 EVERY = pii.Pii(pii.KINDS, ["ES", "US"])
@@ -46,7 +46,7 @@ def test_a_wrong_digit_is_found_by_the_check() -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.text("0123456789", min_size=1, max_size=20))
 def test_luhn_is_the_one_of_the_log(digits: str) -> None:
-    """Two independent Luhn sums, the library's and the one of ajuste/serving/redact.py, agree."""
+    """Two independent Luhn sums, the library's and the one of ajuste/serving/log/redact.py, agree."""
     assert luhn.is_valid(digits) == redact.luhn(digits)
 
 

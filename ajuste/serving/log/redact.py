@@ -38,7 +38,7 @@ from detect_secrets.plugins import (
 )
 
 from ajuste.rows.filters.pii import Pii
-from ajuste.serving.credentials import secrets_out
+from ajuste.serving.log.credentials import secrets_out
 
 REGIONS = ("ES", "US", "MX", "GB")
 FINDER = Pii(("national_id", "phone"), REGIONS)

@@ -5,8 +5,8 @@
      "probability": ...}
 
 `text` is the text of a classifier, the last user message (or the prompt) of a decoder, the response of a reward model;
-`label` and `probability` are null but for a classifier. It is redacted by form (ajuste/serving/redact.py), then cut at
-MAX_CHARS.
+`label` and `probability` are null but for a classifier. It is redacted by form (ajuste/serving/log/redact.py), then cut
+at MAX_CHARS.
 The files are for their owner alone (0600, the folder 0700).
 
 An answer never waits: `add` puts the text in a queue, and a thread redacts and writes. What does not fit into the queue
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ajuste.serving.loading import Served
-from ajuste.serving.redact import redact
+from ajuste.serving.log.redact import redact
 
 MAX_BYTES = 20 * 2**20      # of a file; a name has two
 MAX_CHARS = 2000            # of a text
