@@ -9,7 +9,9 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -213,3 +215,32 @@ def test_a_real_server_logs_json_lines_with_ids(both_registered):
         assert ask(port, "GET", "/readyz")[0] == 200
         (line,) = [json.loads(one) for one in lines_until(server, "readyz") if one.startswith("{")]
         assert (line["path"], line["status"]) == ("/readyz", 200) and len(line["request"]) == 32
+
+
+def test_it_answers_on_its_socket_with_limits_until_a_signal_ends_it(folders, tmp_path, monkeypatch, capsys):
+    registry = FakeRegistry({"reviews-classifier": [folders["merged"]]}, {"reviews-classifier": {"champion": 1}})
+    install(monkeypatch, registry, tmp_path)
+    port, found = free_port(0), []
+
+    def client():
+        try:
+            for method, path, body in (("GET", "/readyz", None), ("POST", "/classify", {"text": TEXTS[0]})):
+                found.append(ask(port, method, path, body)[0])
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+                found.append(b"ajuste_connections 1.0" in answer.read())
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    listen = serve.listen
+
+    def listens(*where):            # nobody asks before it does
+        listening = listen(*where)
+        asking.start()
+        return listening
+
+    asking = threading.Thread(target=client)
+    monkeypatch.setattr(serve, "listen", listens)
+    run(serve.command, "--port", port)
+    asking.join(30)
+    assert found == [200, 200, True]
+    assert "stopped" in capsys.readouterr().out
