@@ -63,9 +63,9 @@ def report(results: list[dict], options: argparse.Namespace) -> str:
     lines += [f"Not measured: {', '.join(left)}."] if left else []
     lines += [
         "",
-        "One row of each plan is not counted but fitted, two numbers for all of them: what malloc leaves between blocks",
-        "(`BETWEEN` in `ajuste/learning/plan/training.py`). They were fitted to full fine-tuning and LoRA, so the errors",
-        "of those two say how well one number serves three sizes; the other trainings' are a check of it.",
+        "One row of each plan is not counted but fitted, two numbers for all of them: what malloc leaves between",
+        "blocks (`BETWEEN` in `ajuste/learning/plan/training.py`). They were fitted to full fine-tuning and LoRA, so",
+        "their errors say how well one number serves three sizes; those of the other trainings are a check of it.",
         "",
         loads_of(results),
     ]

@@ -33,7 +33,7 @@ def refuse(name: str) -> None:
             return
         here = room(params["compute"]["device"])
         plan = of_stage(name, params, sdpa=here.device == "cuda")
-    except (UsageError, ValueError):  # the stage itself says what it misses
+    except (UsageError, ValueError, KeyError):  # the stage itself says what it misses; a section of its own has no plan
         return
     if plan is not None and not fits(plan, here):
         raise UsageError(refusal(name, plan, here, changes(name, params, here)))
