@@ -202,3 +202,13 @@ value , return , advantage -3.000, ratio 0.500 clipped, gap ">&lt;is&gt;\\n</spa
 def test_the_page_in_full() -> None:
     episode = Episode(3, "a & b", "it is", 1.0, 0.5, 2.0, True, [PLAIN, LATE, CLIPPED])
     assert explain.to_html(Explained(7, ROW, {"clip": 0.2, "ratio": "a<b"}, [episode], "rloo")) == PAGE
+
+
+def test_the_page_of_a_method_without_values_has_no_cells_for_them() -> None:
+    still = CLIPPED._replace(text="no", advantage=0.0, clipped=False)
+    page = explain.to_html(Explained(7, ROW, {}, [Episode(0, "", "", 1.0, 0.5, 2.0, True, [CLIPPED, still])], "rloo"))
+    assert "\\n<td>-2.000<td>-2.000<td>+0.000<td>-0.125<td>-3.000<td>0.500 clipped<td><tr><td>no<td>-2.000<td>" in page
+    assert (
+        '<span style="background: rgba(210, 60, 60, 0.00)" title="log π -2.000, log π_ref -2.000, KL +0.000, '
+        'reward -0.125, advantage +0.000, ratio 0.500, gap ">no</span>'
+    ) in page
