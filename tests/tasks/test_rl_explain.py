@@ -162,6 +162,7 @@ def test_columns_of_values_are_there_if_one_step_has_a_value() -> None:
 
 def test_what_does_not_print_is_written_out() -> None:
     assert explain.visible(None) == "(after)" and explain.visible(" é\n\x1b") == " é\\n\\x1b"
+    assert explain.visible("\\n") == "\\n", "what prints stays as it is"
 
 
 def test_the_lines_of_an_update_and_of_an_episode() -> None:
