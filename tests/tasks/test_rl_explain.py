@@ -162,6 +162,7 @@ def test_columns_of_values_are_there_if_one_step_has_a_value() -> None:
 
 def test_what_does_not_print_is_written_out() -> None:
     assert explain.visible(None) == "(after)" and explain.visible(" é\n\x1b") == " é\\n\\x1b"
+    assert explain.visible("\\n") == "\\n", "what prints stays as it is"
 
 
 def test_the_lines_of_an_update_and_of_an_episode() -> None:
@@ -202,3 +203,13 @@ value , return , advantage -3.000, ratio 0.500 clipped, gap ">&lt;is&gt;\\n</spa
 def test_the_page_in_full() -> None:
     episode = Episode(3, "a & b", "it is", 1.0, 0.5, 2.0, True, [PLAIN, LATE, CLIPPED])
     assert explain.to_html(Explained(7, ROW, {"clip": 0.2, "ratio": "a<b"}, [episode], "rloo")) == PAGE
+
+
+def test_the_page_of_a_method_without_values_has_no_cells_for_them() -> None:
+    still = CLIPPED._replace(text="no", advantage=0.0, clipped=False)
+    page = explain.to_html(Explained(7, ROW, {}, [Episode(0, "", "", 1.0, 0.5, 2.0, True, [CLIPPED, still])], "rloo"))
+    assert "\\n<td>-2.000<td>-2.000<td>+0.000<td>-0.125<td>-3.000<td>0.500 clipped<td><tr><td>no<td>-2.000<td>" in page
+    assert (
+        '<span style="background: rgba(210, 60, 60, 0.00)" title="log π -2.000, log π_ref -2.000, KL +0.000, '
+        'reward -0.125, advantage +0.000, ratio 0.500, gap ">no</span>'
+    ) in page
