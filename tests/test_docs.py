@@ -23,7 +23,6 @@ MADE = {  # what runs, `make` or a person make, and git ignores
     "metrics/red-team.json": "by `ajuste study red-team-full`",
     "docs/measured/red-team.md": "by `ajuste study red-team-full`",
     "docs/measured/filters.md": "by `ajuste study filters`",
-    "metrics/methods.json": "by `ajuste study methods`", "docs/measured/methods.md": "by `ajuste study methods`",
 }  # fmt: skip
 ROOT_FOLDERS = [re.escape(path.name) for path in ROOT.iterdir() if path.is_dir() and path.name not in {*MADE, ".git"}]
 FOLDERS = [f"ajuste.{path.name}" for path in (ROOT / "ajuste").iterdir() if path.is_dir()] + ["tasks", "flows"]
