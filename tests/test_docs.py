@@ -20,9 +20,6 @@ MADE = {  # what runs, `make` or a person make, and git ignores
     ".ui": "of `ajuste ui`",
     "infra/.env": "by infra/prepare.py", "infra/secret.env": "the like", "infra/runs.env": "the like",
     ".dvc/config.local": "a person's remote",
-    "metrics/red-team.json": "by `ajuste study red-team-full`",
-    "docs/measured/red-team.md": "by `ajuste study red-team-full`",
-    "docs/measured/filters.md": "by `ajuste study filters`",
 }  # fmt: skip
 ROOT_FOLDERS = [re.escape(path.name) for path in ROOT.iterdir() if path.is_dir() and path.name not in {*MADE, ".git"}]
 FOLDERS = [f"ajuste.{path.name}" for path in (ROOT / "ajuste").iterdir() if path.is_dir()] + ["tasks", "flows"]

@@ -1,6 +1,6 @@
 """Room on the disk: asked for before the work begins, and known for what it is when it ends in the middle of it.
 
-    ask({folder: bytes}, "stage `ppo`")     RoomError if the disks of these folders have less
+    ask({folder: bytes}, "stage `gold`")    RoomError if the disks of these folders have less
     was_full(error)                         does an error, or one behind it, say that a disk or a quota is full?
 
 What a stage will write is what it wrote last time, in proportion to what it reads now (`expected`); a merge and a

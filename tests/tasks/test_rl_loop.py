@@ -252,7 +252,7 @@ def test_it_begins_where_it_was_left(
     (tmp_path / "other").mkdir()
     monkeypatch.setattr(loop.rl_state, "resumable", lambda *args: calls.append(("resumable", *args)) or there)
     monkeypatch.setattr(loop.rl_state, "write_history", lambda *args: calls.append(("history", *args)))
-    state = SimpleNamespace(load=lambda path: calls.append(("load", path)), history=["row"],
+    state = SimpleNamespace(load=lambda path: calls.append(("load", path)), history=["row"], parameters=list,
                             save=lambda path: calls.append(("save", path)))  # fmt: skip
     it = of(folder=folder if main else tmp_path / "other", state=state, config=SimpleNamespace(updates=9),
             world=alone(main=main, wait=lambda: calls.append(("wait",))))  # fmt: skip
