@@ -58,7 +58,8 @@ def test_experts_learn_and_the_merge_by_hand_agrees(name, rslora, tmp_path):
     assert config["target_parameters"] == ["experts.down_proj", "experts.gate_up_proj"]  # sorted: equal bytes
     W0, transposed = experts.base_weights(base / decoder.WEIGHTS, config, lambda: decoder.load_base(base)[0])
     assert bool(transposed) == (name == "gpt-oss")
-    by_hand = list(lora.merge_by_hand(W0, load_file(tmp_path / "adapter/adapter_model.safetensors"), config, transposed))
+    adapter = load_file(tmp_path / "adapter/adapter_model.safetensors")
+    by_hand = list(lora.merge_by_hand(W0, adapter, config, transposed))
     assert sum("experts" in part for part, _ in by_hand) == 4
     assert lora.largest_difference(by_hand, lora.merge(model).state_dict()) < 1e-6
 
