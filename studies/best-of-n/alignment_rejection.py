@@ -1,4 +1,4 @@
-"""Stage `alignment_rejection` of study best-of-n: the assistant after rejection sampling on the three H (aligned.py)."""
+"""Stage `alignment_rejection` of study best-of-n: the assistant after rejection sampling (studies/aligned.py)."""
 
 from studies.aligned import align
 
