@@ -132,6 +132,7 @@ FILES = {
             "test_biases_dropout_and_long_ropes_are_not_packed", "test_a_float32_head_is_packed_as_it_is",
             "test_a_packed_run_has_room_for_what_was_asked_and_reads_the_prompts_without_gradients",
             "test_in_bfloat16_keys_and_values_are_kept_in_float32", "test_adapters_on_some_projections_only",
+            "test_float32_adapters_beside_weights_in_bfloat16",
             "test_heads_of_another_width_and_weights_in_float64", "test_detail_3_left_padding_leaves_the_logits[llama]",
             "test_who_answers_is_chosen_by_the_form", "test_greedy_equals_generate[llama-ragged]",
         )
@@ -146,6 +147,7 @@ FILES = {
             "test_blocks_are_rows_whose_keys_fill_the_same_width",
             "test_what_does_not_fit_or_is_not_there_is_refused_in_full",
             "test_what_rows_share_leaves_each_a_token_of_its_own", "test_equals_plain[llama-prefix]",
+            "test_equals_plain[mistral-prefix]", "test_the_models_own_dropout_and_window_are_handed_on",
             "test_bfloat16_prefix_gradients_are_summed_in_float32",
         )
     ],
