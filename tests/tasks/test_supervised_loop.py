@@ -270,6 +270,7 @@ def test_a_run_is_unfinished_until_its_patience_is_over(tmp_path: Path) -> None:
     for step, value, more in ((1, 0.5, True), (2, 0.6, True), (3, 0.7, False)):
         history.append({"step": step, "eval_loss": value})
         assert made.unfinished(history) is more
+    assert not made.unfinished(history[1:]), "evaluations alone"
     control = SimpleNamespace(should_training_stop=False)
     made.history = history[:-1]
     made.on_evaluate(None, None, control)
@@ -277,3 +278,18 @@ def test_a_run_is_unfinished_until_its_patience_is_over(tmp_path: Path) -> None:
     made.history = history
     made.on_evaluate(None, None, control)
     assert control.should_training_stop is True
+
+
+def test_room_for_its_checkpoints_is_asked_for_once_by_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple] = []
+    monkeypatch.setattr(loop.room, "ask", lambda wanted, what: asked.append((list(wanted), what)))
+    with pytest.raises(IndexError):
+        run(tmp_path, Measured([0.5]), epochs=2, batch_rows=12)
+    assert asked == [([tmp_path], "the checkpoints of this training")]
+    run(tmp_path, Measured([0.4]), epochs=2, batch_rows=12)  # goes on: its room is taken already
+    assert len(asked) == 1
+    monkeypatch.setattr(loop.world, "first", lambda: False)
+    run(tmp_path / "other", Measured([0.5, 0.4]), epochs=2, batch_rows=12)
+    assert len(asked) == 1
