@@ -314,7 +314,7 @@ def reason(file: str, survivor: dict, reasons: list[dict]) -> str | None:
     """Why a survivor cannot be killed: the first entry of mutation.toml whose patterns its lines hold."""
     for entry in reasons:
         if re.search(entry.get("file", ""), file) and re.search(entry.get("function", ""), survivor["function"]):
-            if re.search(entry.get("was", ""), survivor["was"]) and re.search(entry["becomes"], survivor["becomes"]):
+            if all(re.search(entry.get(part, ""), survivor[part]) for part in ("was", "becomes")):
                 return entry["reason"]
     return None
 

@@ -315,3 +315,13 @@ def test_with_nothing_learnt_there_is_nothing_to_go_back_to() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop.rl_state, "last_good", lambda *args: args)
         assert it._roll_back(alarm(last_good=0)) == [{}] and calls == [(Path("x"), 0)]
+
+
+def test_room_for_its_checkpoints_is_asked_for_at_the_start_alone(tmp_path, monkeypatch) -> None:
+    asked: list[tuple] = []
+    monkeypatch.setattr(loop.room, "ask", lambda wanted, what: asked.append((list(wanted), what)))
+    for _ in range(2):  # the second goes on from checkpoint 0
+        it = made(tmp_path)
+        it._radar = lambda: None
+        it._begin()
+    assert asked == [([tmp_path], "the checkpoints of this training")]
