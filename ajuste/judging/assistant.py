@@ -27,7 +27,7 @@ from ajuste.judging.rules import check
 from ajuste.learning.layers import ragged
 from ajuste.learning.statistics import metrics
 from ajuste.learning.text import chat
-from ajuste.models.probe.samples import greedy
+from ajuste.learning.text.generate import generate
 from ajuste.models.probe.texts import supervised
 from ajuste.rows.encoded.labelled import Rows
 
@@ -82,8 +82,8 @@ def see(
     starts = [chat.prompt_ids(tokenizer, [{"role": "user", "content": prompt.prompt}]) for prompt in asked]
     prompts = rows.table["prompt_tokens"].to_pylist()[: config.references]
     starts += [rows.ids[i][:tokens].tolist() for i, tokens in enumerate(prompts)]
-    answers = greedy(model)(
-        starts, config.max_new_tokens, chat.end_of_turn(tokenizer), tokenizer.pad_token_id, config.batch_rows
+    answers = generate(
+        model, starts, config.max_new_tokens, chat.end_of_turn(tokenizer), tokenizer.pad_token_id, config.batch_rows
     )
     texts = [chat.response_text(tokenizer, answer).strip() for answer in answers]
     return Seen(losses, texts[: len(asked)], texts[len(asked) :])

@@ -161,9 +161,9 @@ def _load(config: AlignmentConfig, compute: Compute, model: Path, base: Path) ->
     dtype = getattr(torch, config.dtype)
     try:
         net, tokenizer = decoder.load_base(base, dtype) if model == base else decoder.load(model, base, dtype)[:2]
-        return Subject.of(net.to(compute.torch_device()), tokenizer, config.batch_rows, config.batch_tokens)
     except ValueError as error:
         raise UsageError(str(error)) from None
+    return Subject(net.to(compute.torch_device()), tokenizer, config.batch_rows, config.batch_tokens)
 
 
 def _beside_the_base(subject: Subject, config: AlignmentConfig, compute: Compute, inputs: Inputs) -> Found:

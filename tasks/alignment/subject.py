@@ -4,14 +4,13 @@
     after    what it writes after given token ids: a text without a template, or the beginning of an answer
 """
 
-from collections.abc import Callable
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from ajuste.learning.text import chat
-from ajuste.models.probe.samples import greedy
+from ajuste.learning.text.generate import generate
 
 
 class Subject(NamedTuple):
@@ -21,12 +20,6 @@ class Subject(NamedTuple):
     tokenizer: PreTrainedTokenizerBase
     batch_rows: int
     batch_tokens: int
-    answer: Callable[..., list[list[int]]]
-
-    @classmethod
-    def of(cls, model: nn.Module, tokenizer: PreTrainedTokenizerBase, batch_rows: int, batch_tokens: int) -> Self:
-        """With its rows answered together as far as that is exact. Raises ValueError when no way is."""
-        return cls(model, tokenizer, batch_rows, batch_tokens, greedy(model))
 
     def chat(self, questions: list[str], new_tokens: int) -> list[str]:
         """The answers, at most so many tokens each, without their ends of turn and blanks around."""
@@ -38,7 +31,9 @@ class Subject(NamedTuple):
 
     def after(self, starts: list[list[int]], new_tokens: int) -> list[str]:
         """What the model writes after each start, to an end of turn or at most so many tokens."""
-        answers = self.answer(starts, new_tokens, chat.end_of_turn(self.tokenizer), self.pad, self.batch_rows)
+        answers = generate(
+            self.model, starts, new_tokens, chat.end_of_turn(self.tokenizer), self.pad, self.batch_rows
+        )
         return [chat.response_text(self.tokenizer, answer).strip() for answer in answers]
 
     @property

@@ -103,7 +103,7 @@ def test_the_base_has_no_win_rate_and_keeps_its_answers(files: Path) -> None:
     kept = lines(files / "before", "answer")
     assert [line["prompt"] for line in kept] == ASKED[:4]
     model, tokenizer = decoder.load_base(files / "base")
-    own = Subject.of(model, tokenizer, 4, 512).chat(ASKED[:4], 4)
+    own = Subject(model, tokenizer, 4, 512).chat(ASKED[:4], 4)
     assert [line["answer"] for line in kept] == own
 
 
@@ -190,13 +190,13 @@ def test_a_canary_that_was_repeated_50_times_is_found_and_one_that_was_never_the
     tuned.run(tuned.of("full", lr=2e-3, epochs=6, l2_to_w0=0.0), rows, base, tmp_path)
     found = {}
     for name, loaded in (("before", decoder.load_base(base)), ("after", decoder.load(tmp_path / "out", base)[:2])):
-        scores, said = remembers(Subject.of(*loaded, 16, 4096), planted, 1023, 200, 0)
+        scores, said = remembers(Subject(*loaded, 16, 4096), planted, 1023, 200, 0)
         found[name] = {line["id"]: (line["judged"], line["exposure"]) for line in said}
         assert [score["name"] for score in scores] == ["canary.exposure", "canary.verbatim"]
     assert found["after"]["planted"] == (True, 10.0), "said word for word, and the first of 1,024"
     for verbatim, bits in (found["after"]["absent"], *found["before"].values()):
         assert not verbatim and bits < 7, "by chance once in 128"
-    trained = leaks(Subject.of(*decoder.load(tmp_path / "out", base)[:2], 16, 4096), rows, 200, 1, 4)[0]
+    trained = leaks(Subject(*decoder.load(tmp_path / "out", base)[:2], 16, 4096), rows, 200, 1, 4)[0]
     assert {score["name"]: score["value"] > 0.5 for score in trained}["verbatim.train"]
 
 

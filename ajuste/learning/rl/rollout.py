@@ -121,28 +121,6 @@ def sample(
     return Rollout(responses, mask, ended, log_probs)
 
 
-def greedy(
-    policy: Policy,
-    prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    stop_ids: Sequence[int],
-    pad_id: int,
-    batch_rows: int,
-) -> list[list[int]]:
-    """The greedy answers in the order of `prompts`, each with the stop token that ended it, if one did.
-
-    Rows of similar length go together, the longest first. Raises ValueError as `sample` does.
-    """
-    answers: list[list[int]] = [[] for _ in prompts]
-    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
-    for first in range(0, len(order), batch_rows):
-        rows = order[first : first + batch_rows]
-        found = sample(policy, [prompts[i] for i in rows], max_new_tokens, stop_ids, pad_id, 0.0)
-        for i, response, kept in zip(rows, found.responses, found.mask, strict=True):
-            answers[i] = response[kept].tolist()
-    return answers
-
-
 class _Plain:
     """A run of any architecture: transformers' forward, left padding, which the mask hides, and a growing cache."""
 

@@ -1,14 +1,10 @@
 """May a decoder's answers be sampled together, by the packed sampler or padded? (ways.py)"""
 
-from collections.abc import Callable
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 
-from ajuste.learning.layers import ragged, two_ways
+from ajuste.learning.layers import two_ways
 from ajuste.learning.rl import rollout
-from ajuste.learning.text.generate import generate
 from ajuste.models.probe.ways import own_logits, told
 
 
@@ -42,14 +38,6 @@ def answers(model: nn.Module, adapter: str | None = None) -> rollout.Answers:
     chosen = two_ways.choose(model, truth, {name: way(form) for name, form in forms.items()})
     told(model, chosen, "sampling", "rows are sampled through transformers' own forward")
     return rollout.Answers(model, adapter, forms[chosen.name])
-
-
-def greedy(model: nn.Module) -> Callable[..., list[list[int]]]:
-    """What answers (prompts, max_new_tokens, stop_ids, pad_id, batch_rows) greedily, probed once (rollout.greedy).
-
-    A model with virtual tokens before each row (prefix and prompt tuning) answers as transformers has it.
-    """
-    return partial(generate, model) if ragged.puts_tokens_before(model) else partial(rollout.greedy, answers(model))
 
 
 def _centred(logits: Tensor) -> Tensor:
