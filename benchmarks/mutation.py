@@ -114,7 +114,8 @@ FILES = {
             )
         ),
     ],
-    **{f"{L}/plan/{name}.py": [f"{T}/plan/test_numbers.py", f"{T}/plan/test_activations.py"]
+    **{f"{L}/plan/{name}.py": [f"{T}/plan/test_{of}.py" for of in ("numbers", "parts", "choices", "architecture",
+                                                                    "activations")]
        for name in ("activations", "architecture", "cost", "disk", "exercise", "fitting", "parts", "sharding",
                     "training")},
     f"{L}/memory_plan.py": [f"{T}/test_memory.py"],
