@@ -1,5 +1,7 @@
 """The interval of a difference against published figures, and where it must be exact."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -51,7 +53,7 @@ def test_paired_shares_are_newcombes() -> None:
     assert paired_shares(*units(5, 0, 0, 9)) == (0.0, 0.0, 0.0)
     there, back = paired_shares(*units(8, 5, 2, 9)), paired_shares(*units(8, 2, 5, 9))
     assert there == pytest.approx((-back.value, -back.high, -back.low))
-    with pytest.raises(ValueError, match="no units"):
+    with pytest.raises(ValueError, match="^shares of no units cannot be compared$"):
         paired_shares([], [])
 
 
@@ -61,3 +63,23 @@ def test_paired_shares_cover_the_truth_where_units_seldom_differ() -> None:
     low = [paired_shares((row < 2).tolist(), ((row == 0) | (row == 2)).tolist()).low for row in kinds]
     above = np.mean(np.array(low) > -0.05 + 1e-12)
     assert above < 0.035, "one side of 95 %, two are 2.5 % each"
+
+
+@pytest.mark.parametrize(
+    ("counts", "one", "two", "phi"),
+    [  # Newcombe's phi by hand: 8 x 9 - 5 x 2 = 62, less n / 2 = 12, over the root of 13 x 11 x 10 x 14
+        ((8, 5, 2, 9), 13, 10, 50 / math.sqrt(20020)),
+        ((1, 1, 0, 1), 2, 1, 0.0),  # 1 x 1 - 1 x 0 = 1, of which n / 2 = 1.5 leave nothing
+        ((3, 1, 0, 0), 4, 3, 0.0),  # one share is whole: nothing can go together with it
+        ((1, 3, 4, 2), 4, 5, -10 / math.sqrt(4 * 6 * 5 * 5)),  # 2 - 12, and below 0 nothing is taken off
+    ],
+)
+def test_how_much_two_shares_go_together(counts: tuple, one: int, two: int, phi: float) -> None:
+    n, found = sum(counts), paired_shares(*units(*counts))
+    (a, b), (c, d) = wilson_interval(one, n), wilson_interval(two, n)
+    down, up = one / n - a, b - one / n
+    below, above = two / n - c, d - two / n
+    value = (one - two) / n
+    low = value - math.sqrt(down**2 - 2 * phi * down * above + above**2)
+    high = value + math.sqrt(up**2 - 2 * phi * up * below + below**2)
+    assert found == pytest.approx((value, low, high))

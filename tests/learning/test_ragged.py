@@ -1,12 +1,16 @@
 """ajuste/learning/layers/ragged.py's parts: batches, the cross-entropy whose gradient overwrites the logits, losses by
 row."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
-from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from torch import nn
 from torch.nn import functional as F
 
 from ajuste.learning.layers import ragged
+from ajuste.learning.layers.active import Plain
 from tests.invariants.decoders import IGNORED, conversations, decoder
 
 torch.set_num_threads(1)
@@ -42,7 +46,7 @@ def test_a_ragged_batch_needs_attach():
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-7), (torch.bfloat16, 2e-3)])
-@pytest.mark.parametrize("upstream", [1.0, 3.0])
+@pytest.mark.parametrize("upstream", [1.0, 2.0, 3.0])
 def test_cross_entropy_and_its_gradient(dtype, tolerance, upstream):
     torch.manual_seed(0)
     logits, targets = torch.randn(150, 31).to(dtype), torch.randint(0, 31, (150,))
@@ -159,3 +163,67 @@ def test_the_gradient_of_many_logits_is_written_in_pieces():
     loss.backward()
     expected = 0.5 * (logits.softmax(1) - F.one_hot(targets, 5))
     assert torch.allclose(held.grad, expected, atol=1e-6)
+
+
+def test_rows_of_other_whole_numbers_and_refusals_in_full():
+    batch = ragged.collate([(torch.tensor([5, 6], dtype=torch.int32), torch.tensor([5, 6], dtype=torch.int32))])
+    assert batch["input_ids"].dtype == batch["labels"].dtype == torch.int64
+    with pytest.raises(ValueError, match="^a batch needs at least one row$"):
+        ragged.collate([])
+    loss = ragged._CrossEntropy.apply(torch.randn(2, 3, requires_grad=True) * 1, torch.tensor([0, 1]), 1.0)
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="^the gradient of this loss was already used: compute the loss again$"):
+        loss.backward()
+
+
+def test_the_attentions_own_scale_dropout_and_window_are_handed_on():
+    """Two rows of 5 and 3 tokens, a window of 2: each token sees itself and the one before it, by hand. Dropout of 1
+    leaves nothing."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 2, 8, 4) for _ in range(3))
+    lengths = torch.tensor([5, 3]).view(1, 1, 1, 2)
+    found = ragged._attention(Plain(0.3, 0.0, 2), q, k, v, lengths)
+    for head in range(2):
+        for t in range(8):
+            seen = [t] if t in (0, 5) else [t - 1, t]
+            weights = torch.softmax(0.3 * (k[0, head, seen] @ q[0, head, t]), dim=0)
+            assert torch.allclose(found[0, t, head], weights @ v[0, head, seen], atol=1e-6)
+    assert not ragged._attention(Plain(0.3, 1.0, None), q, k, v, lengths).any()
+
+
+def test_the_model_inside_its_wrappers_and_the_layers_below_its_output():
+    model = decoder()
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"]))
+    wrapped = object.__new__(nn.parallel.DistributedDataParallel)  # as DDP is, without its processes
+    nn.Module.__init__(wrapped)
+    wrapped.module = adapted
+    assert ragged._base(wrapped) is ragged._base(adapted) is ragged._base(model) is model
+    ours, theirs = SimpleNamespace(base_model="by its prefix", model="by name"), SimpleNamespace(model="by name")
+    theirs.base_model = theirs  # whose prefix names nothing
+    assert (ragged.trunk(ours), ragged.trunk(theirs)) == ("by its prefix", "by name")
+
+
+def test_one_trained_token_is_divided_by_one():
+    model, batch = ragged.attach(decoder()), ragged.collate([([5, 6, 7], [-100, -100, 7])])
+    logits, targets, _ = ragged.trained(model, batch)
+    assert targets.tolist() == [7]
+    assert ragged.response_loss(model, batch).item() == pytest.approx(F.cross_entropy(logits, targets).item(), rel=1e-6)
+
+
+def test_how_rows_are_laid_out_for_their_losses():
+    """End to end where the model takes that, else padded with 0."""
+    rows = [([5, 6, 7], [5, -100, 7]), ([8, 9], [8, 9])]
+    for model, ids, mask in (
+        (ragged.attach(decoder()), [[8, 9, 5, 6, 7]], [[[[2, 3]]]]),
+        (decoder(), [[8, 9, 0], [5, 6, 7]], [[1, 1, 0], [1, 1, 1]]),
+    ):
+        asked: list[dict] = []
+        hook = model.register_forward_pre_hook(lambda _, args, kwargs, to=asked: to.append(kwargs), with_kwargs=True)
+        ragged.row_losses(model, rows, 100)
+        hook.remove()
+        assert [one["input_ids"].tolist() for one in asked] == [ids]
+        assert [one["attention_mask"].tolist() for one in asked] == [mask]
+
+
+def test_a_batch_may_be_full_to_the_token():
+    assert ragged.batches([10, 10, 10], 20) == [[0, 1], [2]]
