@@ -183,3 +183,25 @@ def test_a_single_pair_is_enough_and_nothing_is_divided_by_0() -> None:
         assert metrics.auc(probabilities, np.array([0, 1])).tolist() == [0.0]
         counts = np.array([[1.0, 1.0], [2.0, 0.0]])
         assert np.isnan(metrics.auc(probabilities, np.array([1, 0]), counts)).tolist() == [False, True]
+
+
+@pytest.mark.parametrize(("rows", "size"), [(0, 96), (1, 96), (5, 16), (11, 8), (12, 8), (25, 4), (200, 1)])
+def test_blocks_of_resamples_are_whole_eights_where_they_can_be(monkeypatch, rows, size):
+    """100 counts at once: 100 // 5 = 20 are 16, 100 // 11 = 9 are 8, 100 // 25 = 4 stay 4; a row too long is alone."""
+    monkeypatch.setattr(metrics, "BLOCK", 100)
+    assert metrics.Resamples(rows, 50, seed=0).size == size
+
+
+def test_a_single_block_is_kept_and_more_are_drawn_again(monkeypatch):
+    monkeypatch.setattr(metrics, "BLOCK", 100)
+    one, two = metrics.Resamples(5, 16, seed=3), metrics.Resamples(5, 17, seed=3)
+    (first,), (again,) = one.blocks(), one.blocks()
+    assert first is again and first.shape == (16, 5)
+    assert [block.shape for block in two.blocks()] == [(16, 5), (1, 5)]
+    assert np.array_equal(np.concatenate(list(two.blocks())), np.array(list(two)))
+
+
+def test_a_share_of_nothing_is_no_number_and_no_warning():
+    with np.errstate(all="raise"):
+        found = metrics._divided(np.array([0.0, 6.0]), np.array([0.0, 2.0]))
+    assert np.isnan(found[0]) and found[1] == 3.0
