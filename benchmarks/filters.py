@@ -50,6 +50,7 @@ from ajuste.rows.filters.rows import scanned
 from ajuste.serving.app import make_app
 from ajuste.serving.guard import Guard
 from ajuste.serving.models import Models
+from benchmarks.results import value
 
 KINDS = ["email", "phone", "card", "iban", "national_id", "ip", "profanity", "phrase"]
 REGIONS = ["ES", "US"]
@@ -308,6 +309,11 @@ def main() -> None:
         asked, answered = alone(guard, text, pieces, options.rounds)
         plain, filtered = over_http(options.folder, guard, text, options.rounds)
     added = [after - one for one, after in zip(plain, filtered, strict=True)]
+    value("a request, without filters", "ms", plain)
+    value("a request, with filters", "ms", filtered)
+    for kind, counts in found.items():
+        for way, hits in counts.items():
+            value(f"{kind}, {way}", "share", [hits / options.planted])
     print(PAGE.format(
         rates="\n".join(lines(found, flagged, options.planted)), planted=options.planted, tokens=options.tokens,
         characters=len(text), rounds=options.rounds, asked=asked, answered=answered, each=answered / len(pieces),

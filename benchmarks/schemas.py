@@ -27,6 +27,7 @@ from ajuste.serving import generation
 from ajuste.serving.app import make_app
 from ajuste.serving.door.connections import server_of
 from ajuste.serving.models import Models
+from benchmarks.results import value
 from tests.made import tiny_classifiers, tiny_decoders, tiny_rlhf
 
 CHECKS = ("not_a_server_error", "status_code_conformance", "content_type_conformance", "response_headers_conformance",
@@ -77,6 +78,7 @@ def main() -> None:
             *(["--include-path", options.page] if options.page else []),
         ]
         done = subprocess.run(command, cwd=folder)
+        value("Schemathesis, exit code", "code", [done.returncode])
         server.should_exit = True
         thread.join(20)
     sys.exit(done.returncode)
