@@ -79,6 +79,8 @@ SCRIPTS = (
     Script("drift", 30, needs="run"),
     Script("gate", 60, PAGE, ONE),
     Script("calibration", 60, PAGE, ONE),
+    Script("neighbour", 60, PAGE, needs="run"),
+    Script("gpu", 15, PAGE, needs="gpu"),
 )
 
 
