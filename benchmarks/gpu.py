@@ -65,8 +65,8 @@ def report(results: list[dict], left: dict[str, str], options: argparse.Namespac
         "# Training on a GPU", "",
         f"`python -m benchmarks.gpu --size {options.size} --device {options.device} --steps {options.steps} "
         f"--batch-rows {options.batch_rows}` on {device}:",
-        f"a Llama of {shape.layers} layers of width {shape.width}, {options.batch_rows} rows of {shape.tokens} tokens a",
-        f"step, {options.dtype}; medians over the steps after warm-up.",
+        f"a Llama of {shape.layers} layers of width {shape.width}, {options.batch_rows} rows of {shape.tokens} tokens",
+        f"a step, {options.dtype}; medians over the steps after warm-up.",
         f"MFU of {peak / 1e12:.0f} TFLOP/s." if peak else "The device's peak is not known: no MFU (--peak).", "",
         "| training | a step or update, s | lowest to highest | a second | MFU | peak GB | phases |",
         "|---|---:|---|---:|---:|---:|---|",
