@@ -3,9 +3,9 @@
     python -m benchmarks.gpu                      a Llama of 1.1 billion random weights, rows of 2,048 tokens
     python -m benchmarks.gpu --size tiny --device cpu --dtype float32 --steps 3 --batch-rows 2    what its test runs
 
-For a machine with torch, transformers, peft and accelerate; pydantic, pyarrow, psutil and PyYAML must be there too
-(wheels), and bitsandbytes for QLoRA, whose row says so where it is missing. Each training is a process of its own
-(benchmarks/sides/gpu.py): the stage's own function on random weights and rows, in bfloat16, with no step of its own.
+For a machine with torch, transformers, peft and accelerate; pydantic (with what it needs), pyarrow, psutil and PyYAML
+must be there too, and bitsandbytes for QLoRA, whose row says so where it is missing. Each training is a process of its
+own (benchmarks/sides/gpu.py): the stage's own function on random weights and rows, in bfloat16.
 
     MFU = tokens a second x operations a token / peak operations a second          ajuste/learning/plan/cost.py
     operations a token     full 6 P; LoRA, QLoRA, reward, DPO 4 P + 6 a            P of the base, a that learn

@@ -1,6 +1,7 @@
-"""What every measurement over HTTP needs: a server as a process of its own, and clients that ask it.
+"""What every measurement over HTTP needs: a server, mostly as a process of its own, and clients that ask it.
 
     with server(command, port, log): ...           started, awaited at `health`, ended with all that it started
+    with in_thread(server) as port: ...            one of this process
     rate, seconds = load(port, 8, once, seconds=5)  eight clients, each on a connection of its own, one request after
                                                     the other: units a second of them all, seconds of each request
 
@@ -16,8 +17,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ajuste.cli.processes import answers, start, stop, wait
+
+if TYPE_CHECKING:
+    import uvicorn
 
 ROOT = Path(__file__).resolve().parents[1]
 QUIET = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1",
@@ -36,6 +41,22 @@ def server(command: Sequence[str], port: int, log: Path, health: str = "/health"
         yield
     finally:
         stop(process.pid, seconds=30)
+
+
+@contextlib.contextmanager
+def in_thread(app_server: "uvicorn.Server") -> Iterator[int]:
+    """That server, of port 0, in a thread of this process; gives the port that it got."""
+    thread = threading.Thread(target=app_server.run, daemon=True)
+    thread.start()
+    while not app_server.started:
+        if not thread.is_alive():
+            raise RuntimeError("the server did not start")
+        time.sleep(0.05)
+    try:
+        yield app_server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        app_server.should_exit = True
+        thread.join(20)
 
 
 def ask(connection: http.client.HTTPConnection, path: str, body: dict) -> dict:

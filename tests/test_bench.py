@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ajuste.cli.processes import answers, free_port
 from benchmarks import results, servers, suite
 from benchmarks.suite import Script
 
@@ -114,7 +115,7 @@ http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Answer).serve_f
 
 
 def test_clients_share_the_requests_and_a_wrong_answer_ends_them(tmp_path: Path) -> None:
-    port = servers_port()
+    port = free_port(0)
     with servers.server([sys.executable, "-c", SERVER, str(port)], port, tmp_path / "log"):
         numbers = []
 
@@ -128,7 +129,13 @@ def test_clients_share_the_requests_and_a_wrong_answer_ends_them(tmp_path: Path)
             servers.load(port, 2, lambda connection, _: servers.ask(connection, "/bad", {}), seconds=5)
 
 
-def servers_port() -> int:
-    from ajuste.cli.processes import free_port
+def test_a_server_in_a_thread_ends_with_its_block() -> None:
+    import uvicorn
 
-    return free_port(0)
+    async def app(scope, receive, send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    with servers.in_thread(uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="off"))) as port:
+        assert answers(f"http://127.0.0.1:{port}/")
+    assert not answers(f"http://127.0.0.1:{port}/")
