@@ -79,8 +79,9 @@ stack: .venv/.ready
 stack-down: .venv/.ready
 	python -m infra.stack down
 
+# All of benchmarks/ but mutation.py, hours on a quiet machine; ONLY="startup data" some. JSON in reports/bench/.
 bench: .venv/.ready
-	@for script in $(filter-out benchmarks/mutation.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; python $$script || exit 1; done
+	@python -m benchmarks.suite $(if $(ONLY),--only $(ONLY))
 
 # The code deps of every dvc.yaml, from the imports.
 deps: .venv/.ready

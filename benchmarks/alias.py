@@ -37,6 +37,7 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from ajuste.models import classifier
 from ajuste.models.folder import sha256_of
+from benchmarks.results import value
 
 ROOT = Path(__file__).parents[1]
 NAME = "reviews-classifier"
@@ -225,6 +226,10 @@ def main() -> None:
             time.sleep(lasted)
             still = control.end()
     first = sorted(moved.first.values())
+    value("from a move to the first answer by the new version", "s", first)
+    for name, seen in (("while it moves", moved), ("nothing moves", still)):
+        value(f"latency, {name}", "s", seen.seconds)
+        value(f"failed or wrong, {name}", "requests", [len(seen.failed)])
     print("# While the alias moves\n")
     print(f"{options.rate:.0f} requests a second to the classifier (`{TEXT}`), {options.moves} moves of alias "
           f"`champion` to versions that were never loaded before ({size / 1e6:.0f} MB each, MiniLM's shape, random "

@@ -9,14 +9,22 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 ALLOCATOR = " + allocator"
 
 
-def options_beside_trl(parser: argparse.ArgumentParser, peers: Sequence[str]) -> argparse.Namespace | None:
-    """The command line, with the options of every comparison with TRL; None, and a line that says so, without TRL."""
+def options_beside_trl(
+    parser: argparse.ArgumentParser, peers: Sequence[str], base: str, encoded: str, out: str
+) -> argparse.Namespace | None:
+    """The command line, with the options of every comparison with TRL; None, and a line that says so, without TRL.
+
+    base, encoded: what it reads of the default run, below artifacts/. out: its page, below docs/measured/.
+    """
+    parser.add_argument("--base", type=Path, default=Path("artifacts", base))
+    parser.add_argument("--encoded", type=Path, default=Path("artifacts/encoded", encoded))
+    parser.add_argument("--out", type=Path, default=Path("docs/measured", out))
     peer_python = os.environ.get("AJUSTE_TRL_PYTHON")
     parser.add_argument("--peer-python", default=peer_python, help="python that has trl; or $AJUSTE_TRL_PYTHON")
     parser.add_argument("--peers", nargs="+", choices=peers, default=list(peers))
@@ -41,6 +49,16 @@ def run_side(module: str, side: str, options: argparse.Namespace, arguments: Seq
 def in_turn(sides: Sequence[str], turn: int) -> Sequence[str]:
     """The sides of a round in its order: nobody is always first."""
     return sides if turn % 2 == 0 else sides[::-1]
+
+
+def in_rounds(sides: Sequence[str], rounds: int, run: Callable[[str, int], dict]) -> list[dict]:
+    """What run(side, round) gives, of every side in every round; each is printed as it comes."""
+    results = []
+    for turn in range(rounds):
+        for side in in_turn(sides, turn):
+            results.append(run(side, turn))
+            print(json.dumps(results[-1]), flush=True)
+    return results
 
 
 def label(side: str, names: dict[str, str]) -> str:

@@ -15,6 +15,7 @@ A share of 400 splits is off by more than 2 points in one cell of 20. Where it i
 LEAST or MOST, it is measured once more on 2,000 other splits, and that one counts.
 """
 
+import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ import numpy as np
 
 from ajuste.learning.statistics.calibration import BINS, bins_of, calibration_error, holds, place_of
 from ajuste.learning.statistics.metrics import percentile_interval, resamples
+from benchmarks.results import value
 
 PAGE = Path("docs/measured/calibration.md")
 TRUE = (0.01, 0.03, 0.1)
@@ -140,9 +142,13 @@ def page(lines: list[str], shares: list[float]) -> str:
 
 def main() -> None:
     """Measure, write the page; exit code 1 if a share is not between LEAST and MOST."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--out", type=Path, default=PAGE)
+    out = parser.parse_args().out
     found = [lines_of(kind) for kind in KINDS]
     shares = [share for _, some in found for share in some]
-    PAGE.write_text(page([line for lines, _ in found for line in lines], shares), encoding="utf-8")
+    value("intervals that hold the truth, a cell each", "share", shares)
+    out.write_text(page([line for lines, _ in found for line in lines], shares), encoding="utf-8")
     if not (LEAST <= min(shares) and max(shares) <= MOST):
         sys.exit(f"error: intervals hold the truth in {min(shares):.1%} to {max(shares):.1%} of splits")
 

@@ -29,6 +29,8 @@ from ajuste.models.classifier import build, logits_of
 from ajuste.models.folder import load_tokenizer, quiet
 from ajuste.models.layers import set_dropout
 from ajuste.rows.encoded.labelled import Collate, Rows, read_labels, read_rows
+from benchmarks.beside import in_turn, publish
+from benchmarks.results import values
 from tasks.classify.full import FullConfig
 from tasks.classify.lora import LoraConfig, add_lora
 from tasks.supervised import loop
@@ -193,11 +195,11 @@ def main() -> None:
     results = []
     for strategy in ("full", "lora"):
         for turn in range(arguments.rounds):
-            for side in ("ours", "peer") if turn % 2 == 0 else ("peer", "ours"):  # neither side is always first
+            for side in in_turn(("ours", "peer"), turn):
                 results.append(one(side, strategy, arguments.rows, encoded, base, params, compute))
                 print(json.dumps(results[-1]), flush=True)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(report(results, arguments, compute), encoding="utf-8")
+    values(results, {"rows_per_second": "rows/s", "rows_per_cpu_second": "rows/CPU s"}, "strategy", "side")
+    publish(arguments.out, report(results, arguments, compute))
 
 
 if __name__ == "__main__":

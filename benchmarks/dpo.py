@@ -13,13 +13,22 @@ second over the seconds of all steps after two of warm-up, the reference's pairs
 """
 
 import argparse
-import json
 import platform
 import tempfile
 from pathlib import Path
 from statistics import median
 
-from benchmarks.beside import ALLOCATOR, in_turn, label, loads_of, options_beside_trl, publish, run_side, write_pairs
+from benchmarks.beside import (
+    ALLOCATOR,
+    in_rounds,
+    label,
+    loads_of,
+    options_beside_trl,
+    publish,
+    run_side,
+    write_pairs,
+)
+from benchmarks.results import values
 
 FIGURES = ("pairs_per_second", "pairs_per_cpu_second", "startup_s", "peak_mb")
 PEERS = ("default", "plain", "precomputed")
@@ -81,21 +90,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--batch-pairs", type=int, default=8)
-    parser.add_argument("--base", type=Path, default=Path("artifacts/merged/instruct"))
     parser.add_argument("--gold", type=Path, default=Path("artifacts/merged/gold"))
-    parser.add_argument("--encoded", type=Path, default=Path("artifacts/encoded/preferences"))
-    parser.add_argument("--out", type=Path, default=Path("docs/measured/dpo.md"))
-    options = options_beside_trl(parser, PEERS)
+    options = options_beside_trl(parser, PEERS, "merged/instruct", "preferences", "dpo.md")
     if options is None:
         return
     sides = ["ours" + ALLOCATOR, *options.peers, *(side + ALLOCATOR for side in options.peers if side != "default")]
-    results = []
     with tempfile.TemporaryDirectory() as folder:
         write_pairs(options.encoded, Path(folder), options.steps * options.batch_pairs)
-        for turn in range(options.rounds):
-            for side in in_turn(sides, turn):
-                results.append(run(side, options, Path(folder), turn))
-                print(json.dumps(results[-1]), flush=True)
+        results = in_rounds(sides, options.rounds, lambda side, turn: run(side, options, Path(folder), turn))
+    values(results, {"pairs_per_second": "pairs/s", "peak_mb": "MB"}, "side")
     publish(options.out, report(results, options))
 
 

@@ -29,6 +29,7 @@ from ajuste.learning.statistics.metrics import wilson_interval  # noqa: E402
 from ajuste.models.classifier import build, logits_of  # noqa: E402
 from ajuste.models.features import FeatureReader  # noqa: E402
 from ajuste.models.folder import load_tokenizer  # noqa: E402
+from benchmarks.results import value  # noqa: E402
 
 ENCODER, VALIDATED = Path("artifacts/base/encoder"), Path("artifacts/validated/reviews")
 TRAINED, LEARNT, HELD_OUT, FOREIGN = 4000, 2000, 3000, 700
@@ -186,7 +187,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="write docs/measured/drift.md")
     args = parser.parse_args()
-    text = page(*simulate())
+    config, found = simulate()
+    for (scenario, size), reports in found.items():
+        value(f"{scenario}, {size} requests, flagged", "share", [np.mean([report.drifts for report in reports])])
+    text = page(config, found)
     print(text)
     if args.write:
         (ROOT / "docs/measured/drift.md").write_text(text, encoding="utf-8")

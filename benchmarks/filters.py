@@ -17,7 +17,6 @@ Run it from the project's folder, on a quiet machine, after `ajuste run` (or giv
 """
 
 import argparse
-import contextlib
 import http.client
 import json
 import os
@@ -26,9 +25,9 @@ import random
 import re
 import statistics
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -50,6 +49,8 @@ from ajuste.rows.filters.rows import scanned
 from ajuste.serving.app import make_app
 from ajuste.serving.guard import Guard
 from ajuste.serving.models import Models
+from benchmarks.results import value
+from benchmarks.servers import in_thread
 
 KINDS = ["email", "phone", "card", "iban", "national_id", "ip", "profanity", "phrase"]
 REGIONS = ["ES", "US"]
@@ -220,21 +221,10 @@ def ordinary() -> dict[str, tuple[int, int]]:
 # --- latency ----------------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def running(models: Models, guard: Guard | None) -> Iterator[int]:
+def running(models: Models, guard: Guard | None) -> AbstractContextManager[int]:
     """A server in a thread; gives its port."""
-    server = uvicorn.Server(uvicorn.Config(make_app(models, guard=guard), port=0, log_level="error", access_log=False))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        if not thread.is_alive():
-            raise RuntimeError("the server did not start")
-        time.sleep(0.05)
-    try:
-        yield server.servers[0].sockets[0].getsockname()[1]
-    finally:
-        server.should_exit = True
-        thread.join(20)
+    app = make_app(models, guard=guard)
+    return in_thread(uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", access_log=False)))
 
 
 def ask(port: int, text: str) -> float:
@@ -308,6 +298,11 @@ def main() -> None:
         asked, answered = alone(guard, text, pieces, options.rounds)
         plain, filtered = over_http(options.folder, guard, text, options.rounds)
     added = [after - one for one, after in zip(plain, filtered, strict=True)]
+    value("a request, without filters", "ms", plain)
+    value("a request, with filters", "ms", filtered)
+    for kind, counts in found.items():
+        for way, hits in counts.items():
+            value(f"{kind}, {way}", "share", [hits / options.planted])
     print(PAGE.format(
         rates="\n".join(lines(found, flagged, options.planted)), planted=options.planted, tokens=options.tokens,
         characters=len(text), rounds=options.rounds, asked=asked, answered=answered, each=answered / len(pieces),

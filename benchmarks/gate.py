@@ -16,6 +16,7 @@ ajuste/judging/verdicts/budget.py), paired by row.
 A promotion needs the lower bound over the champion above 0. The rule over the base comes on top and can only refuse.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from ajuste.core.params import read_yaml
 from ajuste.judging.verdicts import budget
 from ajuste.learning.statistics.metrics import wilson_interval
 from ajuste.learning.statistics.paired import LEVEL, bounds, gain, least_ratio
+from benchmarks.results import value
 
 PAGE = Path("docs/measured/gate.md")
 ACCURACY = 0.80
@@ -173,11 +175,16 @@ def whole_years(years: int) -> tuple[list[str], float]:
 
 def main() -> None:
     """Measure, write the page; exit code 1 if a look promotes over 4 % of what is no better, or over 5 % of years."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--out", type=Path, default=PAGE)
+    out = parser.parse_args().out
     number, years = 4000, 1000
     looks, worst = one_look(number)
     table, false = whole_years(years)
     asked = read_yaml(Path("policy.yaml"))["gate"]
-    PAGE.write_text("\n".join([
+    value("equal challengers promoted in one look, worst line", "share", [worst])
+    value("years with a false promotion, worst line", "share", [false])
+    out.write_text("\n".join([
         "# How often the gate errs, measured", "",
         "Written by `python -m benchmarks.gate`; what is simulated stands at the top of that file. In brackets the "
         "95 % Wilson interval of a share.", "",

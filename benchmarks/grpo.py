@@ -20,7 +20,8 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from benchmarks.beside import ALLOCATOR, in_turn, label, loads_of, options_beside_trl, publish, run_side
+from benchmarks.beside import ALLOCATOR, in_rounds, label, loads_of, options_beside_trl, publish, run_side
+from benchmarks.results import values
 
 PEERS = ("default", "plain")
 NAMES = {"ours": "Ajuste", "default": "TRL 1.16, its defaults", "plain": "TRL 1.16, bfloat16"}
@@ -104,20 +105,14 @@ def main() -> None:
     parser.add_argument("--group", type=int, default=4)
     parser.add_argument("--new-tokens", type=int, default=24)
     parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--base", type=Path, default=Path("artifacts/merged/instruct"))
-    parser.add_argument("--encoded", type=Path, default=Path("artifacts/encoded/preferences"))
-    parser.add_argument("--out", type=Path, default=Path("docs/measured/grpo.md"))
-    options = options_beside_trl(parser, PEERS)
+    options = options_beside_trl(parser, PEERS, "merged/instruct", "preferences", "grpo.md")
     if options is None:
         return
     sides = ["ours" + ALLOCATOR, *(side + ALLOCATOR for side in options.peers)]
-    results = []
     with tempfile.TemporaryDirectory() as folder:
         write_prompts(options, Path(folder))
-        for turn in range(options.rounds):
-            for side in in_turn(sides, turn):
-                results.append(run(side, options, Path(folder), turn))
-                print(json.dumps(results[-1]), flush=True)
+        results = in_rounds(sides, options.rounds, lambda side, turn: run(side, options, Path(folder), turn))
+    values(results, {"episodes_per_second": "episodes/s", "peak_mb": "MB"}, "side")
     publish(options.out, report(results, options))
 
 

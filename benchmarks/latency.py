@@ -15,17 +15,14 @@ PASSIVE is what `ajuste serve` sets, and the peer gets the same: torch's threads
 """
 
 import argparse
-import contextlib
 import http.client
 import json
 import os
 import platform
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,6 +39,8 @@ from ajuste.serving import app as serving_app
 from ajuste.serving import batches
 from ajuste.serving.models import Models
 from ajuste.serving.pool import TensorPool
+from benchmarks.results import value
+from benchmarks.servers import ask, load, server
 from tasks.base.encoder import EncoderConfig
 from tasks.base.encoder import encoder as bring_base
 
@@ -114,6 +113,7 @@ def forward_times(base: Path, adapter: Path, merged: Path, rounds: int) -> list[
         for name in list(models)[1:]:
             ratios = [ours / base for ours, base in zip(seconds[name], seconds["base"], strict=True)]
             cells.append("{:.3f} ({:.3f} to {:.3f})".format(*interval(ratios)))
+            value(f"{texts} x {tokens}, {name} / base", "ratio", ratios)
         lines.append(f"| {texts} x {tokens} | " + " | ".join(cells) + " |")
     return lines
 
@@ -134,6 +134,8 @@ def memory(base: Path, adapters: list[Path]) -> tuple[float, float, float]:
     pool = TensorPool()
     for model in models:
         pool.share(model)
+    value("ten adapters, a base each", "MB", [apart])
+    value("ten adapters, equal tensors once", "MB", [held(models)])
     return alone, apart, held(models)
 
 
@@ -152,59 +154,24 @@ def serve(merged: Path, port: int, max_rows: int) -> None:
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="error", access_log=False)
 
 
-@contextlib.contextmanager
-def server(kind: str, merged: Path, packed: Path, port: int):
-    """A running server; ends it by its process group."""
+def command_of(kind: str, merged: Path, packed: Path, port: int) -> tuple[list[str], str]:
+    """What starts that server, and the page that says that it is up."""
     if kind == "mlflow models serve":
-        command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(packed), "--env-manager", "local",
-                   "--host", "127.0.0.1", "--port", str(port)]
-        health = "/ping"
-    else:
-        rows = "1" if kind.endswith("without micro-batches") else "64"
-        command = [sys.executable, "-m", "benchmarks.latency", "--serve", str(merged), str(port), rows]
-        health = "/health"
-    beside = {"MLFLOW_DISABLE_TELEMETRY": "true", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    process = subprocess.Popen(command, env=os.environ | beside, start_new_session=True,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 120
-        while True:
-            with contextlib.suppress(OSError):
-                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-                connection.request("GET", health)
-                if connection.getresponse().status == 200:
-                    break
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{kind} did not start")
-            time.sleep(0.3)
-        yield
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, 15)
-        process.wait(30)
+        return [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(packed), "--env-manager", "local",
+                "--host", "127.0.0.1", "--port", str(port)], "/ping"
+    rows = "1" if kind.endswith("without micro-batches") else "64"
+    return [sys.executable, "-m", "benchmarks.latency", "--serve", str(merged), str(port), rows], "/health"
 
 
 def throughput(port: int, path: str, body: dict, clients: int, seconds: float) -> float:
     """Requests a second that `clients` keep-alive connections get answered; every answer is checked."""
-    content, counts = json.dumps(body).encode(), [0] * clients
-    stop = time.perf_counter() + seconds
+    def once(connection: http.client.HTTPConnection, _: int) -> int:
+        answer = ask(connection, path, body)
+        if "positive" not in json.dumps(answer):
+            raise RuntimeError(f"no label: {answer}")
+        return 1
 
-    def ask(me: int) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        while time.perf_counter() < stop:
-            connection.request("POST", path, content, {"content-type": "application/json"})
-            answer = connection.getresponse()
-            if answer.status != 200 or b"positive" not in answer.read():
-                raise RuntimeError(f"answer {answer.status}")
-            counts[me] += 1
-
-    threads = [threading.Thread(target=ask, args=(i,)) for i in range(clients)]
-    began = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(counts) / (time.perf_counter() - began)
+    return load(port, clients, once, seconds)[0]
 
 
 def requests_a_second(merged: Path, root: Path, seconds: float, turns: int) -> list[str]:
@@ -216,7 +183,7 @@ def requests_a_second(merged: Path, root: Path, seconds: float, turns: int) -> l
     packed = root / "packed"
     code = "ajuste/tracking/registry/pyfuncs/classifier.py"
     mlflow.pyfunc.save_model(packed, python_model=code, artifacts={"model": str(merged)},
-                             code_paths=["learning"], pip_requirements=[],
+                             code_paths=["ajuste"], pip_requirements=[],
                              signature=ModelSignature(Schema([ColSpec(DataType.string)])))
     kinds = ["ajuste serve", "ajuste serve, without micro-batches", "mlflow models serve"]
     found: dict[str, list[list[float]]] = {kind: [[], [], []] for kind in kinds}
@@ -226,7 +193,9 @@ def requests_a_second(merged: Path, root: Path, seconds: float, turns: int) -> l
             port += 1
             ours = kind.startswith("ajuste")
             path, key = ("/classify", "texts") if ours else ("/invocations", "inputs")
-            with server(kind, merged, packed, port):
+            command, health = command_of(kind, merged, packed, port)
+            beside = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+            with server(command, port, root / "server.log", health, environment=beside):
                 throughput(port, path, {key: [TEXT]}, 2, 1.0)                   # warm up
                 for cell, (clients, texts) in enumerate(((1, 1), (16, 1), (1, 64))):
                     rate = throughput(port, path, {key: [TEXT] * texts}, clients, seconds) * texts
@@ -234,6 +203,8 @@ def requests_a_second(merged: Path, root: Path, seconds: float, turns: int) -> l
     lines = []
     for kind, cells in found.items():
         shown = [f"{statistics.median(rates):.0f} ({min(rates):.0f} to {max(rates):.0f})" for rates in cells]
+        for asked, rates in zip(("1 client, 1 text", "16 clients, 1 text", "1 client, 64 texts"), cells, strict=True):
+            value(f"{kind}, {asked}", "texts/s", rates)
         lines.append(f"| `{kind}` | " + " | ".join(shown) + " |")
     return lines
 
@@ -249,7 +220,7 @@ def main() -> None:
         serve(Path(options.serve[0]), int(options.serve[1]), int(options.serve[2]))
         return
     torch.set_num_threads(2)
-    load = os.getloadavg()[0]
+    before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         base, adapters, merged = make_models(Path(folder))
         latency = forward_times(base, adapters[0], merged, options.rounds)
@@ -257,7 +228,7 @@ def main() -> None:
         rates = requests_a_second(merged, Path(folder), options.seconds, options.turns)
     print(PAGE.format(latency="\n".join(latency), rounds=options.rounds, alone=alone, apart=apart, shared=shared,
                       rates="\n".join(rates), seconds=options.seconds, turns=options.turns, torch=torch.__version__,
-                      cores=os.cpu_count(), machine=platform.machine(), before=load, after=os.getloadavg()[0]))
+                      cores=os.cpu_count(), machine=platform.machine(), before=before, after=os.getloadavg()[0]))
 
 
 PAGE = """\

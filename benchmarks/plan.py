@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.beside import loads_of, publish, result_of
+from benchmarks.results import values
 from benchmarks.sides.plan import KINDS, SIZES
 
 WANTED = 0.2  # of the measured peak
@@ -86,6 +87,7 @@ def main() -> None:
         ]  # fmt: skip
         results = result_of("the trainings", command, options.threads)
     print(json.dumps(results))
+    values(results, {"planned_mb": "MB", "measured_mb": "MB"}, "kind", "size")
     publish(options.out, report(results, options))
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.beside import in_turn, loads_of, publish, result_of
+from benchmarks.results import values
 
 NAMES = {"trunk": "Ajuste, value on the trunk", "adapter": "Ajuste, value adapter", "trl": "TRL 1.12"}
 WANTED = {"trunk": "2.0", "adapter": "1.3"}
@@ -169,6 +170,7 @@ def main() -> None:
                     results.append(run(side, dtype, options, work, seed=turn))
                     print(json.dumps(results[-1]), flush=True)
     check(results)
+    values(results, {"episodes_per_second": "episodes/s", "peak_mb": "MB"}, "dtype", "side")
     publish(options.out, report(results, options))
 
 

@@ -17,6 +17,7 @@ sys.path.insert(0, str(ROOT))
 
 from ajuste.learning.statistics.metrics import wilson_interval  # noqa: E402
 from ajuste.serving.log.redact import redact  # noqa: E402
+from benchmarks.results import value  # noqa: E402
 
 LINES = ROOT / "sources" / "redaction" / "lines.txt"
 NONE = "none"
@@ -109,7 +110,12 @@ def page(lines: list[Line]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="make docs/measured/redaction.md")
-    text = page(read())
+    lines = read()
+    text = page(lines)
+    secret = [line.gone() for line in lines if line.kind != NONE]
+    plain = [not line.kept() for line in lines if line.kind == NONE]
+    value("lines with a secret, found", "share", [sum(secret) / len(secret)])
+    value("lines without one, changed", "share", [sum(plain) / len(plain)])
     if parser.parse_args().write:
         (ROOT / "docs" / "measured" / "redaction.md").write_text(text, encoding="utf-8")
     print(text)

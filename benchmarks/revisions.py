@@ -19,6 +19,7 @@ from statistics import median
 
 from benchmarks import ppo, sft
 from benchmarks.beside import in_turn, loads_of, publish, result_of
+from benchmarks.results import value
 
 RATES = {"sft": "tokens_per_second", "ppo": "episodes_per_second"}
 UNITS = {"sft": "trained tokens / s", "ppo": "episodes / s"}
@@ -104,6 +105,10 @@ def main() -> None:
         subprocess.run(["git", "rev-parse", "--short", name], check=True, capture_output=True, text=True).stdout.strip()
         for name in (options.revision, "HEAD")
     )
+    for kind, found in pairs.items():
+        for place, name in enumerate(names):
+            value(f"{kind}, {'earlier' if place == 0 else 'now'} ({name})", UNITS[kind],
+                  [pair[place][RATES[kind]] for pair in found])  # fmt: skip
     publish(options.out, report(pairs, names, options))
 
 

@@ -21,7 +21,8 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks import beside
-from benchmarks.beside import ALLOCATOR, in_turn, label, loads_of, options_beside_trl, publish, run_side
+from benchmarks.beside import ALLOCATOR, in_rounds, label, loads_of, options_beside_trl, publish, run_side
+from benchmarks.results import values
 
 TOLERANCE = 1e-6
 FIGURES = ("pairs_per_second", "pairs_per_cpu_second", "startup_s", "peak_mb")
@@ -133,14 +134,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--batch-pairs", type=int, default=8)
     parser.add_argument("--check-pairs", type=int, default=4)
-    parser.add_argument("--base", type=Path, default=Path("artifacts/merged/instruct"))
-    parser.add_argument("--encoded", type=Path, default=Path("artifacts/encoded/preferences"))
-    parser.add_argument("--out", type=Path, default=Path("docs/measured/reward.md"))
-    options = options_beside_trl(parser, PEERS)
+    options = options_beside_trl(parser, PEERS, "merged/instruct", "preferences", "reward.md")
     if options is None:
         return
     sides = ["ours" + ALLOCATOR, *options.peers, *(side + ALLOCATOR for side in options.peers if side != "default")]
-    results = []
     with tempfile.TemporaryDirectory() as folder:
         few, work = Path(folder) / "few", Path(folder) / "all"
         few.mkdir()
@@ -151,10 +148,8 @@ def main() -> None:
         ours, theirs = checked[0]["losses"]
         if not (abs(ours - theirs) <= TOLERANCE and checked[0]["absolute"] <= TOLERANCE):
             raise SystemExit(f"the sides differ by more than {TOLERANCE}: {checked[0]}")
-        for turn in range(options.rounds):
-            for side in in_turn(sides, turn):
-                results.append(run(side, options, work, "--seed", turn))
-                print(json.dumps(results[-1]), flush=True)
+        results = in_rounds(sides, options.rounds, lambda side, turn: run(side, options, work, "--seed", turn))
+    values(results, {"pairs_per_second": "pairs/s", "peak_mb": "MB"}, "side")
     publish(options.out, report(results, checked, options))
 
 

@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 from ajuste.cli.processes import answers, free_port, python, start, stop, wait
+from benchmarks.results import value
 
 ROOT = Path(__file__).parents[1]
 NAME = "reviews-classifier"
@@ -51,6 +52,8 @@ def measure(env: dict[str, str]) -> list[tuple[float, float]]:
 
 def row(store: str, found: list[tuple[float, float]]) -> str:
     """A line of the table: median and worst of both."""
+    for name, runs in zip(("clock", "processor"), zip(*found, strict=True), strict=True):
+        value(f"{store}, {name}", "s", runs)
     cells = [f"{of(values):.1f}" for values in zip(*found, strict=True) for of in (statistics.median, max)]
     return f"| {store} | {' | '.join(cells)} |"
 

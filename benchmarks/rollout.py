@@ -22,6 +22,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.beside import in_turn, publish, result_of
+from benchmarks.results import values
 
 SIDES = ("ours", "generate")
 WANTED = 1.3
@@ -152,6 +153,9 @@ def main() -> None:
                     equal, rows = equal_tokens(runs, dtype)
                     if equal != rows:
                         raise SystemExit(f"greedy tokens differ in {rows - equal} of {rows} rows in float32")
+    rates = [{**run, **found, "how": "greedy" if found["greedy"] else "sampled",
+              "rate": found["tokens"] / found["seconds"]} for run in runs for found in run["results"]]  # fmt: skip
+    values(rates, {"rate": "tokens/s"}, "side", "dtype", "set", "batch", "how")
     publish(options.out, report(runs, prompts, options))
 
 

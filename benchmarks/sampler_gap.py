@@ -25,6 +25,7 @@ from torch import Tensor
 from ajuste.learning.rl import rollout
 from ajuste.learning.rl.sampler_gap import gap_figures
 from benchmarks.beside import publish
+from benchmarks.results import value
 
 COLUMNS = {"mean": "sampler_gap_mean", "50 %": "sampler_gap_p50", "90 %": "sampler_gap_p90", "99 %": "sampler_gap_p99",
            "largest": "sampler_gap"}  # fmt: skip
@@ -169,6 +170,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     ways, mask = measured(options)
+    for one, other, _ in PAIRS:
+        found = gap_figures(ways[one], ways[other], mask, options.clip)
+        value(f"{one} and {other}, mean", "nats", [found[COLUMNS["mean"]]])
     publish(options.out, report(ways, mask, options))
 
 

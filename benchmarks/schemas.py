@@ -15,8 +15,6 @@ import argparse
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,6 +25,8 @@ from ajuste.serving import generation
 from ajuste.serving.app import make_app
 from ajuste.serving.door.connections import server_of
 from ajuste.serving.models import Models
+from benchmarks.results import value
+from benchmarks.servers import in_thread
 from tests.made import tiny_classifiers, tiny_decoders, tiny_rlhf
 
 CHECKS = ("not_a_server_error", "status_code_conformance", "content_type_conformance", "response_headers_conformance",
@@ -64,21 +64,16 @@ def main() -> None:
     generation.DEFAULT_TOKENS = 8                       # of an answer: what it says does not matter here
     with tempfile.TemporaryDirectory() as folder:
         server = server_of(make_app(tiny_models(Path(folder))), port=0, log_level="error")
-        thread = threading.Thread(target=server.run, daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.05)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        command = [
-            str(options.program.absolute()), "run", f"http://127.0.0.1:{port}/openapi.json",
-            "--checks", ",".join(CHECKS), "--max-examples", str(options.examples),
-            "--phases", "examples,coverage,fuzzing", "--seed", "0", "--suppress-health-check", "all",
-            "--continue-on-failure", "--request-timeout", "60",
-            *(["--include-path", options.page] if options.page else []),
-        ]
-        done = subprocess.run(command, cwd=folder)
-        server.should_exit = True
-        thread.join(20)
+        with in_thread(server) as port:
+            command = [
+                str(options.program.absolute()), "run", f"http://127.0.0.1:{port}/openapi.json",
+                "--checks", ",".join(CHECKS), "--max-examples", str(options.examples),
+                "--phases", "examples,coverage,fuzzing", "--seed", "0", "--suppress-health-check", "all",
+                "--continue-on-failure", "--request-timeout", "60",
+                *(["--include-path", options.page] if options.page else []),
+            ]
+            done = subprocess.run(command, cwd=folder)
+        value("Schemathesis, exit code", "code", [done.returncode])
     sys.exit(done.returncode)
 
 

@@ -17,25 +17,22 @@ does not start, its lines say so.
 """
 
 import argparse
-import contextlib
 import http.client
 import json
 import os
 import platform
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
 
+from ajuste.core.errors import DataError
 from ajuste.models.folder import sha256_of
+from benchmarks.results import value
+from benchmarks.servers import ask, load, server
 
 KINDS = ("ajuste, one by one", "ajuste", "transformers serve", "transformers serve --continuous-batching")
 PROMPTS = [
@@ -60,69 +57,28 @@ def serve(folder: Path, port: int, rows: int) -> None:
     uvicorn.run(app.make_app(models), host="127.0.0.1", port=port, log_level="error", access_log=False)
 
 
-@contextlib.contextmanager
-def server(kind: str, folder: Path, port: int, log: Path) -> Iterator[bool]:
-    """A running server; gives whether it started. Ended by its process group."""
+def command_of(kind: str, folder: Path, port: int) -> list[str]:
+    """What starts that server."""
     if kind.startswith("ajuste"):
         rows = "1" if kind.endswith("one by one") else "32"
-        command = [sys.executable, "-m", "benchmarks.serving", "--serve", str(folder), str(port), rows]
-    else:
-        command = [str(Path(sys.executable).parent / "transformers"), "serve", str(folder), "--device", "cpu",
-                   "--dtype", "float32", "--port", str(port), "--host", "127.0.0.1", *kind.split()[2:]]
-    quiet = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    with log.open("ab") as out:
-        process = subprocess.Popen(command, env=os.environ | quiet, start_new_session=True, stdout=out, stderr=out)
-    try:
-        deadline, up = time.monotonic() + 180, False
-        while not up and process.poll() is None and time.monotonic() < deadline:
-            with contextlib.suppress(OSError):
-                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-                connection.request("GET", "/health")
-                up = connection.getresponse().status == 200
-            time.sleep(0.3)
-        yield up
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(30)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        return [sys.executable, "-m", "benchmarks.serving", "--serve", str(folder), str(port), rows]
+    return [str(Path(sys.executable).parent / "transformers"), "serve", str(folder), "--device", "cpu",
+            "--dtype", "float32", "--port", str(port), "--host", "127.0.0.1", *kind.split()[2:]]
 
 
-def load(port: int, model: str, clients: int, requests: int, tokens: int) -> tuple[float, float, dict[int, str]]:
+def answers_of(port: int, model: str, clients: int, requests: int, tokens: int) -> tuple[float, float, dict[int, str]]:
     """Tokens a second, the median seconds of a request, and the text of each prompt."""
-    texts, seconds, counts, problems = {}, [], [], []
-    todo, lock = iter(range(requests)), threading.Lock()
+    texts = {}
 
-    def ask() -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
-        while True:
-            with lock:
-                number = next(todo, None)
-            if number is None or problems:
-                return
-            body = {"model": model, "messages": [{"role": "user", "content": PROMPTS[number % len(PROMPTS)]}],
-                    "max_tokens": tokens, "temperature": 0}
-            began = time.perf_counter()
-            connection.request("POST", "/v1/chat/completions", json.dumps(body), {"content-type": "application/json"})
-            answer = json.loads(connection.getresponse().read())
-            if "choices" not in answer:
-                problems.append(answer)
-                return
-            seconds.append(time.perf_counter() - began)
-            counts.append(answer["usage"]["completion_tokens"])
-            texts[number % len(PROMPTS)] = answer["choices"][0]["message"]["content"]
+    def once(connection: http.client.HTTPConnection, number: int) -> int:
+        body = {"model": model, "messages": [{"role": "user", "content": PROMPTS[number % len(PROMPTS)]}],
+                "max_tokens": tokens, "temperature": 0}
+        answer = ask(connection, "/v1/chat/completions", body)
+        texts[number % len(PROMPTS)] = answer["choices"][0]["message"]["content"]
+        return answer["usage"]["completion_tokens"]
 
-    threads = [threading.Thread(target=ask) for _ in range(clients)]
-    began = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if problems:
-        raise RuntimeError(str(problems[0])[:300])
-    return sum(counts) / (time.perf_counter() - began), statistics.median(seconds), texts
+    rate, seconds = load(port, clients, once, requests=requests)
+    return rate, statistics.median(seconds), texts
 
 
 def measure(folder: Path, options: argparse.Namespace, log: Path) -> tuple[dict[str, list], dict[str, str]]:
@@ -136,18 +92,16 @@ def measure(folder: Path, options: argparse.Namespace, log: Path) -> tuple[dict[
             if kind in missing:
                 continue
             model = "assistant" if kind.startswith("ajuste") else str(folder)
-            with server(kind, folder, port, log) as up:
-                try:
-                    if not up:
-                        raise RuntimeError("it did not start")
-                    load(port, model, 2, 2, 4)                              # loads the model, warms up
+            try:
+                with server(command_of(kind, folder, port), port, log):
+                    answers_of(port, model, 2, 2, 4)                        # loads the model, warms up
                     requests = options.requests if kind != KINDS[0] else max(8, options.requests // 4)
-                    rate, seconds, texts = load(port, model, options.clients, requests, options.tokens)
-                except (RuntimeError, OSError, ValueError) as error:
-                    if kind.startswith("ajuste"):
-                        raise
-                    missing[kind] = str(error)[:120]
-                    continue
+                    rate, seconds, texts = answers_of(port, model, options.clients, requests, options.tokens)
+            except (RuntimeError, OSError, DataError) as error:
+                if kind.startswith("ajuste"):
+                    raise
+                missing[kind] = str(error)[:120]
+                continue
             if kind == KINDS[0]:
                 alone, first = rate, texts
             elif kind == KINDS[1] and texts != first:
@@ -173,14 +127,16 @@ def main() -> None:
     if not (options.folder / "model.safetensors").is_file():
         raise SystemExit(f"{options.folder} holds no whole decoder: `ajuste run` makes one, or give --folder")
     before = os.getloadavg()[0]
-    with tempfile.NamedTemporaryFile(suffix=".log") as log:
-        found, missing = measure(options.folder.resolve(), options, Path(log.name))
+    with tempfile.TemporaryDirectory() as work:
+        found, missing = measure(options.folder.resolve(), options, Path(work) / "server.log")
     lines = []
     for kind, values in found.items():
         if kind in missing:
             lines.append(f"| `{kind}` | not measured: {missing[kind]} | | |")
             continue
         rates, ratios, seconds = zip(*values, strict=True)
+        value(kind, "tokens/s", rates)
+        value(f"{kind}, median wait of a request", "s", seconds)
         lines.append(f"| `{kind}` | {statistics.median(rates):.0f} ({min(rates):.0f} to {max(rates):.0f}) | "
                      f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) | "
                      f"{statistics.median(seconds):.1f} s |")

@@ -21,6 +21,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.beside import ALLOCATOR, in_turn, label, loads_of, options_beside_trl, publish, run_side
+from benchmarks.results import values
 
 PEERS = ("default", "plain", "group", "packing")
 TOLERANCE = 1e-5
@@ -136,10 +137,7 @@ def main() -> None:
     parser.add_argument("--batch-rows", type=int, default=8)
     parser.add_argument("--max-tokens", type=int, default=256)
     parser.add_argument("--equal-tokens", type=int, default=128)
-    parser.add_argument("--base", type=Path, default=Path("artifacts/base/decoder"))
-    parser.add_argument("--encoded", type=Path, default=Path("artifacts/encoded/instructions"))
-    parser.add_argument("--out", type=Path, default=Path("docs/measured/sft.md"))
-    options = options_beside_trl(parser, PEERS)
+    options = options_beside_trl(parser, PEERS, "base/decoder", "instructions", "sft.md")
     if options is None:
         return
     same = [side + ALLOCATOR for side in options.peers]
@@ -154,6 +152,7 @@ def main() -> None:
                 for side in in_turn(sides[rows], turn):
                     results.append(run(side, rows, options, work, seed=turn))
                     print(json.dumps(results[-1]), flush=True)
+    values(results, {"tokens_per_second": "trained tokens/s", "peak_mb": "MB"}, "rows", "side")
     publish(options.out, report(results, losses, options))
 
 

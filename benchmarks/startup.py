@@ -17,6 +17,7 @@ import time
 from collections import Counter
 
 from ajuste.core.stages import module_of, stage_names
+from benchmarks.results import value
 
 LINE = re.compile(r"import time:\s*(\d+) \|\s*\d+ \| +([\w.]+)")
 SHOWN = 4  # packages a row
@@ -49,6 +50,8 @@ def main() -> None:
     print("| stage | CPU seconds | seconds | packages |\n|---|---|---|---|")
     for name in asked.stages or stage_names():
         cpu, wall, spent = best(f"import {module_of(name)}", asked.times)
+        value(f"{name}, processor", "s", [cpu])
+        value(f"{name}, clock", "s", [wall])
         total = sum(spent.values())
         most = ", ".join(f"{package} {value / total:.0%}" for package, value in spent.most_common(SHOWN))
         print(f"| {name} | {cpu:.1f} | {wall:.1f} | {most} |", flush=True)

@@ -23,6 +23,7 @@ from ajuste.judging.policy import check_policy
 from ajuste.tracking.project import dvc, lock, raw_data
 from ajuste.tracking.project.check import check_params
 from ajuste.tracking.registry.families.all import FAMILIES
+from flows._found import recorded
 from flows._progress import console
 
 
@@ -116,6 +117,9 @@ def look(asked: Asked) -> Look:
             todo.append(name)
     if todo:
         console.print(forecast(todo, len(order) - len(skipped)), soft_wrap=True, highlight=False)
+        fresh = "evaluate_classify" in todo and all(last_seconds(name) is None for name in todo)
+        if fresh and (known := recorded()):
+            console.print(f"  {known}", soft_wrap=True, highlight=False)
     names = {name.partition(":")[0] for name, own in stages_of_names().items() if own <= reached}
     return Look(stale, skipped, reached, names)
 

@@ -65,7 +65,8 @@ def say(name: str, action: str, seconds: float | None = None, note: str = "") ->
         "failed": "[red]failed[/]",
     }
     time_taken = f"{seconds:7.1f} s" if seconds is not None else " " * 9
-    console.print(f"{name:<20} {mark.get(action, action)}{' ' * (9 - len(action))}{time_taken}  {note}".rstrip())
+    line = f"{name:<20} {mark.get(action, action)}{' ' * (9 - len(action))}{time_taken}  {note}"
+    console.print(line.rstrip(), soft_wrap=True)
 
 
 def warn(text: str) -> None:

@@ -21,6 +21,7 @@ from ajuste.tracking.project import dvc, lock, publish
 from ajuste.tracking.registry import registry
 from ajuste.tracking.registry.register import unfinished
 from ajuste.tracking.runs import runs
+from flows import _found
 from flows._patience import outlive_worker, patiently, shown, unless_unreachable
 from flows._plan import Asked, check, in_words, last_seconds, looked, stages_of_names
 from flows._progress import Follower, begins, console, say, warn
@@ -101,7 +102,7 @@ def run_stage(name: str, stale: bool, force: bool, parent: str | None) -> str:
     if action != "cached":
         checkpoints.forget(lock.stage_key(name))
     state = _state(name) if action == "ran" else {}
-    say(name, action, state.get("seconds"), _note(state))
+    say(name, action, state.get("seconds"), _note(state, _found.found(lock.stages().get(name, {}))))
     for alarm in _alarms(name):
         warn(alarm)
     _table(name, action, state, run_id)
@@ -242,11 +243,12 @@ def _state(name: str) -> dict:
         return {}
 
 
-def _note(state: dict) -> str:
+def _note(state: dict, result: str) -> str:
+    """What a stage took and what it found, after its seconds; nothing of one that was not run."""
     parts = [f"{state['peak_memory_mb']:.0f} MB"] if state.get("peak_memory_mb") else []
     if state.get("tokens_per_second"):
         parts.append(f"{state['tokens_per_second']:.0f} tokens/s")
-    return ", ".join(parts)
+    return "; ".join(part for part in (", ".join(parts), result if state else "") if part)
 
 
 def _alarms(name: str) -> list[str]:

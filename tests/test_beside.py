@@ -14,10 +14,7 @@ PEERS = ("default", "plain")
 def options(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> argparse.Namespace | None:
     monkeypatch.delenv("AJUSTE_TRL_PYTHON", raising=False)
     monkeypatch.setattr(sys, "argv", ["compare.py", *arguments])
-    parser = argparse.ArgumentParser()
-    for name in ("base", "encoded"):
-        parser.add_argument(f"--{name}", type=Path, default=Path(name))
-    return beside.options_beside_trl(parser, PEERS)
+    return beside.options_beside_trl(argparse.ArgumentParser(), PEERS, "merged/instruct", "preferences", "dpo.md")
 
 
 def test_without_a_peer_it_is_skipped_in_one_line(monkeypatch, capsys) -> None:
@@ -28,11 +25,14 @@ def test_without_a_peer_it_is_skipped_in_one_line(monkeypatch, capsys) -> None:
 def test_the_options_that_all_share(monkeypatch) -> None:
     found = options(monkeypatch, "--peer-python", "python3", "--peers", "plain", "--rounds", "1")
     assert (found.peers, found.rounds, found.threads) == (["plain"], 1, 2)
-    assert found.base == Path("base").resolve() and found.encoded.is_absolute()
+    assert found.base == Path("artifacts/merged/instruct").resolve() and found.encoded.is_absolute()
+    assert found.out == Path("docs/measured/dpo.md")
 
 
 def test_sides_change_places_and_have_names() -> None:
     assert [list(beside.in_turn(["a", "b"], turn)) for turn in range(3)] == [["a", "b"], ["b", "a"], ["a", "b"]]
+    found = beside.in_rounds(["a", "b"], 2, lambda side, turn: {"side": side, "turn": turn})
+    assert [(one["side"], one["turn"]) for one in found] == [("a", 0), ("b", 0), ("b", 1), ("a", 1)]
     names = {"ours": "Ajuste"}
     assert [beside.label(side, names) for side in ("ours", "ours + allocator")] == ["Ajuste", "Ajuste + allocator"]
     assert "0.5 to 2.0." in beside.loads_of([{"load": 2.0}, {"load": 0.5}])

@@ -52,7 +52,7 @@ def ours(options: argparse.Namespace, given: dict, watch: Watch) -> None:
     def even(prompts: list[list[int]], responses: Tensor, mask: Tensor) -> Tensor:
         return ((responses % 2 == 0) & mask).sum(1) / mask.sum(1)
 
-    one = OneBase.build(options.base, None, config.settings(), getattr(torch, options.dtype))
+    one = OneBase.build(options.base, None, config.settings(), getattr(torch, options.dtype)).to(options.device)
     clock = laps(watch)
     with tempfile.TemporaryDirectory() as folder:
         history = loop.train(
@@ -167,6 +167,7 @@ def main() -> None:
     for name in ("updates", "batch-rows", "group", "new-tokens", "epochs", "threads"):
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--lr", type=float, default=1e-4)
+    parser.add_argument("--device", default="cpu", help="of our side")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep-memory", action="store_true", help="the stage's own allocator settings")
     options = parser.parse_args()

@@ -29,13 +29,14 @@ ONCE = {"epochs": 1, "batch_rows": 8, "accumulation": 1, "evaluations": 1}
 
 
 class Size(NamedTuple):
-    """Of a Llama and of its rows: the longest has `tokens`."""
+    """Of a Llama with heads of width `head` and of its rows: the longest has `tokens`."""
 
     layers: int
     width: int
     inner: int
     vocabulary: int
     tokens: int
+    head: int = 32
 
 
 SIZES = {
@@ -62,7 +63,7 @@ class Trained(Exception):
 # --- a run's folders --------------------------------------------------------------------------------------------------
 
 
-def lay_out(folder: Path, size: Size, seed: int) -> Path:
+def lay_out(folder: Path, size: Size, seed: int, rows: int = 8 * STEPS, equal: bool = False) -> Path:
     """artifacts/base/decoder, the same as artifacts/merged/instruct, and the encoded sets below `folder`."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -75,7 +76,8 @@ def lay_out(folder: Path, size: Size, seed: int) -> Path:
     config = AutoConfig.from_pretrained(base)
     config.update({
         "num_hidden_layers": size.layers, "hidden_size": size.width, "intermediate_size": size.inner,
-        "num_attention_heads": size.width // 32, "num_key_value_heads": size.width // 64, "head_dim": 32,
+        "num_attention_heads": size.width // size.head, "num_key_value_heads": size.width // (2 * size.head),
+        "head_dim": size.head, "max_position_embeddings": max(config.max_position_embeddings, size.tokens),
         "vocab_size": size.vocabulary,
     })  # fmt: skip
     torch.manual_seed(seed)
@@ -88,12 +90,13 @@ def lay_out(folder: Path, size: Size, seed: int) -> Path:
     (base / "base.json").write_text(json.dumps(identity), encoding="utf-8")
     (folder / "artifacts/merged").mkdir()
     (folder / "artifacts/merged/instruct").symlink_to(base.resolve())
-    write_rows(folder / "artifacts/encoded", size, seed)
+    write_rows(folder / "artifacts/encoded", size, seed, rows, equal)
     return folder
 
 
-def write_rows(encoded: Path, size: Size, seed: int) -> None:
-    """Random token ids: of every two rows one is the longest, the other half of it to all of it."""
+def write_rows(encoded: Path, size: Size, seed: int, number: int, equal: bool) -> None:
+    """Random token ids, so many training rows: of every two rows one is the longest, the other half of it to all of it;
+    all the longest if `equal`."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -107,9 +110,10 @@ def write_rows(encoded: Path, size: Size, seed: int) -> None:
         (encoded / name).parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.Table.from_pylist(rows), encoded / name)
 
-    for split, number in (("train", 8 * STEPS), ("validation", 2), ("test", 2)):
-        lengths = [size.tokens if i % 2 else int(random.integers(size.tokens // 2, size.tokens)) for i in range(number)]
-        names = [f"{split}-{i:03d}" for i in range(number)]
+    for split, count in (("train", number), ("validation", 2), ("test", 2)):
+        lengths = [size.tokens if equal or i % 2 else int(random.integers(size.tokens // 2, size.tokens))
+                   for i in range(count)]  # fmt: skip
+        names = [f"{split}-{i:03d}" for i in range(count)]
         prompts = [ids(n // 3) for n in lengths]
         rows = [[*prompt, *ids(n - len(prompt))] for prompt, n in zip(prompts, lengths, strict=True)]
         write(f"instructions/{split}.parquet", [
@@ -215,7 +219,7 @@ def dpo(params: dict, checkpoints: Path) -> None:
     stage.dpo(config, _compute(params), folders, Path("out"), checkpoints)
 
 
-def ppo(params: dict, checkpoints: Path) -> None:
+def ppo(params: dict, checkpoints: Path, clock=None) -> None:
     """The loop of stage `ppo`; the score is the share of even tokens, so there is no reward model."""
     import torch
 
@@ -227,12 +231,13 @@ def ppo(params: dict, checkpoints: Path) -> None:
     config, compute = _config(PpoConfig, "ppo", params), _compute(params)
     seed_everything(compute.seed, compute.threads)
     one = OneBase.build(Path("artifacts/merged/instruct"), None, config.settings(), getattr(torch, config.dtype))
-    prompts = policy.read_prompts(Path("artifacts/encoded/preferences"), "train", 400)["prompt_ids"]
+    one = one.to(compute.torch_device())
+    prompts = policy.read_prompts(Path("artifacts/encoded/preferences"), "train", 4096)["prompt_ids"]
 
     def even(_: list, responses: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         return ((responses % 2 == 0) & mask).float().mean(1)
 
-    loop.train(one, config.algorithm(), prompts, even, config, compute.seed, checkpoints, [0])
+    loop.train(one, config.algorithm(), prompts, even, config, compute.seed, checkpoints, [0], clock=clock)
 
 
 RUN = {"instruct": instruct, "reward": reward, "dpo": dpo, "ppo": ppo}

@@ -114,3 +114,23 @@ def test_every_preset_of_the_project_fits_its_params(tmp_path: Path, monkeypatch
         copy.write_text((root / "params.yaml").read_text())
         assert apply(file.stem, copy), f"{file.name} changes nothing"
         assert copy.read_text().count("#") == (root / "params.yaml").read_text().count("#")
+
+
+def test_the_preset_for_a_gpu_raises_every_batch_that_a_model_computes() -> None:
+    root = Path(__file__).parents[2]
+    params, gpu = (yaml.safe_load((root / name).read_text()) for name in ("params.yaml", "presets/gpu.yaml"))
+
+    def batches(section: dict, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], int]:
+        found = {}
+        for key, value in section.items():
+            if isinstance(value, dict):
+                found |= batches(value, (*path, key))
+            elif key in ("batch_rows", "batch_tokens", "micro_rows"):
+                found[(*path, key)] = value
+        return found
+
+    before, after = batches(params), batches(gpu)
+    rows_alone = {path for path in before if path[0] in ("validate", "encode")}  # no model computes there
+    assert set(after) == set(before) - rows_alone
+    assert all(after[path] > before[path] for path in after), [p for p in after if after[p] <= before[p]]
+    assert gpu["compute"] == {"dtype": "bfloat16", "device": "cuda"}

@@ -53,6 +53,7 @@ def settle() -> None:
     from ajuste.cli import logins
     from ajuste.core.home import home
 
+    home().mkdir(parents=True, exist_ok=True)  # Prefect makes its folder in it, not the folders above
     os.environ.setdefault("PREFECT_HOME", str(home() / ".prefect"))
     if not os.environ.get("PREFECT_API_URL"):
         os.environ.update(logins.alone())  # Prefect starts a server for this run, which a page could ask too
