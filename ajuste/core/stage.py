@@ -106,7 +106,8 @@ def start(name: str, config_type: type[Config], together: bool = False) -> Itera
     began = time.monotonic() - imports
     notes.forget()
     stage, error = None, None
-    signal.signal(signal.SIGTERM, _interrupt)
+    if threading.current_thread() is threading.main_thread():  # a worker of Ray runs its stage beside it
+        signal.signal(signal.SIGTERM, _interrupt)
     try:
         with _alone(name):
             _watch_ancestors()
