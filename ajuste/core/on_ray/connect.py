@@ -19,6 +19,10 @@ from ajuste.core.errors import UsageError
 from ajuste.core.home import home
 
 INSTALL = "python -m pip install -c constraints.txt -e '.[cluster]'"
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # which says twice what a worker prints
+}
 PASSED_ON = ("GOMP_SPINCOUNT", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "TOKENIZERS_PARALLELISM")
 
 
@@ -37,13 +41,19 @@ def connected(address: str, cpus: int) -> Iterator[None]:
     """
     if importlib.util.find_spec("ray") is None:
         raise UsageError(f"launch.by is ray, and Ray is not installed: {INSTALL}")
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.update(QUIET)
     import ray
 
     local = address == "local"
     own = {"num_cpus": max(cpus, os.cpu_count() or 1), "include_dashboard": False} if local else {}
     try:
-        ray.init(address, runtime_env={"env_vars": told()}, logging_level="WARNING", **own)
+        ray.init(
+            address,
+            runtime_env={"env_vars": told()},
+            logging_level="ERROR",
+            logging_config=ray.LoggingConfig(log_level="ERROR"),  # of Ray's own actors: without its dashboard they
+            **own,  # warn all the time that they cannot ask it
+        )
     except (ConnectionError, ValueError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(

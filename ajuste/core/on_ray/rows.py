@@ -1,0 +1,50 @@
+"""Batches of rows worked on by Ray Data on the nodes of a cluster: a `Spread` (ajuste/rows/spread.py).
+
+    the stage reads batches ─> windows of them ─> Ray Data: function(batch), a task each ─> in order ─> the stage writes
+
+The batches of a window are blocks of one row, so Ray Data places each where there is a free CPU, and hands the results
+on in the order of the blocks (`preserve_order`). Memory is a window, whatever the rows; a batch whose node is lost is
+worked on anew by Ray. Errors of the function are raised here as they are.
+"""
+
+import itertools
+import logging
+import pickle
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from ajuste.core.on_ray.connect import connected
+
+BATCHES_A_CPU = 16  # in a window; Ray Data starts each window anew, and its last tasks wait for no others
+
+
+def spread(function: Callable, batches: Iterable, address: str, threads: int) -> Iterator:
+    """function(batch) of each batch in order; threads: the CPUs that one call takes. Raises UsageError: no cluster."""
+    batches = iter(batches)
+    first = list(itertools.islice(batches, 1))
+    if not first:
+        return
+    with connected(address, threads):
+        import ray
+
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells the plan of every window
+        context = ray.data.DataContext.get_current()
+        context.execution_options.preserve_order = True
+        context.enable_progress_bars = False
+        cpus = int(ray.cluster_resources().get("CPU", 1))
+        shared = ray.put(function)  # once for all windows: a tokenizer and n-grams are large
+        window = first + list(itertools.islice(batches, BATCHES_A_CPU * cpus - 1))
+        while window:
+            rows = [{"batch": pickle.dumps(batch)} for batch in window]
+            data = ray.data.from_items(rows, override_num_blocks=len(rows))
+            mapped = data.map(_apply, fn_args=(shared,), num_cpus=threads)
+            for row in mapped.iter_rows():
+                yield pickle.loads(row["found"])
+            window = list(itertools.islice(batches, BATCHES_A_CPU * cpus))
+
+
+def _apply(row: dict[str, bytes], shared: Any) -> dict[str, bytes]:
+    """A task: the function at one batch."""
+    import ray
+
+    return {"found": pickle.dumps(ray.get(shared)(pickle.loads(row["batch"])))}
