@@ -18,13 +18,13 @@ from ajuste.core.on_ray.connect import connected
 BATCHES_A_CPU = 16  # in a window; Ray Data starts each window anew, and its last tasks wait for no others
 
 
-def spread(function: Callable, batches: Iterable, address: str, threads: int) -> Iterator:
-    """function(batch) of each batch in order; threads: the CPUs that one call takes. Raises UsageError: no cluster."""
+def spread(function: Callable, batches: Iterable, address: str) -> Iterator:
+    """function(batch) of each batch in order, on one CPU each. Raises UsageError: no cluster."""
     batches = iter(batches)
     first = list(itertools.islice(batches, 1))
     if not first:
         return
-    with connected(address, threads):
+    with connected(address, 1):
         import ray
 
         logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells the plan of every window
@@ -37,7 +37,7 @@ def spread(function: Callable, batches: Iterable, address: str, threads: int) ->
         while window:
             rows = [{"batch": pickle.dumps(batch)} for batch in window]
             data = ray.data.from_items(rows, override_num_blocks=len(rows))
-            mapped = data.map(_apply, fn_args=(shared,), num_cpus=threads)
+            mapped = data.map(_apply, fn_args=(shared,), num_cpus=1)
             for row in mapped.iter_rows():
                 yield pickle.loads(row["found"])
             window = list(itertools.islice(batches, BATCHES_A_CPU * cpus))

@@ -20,12 +20,12 @@ import sys
 from pathlib import Path
 
 from ajuste.core.home import home
+from ajuste.core.launch import AWAY
 from ajuste.core.on_ray.connect import connected
 from ajuste.core.params import Compute
 
 FAILURES = 3
 FINAL = (2, 3, 4)  # the exit codes of usage, data and room in ajuste/core/stage.py
-INSIDE = "AJUSTE_ON_RAY"  # set in a worker, which starts no others
 
 
 def run(module: str, processes: int, address: str, compute: Compute) -> None:
@@ -56,7 +56,7 @@ def run(module: str, processes: int, address: str, compute: Compute) -> None:
                 storage_path=str(folder.parent),
                 failure_config=FailureConfig(max_failures=FAILURES),
                 logging_config=LoggingConfig(log_level="WARNING"),
-                worker_runtime_env={"env_vars": {INSIDE: "1"}},
+                worker_runtime_env={"env_vars": {AWAY: "1"}},
             ),
         )
         try:
