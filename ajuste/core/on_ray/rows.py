@@ -4,7 +4,7 @@
 
 The batches of a window are blocks of one row, so Ray Data places each where there is a free CPU, and hands the results
 on in the order of the blocks (`preserve_order`). Memory is a window, whatever the rows; a batch whose node is lost is
-worked on anew by Ray. Errors of the function are raised here as they are.
+worked on anew by Ray. A fault of the data or of the user is raised here as the function raised it.
 """
 
 import itertools
@@ -13,6 +13,7 @@ import pickle
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from ajuste.core.errors import DataError, UsageError
 from ajuste.core.on_ray.connect import connected
 
 BATCHES_A_CPU = 16  # in a window; Ray Data starts each window anew, and its last tasks wait for no others
@@ -39,7 +40,10 @@ def spread(function: Callable, batches: Iterable, address: str) -> Iterator:
             data = ray.data.from_items(rows, override_num_blocks=len(rows))
             mapped = data.map(_apply, fn_args=(shared,), num_cpus=1)
             for row in mapped.iter_rows():
-                yield pickle.loads(row["found"])
+                found, fault = pickle.loads(row["found"])
+                if fault:
+                    raise fault
+                yield found
             window = list(itertools.islice(batches, BATCHES_A_CPU * cpus))
 
 
@@ -47,4 +51,8 @@ def _apply(row: dict[str, bytes], shared: Any) -> dict[str, bytes]:
     """A task: the function at one batch."""
     import ray
 
-    return {"found": pickle.dumps(ray.get(shared)(pickle.loads(row["batch"])))}
+    try:
+        found = ray.get(shared)(pickle.loads(row["batch"])), None
+    except (DataError, UsageError) as fault:  # Ray would wrap it, and its kind would be lost
+        found = None, fault
+    return {"found": pickle.dumps(found)}
