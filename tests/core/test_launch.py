@@ -40,6 +40,16 @@ def test_ray_without_ray_is_one_line_that_says_how_to_install_it(monkeypatch: py
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(("address", "said"), [("127.0.0.1:9", "no Ray cluster at `127.0.0.1:9`: start one"),
+                                               ("ray://head", "launch.address is `ray://head`: write local")])
+def test_where_no_cluster_answers_it_is_said_at_once(address: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    with pytest.raises(UsageError, match=said) as error:
+        with connect.connected(address, 1):
+            raise AssertionError("not reached")
+    assert "\n" not in str(error.value)
+
+
 def test_a_stage_that_cannot_be_sent_away_ends_with_one_line(project: Path) -> None:  # noqa: F811
     """Of a stage of one process only its batches go elsewhere: this one has none, and runs."""
     asked_for(project, "ray")

@@ -46,13 +46,24 @@ def node() -> dict:
     return {"num_cpus": 1, "include_dashboard": False, "object_store_memory": STORE}
 
 
-def begin(folder: Path, module: str, processes: int, address: str) -> subprocess.Popen[str]:
-    """Drive `module` from the project in `folder`, as the stage does that DVC has started there."""
+def launched(folder: Path, address: str) -> Path:
+    """The project in `folder`, whose stages go to the cluster: two workers of one that trains."""
+    with (folder / "params.yaml").open("a") as file:
+        file.write(f"launch: {{by: ray, processes: 2, address: '{address}'}}\n")
+    return folder
+
+
+def begin(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Python with these arguments in the project in `folder`, such as `-m tasks.instruct`, as DVC starts it there."""
     return subprocess.Popen(
-        [sys.executable, "-c", DRIVE, module, str(processes), address], cwd=folder, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True,
+        [sys.executable, *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT), "AJUSTE_HOME": str(folder)},
     )  # fmt: skip
+
+
+def workers(folder: Path, module: str, address: str) -> str:
+    """What two workers of Ray print that run main() of a module in `folder`, which is no stage."""
+    return ended(begin(folder, "-c", DRIVE, module, "2", address))
 
 
 def ended(process: subprocess.Popen[str]) -> str:

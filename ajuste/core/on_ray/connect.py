@@ -12,12 +12,14 @@ files, and a stage that is restarted elsewhere finds its checkpoints there. Ray'
 import contextlib
 import importlib.util
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 from ajuste.core.errors import UsageError
 from ajuste.core.home import home
 
+CONNECT_SECONDS = 10
 INSTALL = "python -m pip install -c constraints.txt -e '.[cluster]'"
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -42,6 +44,8 @@ def connected(address: str, cpus: int) -> Iterator[None]:
     if importlib.util.find_spec("ray") is None:
         raise UsageError(f"launch.by is ray, and Ray is not installed: {INSTALL}")
     os.environ.update(QUIET)
+    if address not in ("local", "auto"):
+        _reached(address)
     import ray
 
     local = address == "local"
@@ -55,12 +59,27 @@ def connected(address: str, cpus: int) -> Iterator[None]:
             **own,  # warn all the time that they cannot ask it
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UsageError(
-            f"params.yaml: launch.address: no Ray cluster at `{address}`: start one (`ray start --head`) and let this "
-            f"machine be a node of it (`ray start --address=HOST:PORT`), or say `local` ({first})"
-        ) from None
+        raise _no_cluster(address, error) from None
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _reached(address: str) -> None:
+    """Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise UsageError(f"params.yaml: launch.address is `{address}`: write local, auto or HOST:PORT of a cluster's head")
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except OSError as error:
+        raise _no_cluster(address, error) from None
+
+
+def _no_cluster(address: str, error: Exception) -> UsageError:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return UsageError(
+        f"params.yaml: launch.address: no Ray cluster at `{address}`: start one (`ray start --head`) and let this "
+        f"machine be a node of it (`ray start --address=HOST:PORT`), or say `local` ({first})"
+    )
