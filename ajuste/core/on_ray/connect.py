@@ -70,7 +70,7 @@ def _reached(address: str) -> None:
     """Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
-        raise UsageError(f"params.yaml: launch.address is `{address}`: write local, auto or HOST:PORT of a cluster's head")
+        raise UsageError(f"params.yaml: launch.address is `{address}`: write local, auto, or HOST:PORT of a head")
     try:
         socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
     except OSError as error:
