@@ -10,7 +10,7 @@ tried again. A full disk is of kind `room`; a stage that has run here before ask
 Checkpoints stay when the stage has ended, until DVC has its result (checkpoints.py).
 
 Where several processes run a stage together (world.py) the first one takes the lock and writes; each of them says its
-own errors. Which machines they run on is params.yaml's `launch` (launch.py).
+own errors. Which machines they run on is params.yaml's `launch` (launch/where.py).
 
 Usage: see any file of tasks/. Imports nothing heavy: torch only if the stage itself has imported it.
 """
@@ -23,15 +23,16 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ajuste.core import arithmetic, checkpoints, launch, notes, room, world
+from ajuste.core import arithmetic, checkpoints, notes, room, world
 from ajuste.core.errors import DataError, RoomError, UsageError
 from ajuste.core.home import home, write_atomically
+from ajuste.core.launch import where
 from ajuste.core.locks import held
 from ajuste.core.params import Compute, Config, read_yaml, section, typed
 from ajuste.core.stages import definition, split_name, stage_key
@@ -62,10 +63,6 @@ class Stage:
             yield
         finally:
             self.phases[name] = self.phases.get(name, 0.0) + time.monotonic() - began
-
-    def spread(self, function: Callable, batches: Iterable) -> Iterator:
-        """function(batch) of each batch in order, worked on where params.yaml says (launch.py, rows/spread.py)."""
-        return launch.spread(function, batches)
 
     def count(self, tokens: int) -> None:
         """Count trained or read tokens, for tokens per second in .state."""
@@ -114,7 +111,7 @@ def start(name: str, config_type: type[Config], together: bool = False) -> Itera
         signal.signal(signal.SIGTERM, _interrupt)
     try:
         _watch_ancestors()
-        if launch.sent_away(name, together):
+        if where.sent_away(name, together):
             raise SystemExit(0)
         with _alone(name):
             params = read_yaml(Path("params.yaml"))

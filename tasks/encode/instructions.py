@@ -31,6 +31,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from ajuste.core.errors import DataError, UsageError
+from ajuste.core.launch.where import Spread, spread
 from ajuste.core.params import Compute, Config
 from ajuste.core.stage import start
 from ajuste.rows.encoded.encoding import (
@@ -45,7 +46,6 @@ from ajuste.rows.encoded.encoding import (
 )
 from ajuste.rows.encoded.tokenizer import IDS, tokenizer_of
 from ajuste.rows.parquet import ParquetRows, read_batches
-from ajuste.rows.spread import Spread
 
 ENCODED = pa.schema(
     [("row_id", pa.string()), ("input_ids", IDS), ("labels", IDS), ("prompt_tokens", pa.int32())]
@@ -84,7 +84,7 @@ def encode_instructions(
 ) -> dict:
     """Write the files named above into `out` and return encoding.json's content.
 
-    spread: where batches are encoded (ajuste/rows/spread.py). Raises UsageError: an unknown source, a missing input,
+    spread: where batches are encoded (core/launch/where.py). Raises UsageError: an unknown source, a missing input,
     more tokens than the base has positions. DataError: a split without rows.
     """
     paths = inputs_of(validated)
@@ -218,7 +218,7 @@ def main() -> None:
         artifacts = Path("artifacts")
         report = encode_instructions(
             stage.config, stage.compute, artifacts / "validated/instructions", artifacts / "base/decoder",
-            artifacts / "encoded/instructions", stage.spread,
+            artifacts / "encoded/instructions", spread,
         )  # fmt: skip
         stage.count(sum(split["tokens"] for split in report["splits"].values()))
 

@@ -29,6 +29,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from ajuste.core.errors import DataError, UsageError
+from ajuste.core.launch.where import Spread, spread
 from ajuste.core.params import Compute, Config
 from ajuste.core.stage import start
 from ajuste.rows.encoded.encoding import (
@@ -44,7 +45,6 @@ from ajuste.rows.encoded.encoding import (
     write_encoding,
 )
 from ajuste.rows.parquet import ParquetRows, read_batches
-from ajuste.rows.spread import Spread
 
 ENCODED = pa.schema(
     [("row_id", pa.string()), ("input_ids", pa.list_(pa.int32())), ("label", pa.int32())]
@@ -68,8 +68,8 @@ def encode_reviews(
 ) -> dict:
     """Write the files named above into `out` and return encoding.json's content.
 
-    spread: where batches are encoded (ajuste/rows/spread.py). Raises UsageError: an unknown source, a base without a
-    tokenizer, more tokens than the base has positions, a missing input. DataError: a split without rows.
+    spread: where batches are encoded (core/launch/where.py). Raises UsageError: an unknown source, a base without
+    a tokenizer, more tokens than the base has positions, a missing input. DataError: a split without rows.
     """
     # read by the tokenizers when they first work in parallel; the order of their answers does not depend on it
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if compute.threads > 1 else "false"
@@ -183,7 +183,7 @@ def main() -> None:
         artifacts = Path("artifacts")
         report = encode_reviews(
             stage.config, stage.compute, artifacts / "validated/reviews", artifacts / "base/encoder",
-            artifacts / "encoded/reviews", stage.spread,
+            artifacts / "encoded/reviews", spread,
         )  # fmt: skip
         stage.count(sum(split["tokens"] for split in report["splits"].values()))
 

@@ -27,6 +27,7 @@ import pandas as pd
 import pyarrow as pa
 from pydantic import Field
 
+from ajuste.core.launch.where import Spread, spread
 from ajuste.core.params import Compute
 from ajuste.core.stage import start
 from ajuste.rows.checks.instructions import COLUMNS, TEXTS, measure, row_checks
@@ -50,7 +51,6 @@ from ajuste.rows.read.files import printable
 from ajuste.rows.read.records import check_needed, read_records, record_columns
 from ajuste.rows.sets.instructions import InstructionFile, InstructionSet, read_set
 from ajuste.rows.split import SPLITS, in_sample, row_id, split_of, split_text, text_digest
-from ajuste.rows.spread import Spread
 
 KEPT = pa.schema(
     [("row_id", pa.string()), ("messages", MESSAGES)]
@@ -77,7 +77,7 @@ def validate_instructions(
     """Write the files named above into `out` and return validation.json's content.
 
     data: the set's folder, beside the one that `decontaminate` names. spread: where batches are judged
-    (ajuste/rows/spread.py). Raises DataError: a file that cannot be read, no row left, or too many rows in quarantine.
+    (core/launch/where.py). Raises DataError: a file that cannot be read, no row left, or too many rows in quarantine.
     """
     data_set = read_set(data)
     ngrams = ngrams_of(data.parent, config.decontaminate, config.ngram)
@@ -229,7 +229,7 @@ def _split(split: str, counts: Counter) -> dict:
 def main() -> None:
     with start("validate_instructions", InstructionsConfig) as stage:
         data = Path("data") / stage.config.set
-        validate_instructions(stage.config, stage.compute, data, Path("artifacts/validated/instructions"), stage.spread)
+        validate_instructions(stage.config, stage.compute, data, Path("artifacts/validated/instructions"), spread)
 
 
 if __name__ == "__main__":

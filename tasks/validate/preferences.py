@@ -33,6 +33,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from ajuste.core.figures import write_json
+from ajuste.core.launch.where import Spread, spread
 from ajuste.core.params import Compute
 from ajuste.core.stage import start
 from ajuste.rows.checks.preferences import (
@@ -66,7 +67,6 @@ from ajuste.rows.read.files import printable
 from ajuste.rows.read.records import check_needed
 from ajuste.rows.sets.preferences import PreferenceFile, PreferenceSet, read_set
 from ajuste.rows.split import SPLITS, in_sample, row_id, split_of, split_text, text_digest
-from ajuste.rows.spread import Spread
 from tasks.validate.comparisons import RATED, write_split
 
 LABELS = pa.list_(pa.float64())
@@ -94,7 +94,7 @@ def validate_preferences(
     """Write the files named above into `out` and return validation.json's content.
 
     data: the set's folder, beside those that `shared_with` names. spread: where batches are judged
-    (ajuste/rows/spread.py). Raises DataError: a file that cannot be read, no row left, or too many rows in quarantine.
+    (core/launch/where.py). Raises DataError: a file that cannot be read, no row left, or too many rows in quarantine.
     """
     data_set = read_set(data)
     with validating(config, out) as work:
@@ -267,7 +267,7 @@ def _split(split: str, counts: Counter) -> dict:
 def main() -> None:
     with start("validate_preferences", PreferencesConfig) as stage:
         data = Path("data") / stage.config.set
-        validate_preferences(stage.config, stage.compute, data, Path("artifacts/validated/preferences"), stage.spread)
+        validate_preferences(stage.config, stage.compute, data, Path("artifacts/validated/preferences"), spread)
 
 
 if __name__ == "__main__":

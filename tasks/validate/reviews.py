@@ -26,6 +26,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from ajuste.core.figures import write_json
+from ajuste.core.launch.where import Spread, spread
 from ajuste.core.params import Compute
 from ajuste.core.stage import start
 from ajuste.rows.checks.reviews import COLUMNS, row_checks, validation_report
@@ -37,7 +38,6 @@ from ajuste.rows.read.texts import RawRow, check_columns, read_rows
 from ajuste.rows.read.values import class_of
 from ajuste.rows.sets.classification import ClassificationSet, SourceFile, read_set
 from ajuste.rows.split import in_sample, row_id, split_of, split_text, text_digest
-from ajuste.rows.spread import Spread
 
 STAGED = pa.schema(
     [(name, pa.string()) for name in ("row_id", "text", "source", "location", "detail")]
@@ -59,7 +59,7 @@ class ReviewsConfig(SetConfig):
 def validate_reviews(config: ReviewsConfig, compute: Compute, data: Path, out: Path, spread: Spread = map) -> dict:
     """Write the files named above into `out` and return validation.json's content.
 
-    spread: where batches are judged (ajuste/rows/spread.py). Raises DataError: a file that cannot be read, no row left,
+    spread: where batches are judged (core/launch/where.py). Raises DataError: a file that cannot be read, no row left,
     or too many rows in quarantine.
     """
     data_set = read_set(data)
@@ -163,7 +163,7 @@ def _rules(config: ReviewsConfig) -> dict[str, dict]:
 def main() -> None:
     with start("validate_reviews", ReviewsConfig) as stage:
         data = Path("data") / stage.config.set
-        validate_reviews(stage.config, stage.compute, data, Path("artifacts/validated/reviews"), stage.spread)
+        validate_reviews(stage.config, stage.compute, data, Path("artifacts/validated/reviews"), spread)
 
 
 if __name__ == "__main__":

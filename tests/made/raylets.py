@@ -16,7 +16,7 @@ from ajuste.core.imports import ROOT
 STORE = 100 * 1024**2  # bytes of a node's object store
 DRIVE = """
 import sys
-from ajuste.core.on_ray.train import run
+from ajuste.core.launch.train import run
 from ajuste.core.params import Compute
 
 run(sys.argv[1], int(sys.argv[2]), sys.argv[3], Compute(dtype="float32", device="cpu", threads=1, seed=0))

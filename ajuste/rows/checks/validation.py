@@ -28,6 +28,7 @@ from pydantic import Field
 
 from ajuste.core.errors import DataError
 from ajuste.core.figures import write_json
+from ajuste.core.launch.where import Spread
 from ajuste.core.params import Config
 from ajuste.rows.checks.expectations import (
     RELATION_COLUMNS,
@@ -41,7 +42,6 @@ from ajuste.rows.duplicates import Duplicates
 from ajuste.rows.parquet import GROUP_ROWS, ParquetRows, read_batches
 from ajuste.rows.read.files import printable
 from ajuste.rows.split import SPLITS
-from ajuste.rows.spread import Spread
 
 SHOWN_CHARS = 120  # of what is wrong with the first row, in the line that the run stops with
 EXPLAINED = {"unreadable_row", "role_order", "unknown_label", "unknown_tag", "bad_ratings"}  # with their details
@@ -124,6 +124,7 @@ def validating(config: SetConfig, out: Path) -> Iterator[Work]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+_judge = cache(Judge)  # one for all batches of a process: to make it takes longer than to judge some
 JudgeBatch = Callable[[Work, ParquetRows, list], None]  # rows of a batch -> work.counts, work.duplicates and the sink
 
 
@@ -146,22 +147,14 @@ class _Noted(list):
     def add(self, *batch: object) -> None:
         self.append(batch)
 
-    def write(self, columns: dict) -> None:
-        self.append(columns)
+    write = list.append
 
 
 def _apart(config: SetConfig, judge: JudgeBatch, batch: list) -> tuple[list[tuple], list[dict], Counter]:
     """One batch: what goes to Duplicates.add and to the sink's write, and what was counted."""
-    added, written = _Noted(), _Noted()
-    work = Work(config, Path(), Path(), added, _judge_of_batches())
+    work, written = Work(config, Path(), Path(), _Noted(), _judge()), _Noted()
     judge(work, written, batch)
-    return list(added), list(written), work.counts
-
-
-@cache
-def _judge_of_batches() -> Judge:
-    """One for all batches of a process: to make it takes longer than to judge some."""
-    return Judge()
+    return list(work.duplicates), list(written), work.counts
 
 
 def write_rows(work: Work, kept: pa.Schema, tally: Callable[[dict, int], Iterable[tuple[str, object]]],

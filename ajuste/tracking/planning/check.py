@@ -14,7 +14,7 @@ import os
 
 from ajuste.core.errors import UsageError
 from ajuste.core.home import home
-from ajuste.core.launch import launch_of
+from ajuste.core.launch.where import launch_of
 from ajuste.core.stages import split_name
 from ajuste.learning.plan.parts import Plan, size
 from ajuste.tracking.planning.room import PROCESS, Room, room

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 
 from ajuste.core.errors import UsageError
-from ajuste.core.launch import launch_of
+from ajuste.core.launch.where import launch_of
 from ajuste.core.params import Compute, Config, lookup, read_yaml, section, typed, unknown_key
 from ajuste.core.stage import asking
 from ajuste.core.stages import md5_of, module_of, split_name

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ajuste.core import launch
 from ajuste.core.errors import UsageError
-from ajuste.core.on_ray import connect, train
+from ajuste.core.launch import connect, train, where
 from tests.core.test_stage import project, state  # noqa: F401
 
 LAUNCHED = "launch: {{by: {by}, processes: 2, address: local}}\n"
@@ -21,15 +20,15 @@ def asked_for(project: Path, by: str) -> None:  # noqa: F811
 
 
 def test_without_a_section_a_stage_runs_here(project: Path) -> None:  # noqa: F811
-    assert launch.launch_of({}) == launch.Launch(by="one", processes=1, address="local")
-    assert not launch.sent_away("toy_one", together=True)
-    assert list(launch.spread(str, [1, 2])) == ["1", "2"]
+    assert where.launch_of({}) == where.Launch(by="one", processes=1, address="local")
+    assert not where.sent_away("toy_one", together=True)
+    assert list(where.spread(str, [1, 2])) == ["1", "2"]
 
 
 def test_an_unknown_way_is_named(project: Path) -> None:  # noqa: F811
     asked_for(project, "kubernetes")
     with pytest.raises(UsageError, match="`launch.by`: Input should be 'one' or 'ray' .got 'kubernetes'"):
-        launch.sent_away("toy_one", together=True)
+        where.sent_away("toy_one", together=True)
 
 
 def test_ray_without_ray_is_one_line_that_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Batches of rows worked on by Ray Data on the nodes of a cluster: a `Spread` (ajuste/rows/spread.py).
+"""Batches of rows worked on by Ray Data on the nodes of a cluster: a `Spread` (ajuste/core/launch/where.py).
 
     the stage reads batches ─> windows of them ─> Ray Data: function(batch), a task each ─> in order ─> the stage writes
 
@@ -9,12 +9,12 @@ worked on anew by Ray. A fault of the data or of the user is raised here as the 
 
 import itertools
 import logging
-import pickle
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from ajuste.core.errors import DataError, UsageError
-from ajuste.core.on_ray.connect import connected
+from ajuste.core.launch.connect import connected
 
 BATCHES_A_CPU = 16  # in a window; Ray Data starts each window anew, and its last tasks wait for no others
 
@@ -36,23 +36,30 @@ def spread(function: Callable, batches: Iterable, address: str) -> Iterator:
         shared = ray.put(function)  # once for all windows: a tokenizer and n-grams are large
         window = first + list(itertools.islice(batches, BATCHES_A_CPU * cpus - 1))
         while window:
-            rows = [{"batch": pickle.dumps(batch)} for batch in window]
+            rows = [{"batch": _Whole(batch)} for batch in window]
             data = ray.data.from_items(rows, override_num_blocks=len(rows))
             mapped = data.map(_apply, fn_args=(shared,), num_cpus=1)
             for row in mapped.iter_rows():
-                found, fault = pickle.loads(row["found"])
+                found, fault = row["found"].thing
                 if fault:
                     raise fault
                 yield found
             window = list(itertools.islice(batches, BATCHES_A_CPU * cpus))
 
 
-def _apply(row: dict[str, bytes], shared: Any) -> dict[str, bytes]:
+@dataclass
+class _Whole:
+    """Keeps a thing as it is in a row of Ray Data, which would make a column of Arrow of what it understands."""
+
+    thing: Any
+
+
+def _apply(row: dict[str, _Whole], shared: Any) -> dict[str, _Whole]:
     """A task: the function at one batch."""
     import ray
 
     try:
-        found = ray.get(shared)(pickle.loads(row["batch"])), None
+        found = ray.get(shared)(row["batch"].thing), None
     except (DataError, UsageError) as fault:  # Ray would wrap it, and its kind would be lost
         found = None, fault
-    return {"found": pickle.dumps(found)}
+    return {"found": _Whole(found)}

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from ajuste.core.errors import DataError
+from ajuste.core.launch.where import Spread
 from ajuste.core.params import Compute
-from ajuste.rows.spread import Spread
 from tasks.encode.instructions import encode_instructions
 from tasks.encode.reviews import ReviewsConfig, encode_reviews
 from tasks.validate.instructions import validate_instructions
@@ -22,7 +22,7 @@ from tests.tasks import test_encode_instructions, test_validate, test_validate_i
 if importlib.util.find_spec("ray") is None:
     pytest.skip("the extra `cluster` is not installed", allow_module_level=True)
 
-from ajuste.core.on_ray import rows  # noqa: E402
+from ajuste.core.launch import rows  # noqa: E402
 from tests.made import raylets  # noqa: E402
 
 COMPUTE = Compute(dtype="float32", device="cpu", threads=1, seed=0)

@@ -20,8 +20,8 @@ import sys
 from pathlib import Path
 
 from ajuste.core.home import home
-from ajuste.core.launch import AWAY
-from ajuste.core.on_ray.connect import connected
+from ajuste.core.launch.connect import connected
+from ajuste.core.launch.where import AWAY
 from ajuste.core.params import Compute
 
 FAILURES = 3
