@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -140,3 +141,19 @@ def _until(found, process, seconds: float = 300):
         assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()
         time.sleep(0.01)
     return value
+
+
+def test_dvc_starts_the_driver_and_a_second_time_nothing(cluster, artifacts: Path, tmp_path: Path) -> None:  # noqa: F811
+    """As a task of the flow does: `dvc repro` of one stage, whose workers are on the cluster that params.yaml names."""
+    folder = raylets.launched(project(tmp_path / "p", artifacts, "instruct"), cluster.address)
+    for path in ("base", "encoded"):
+        (folder / "artifacts" / path).unlink()
+        shutil.copytree(artifacts / path, folder / "artifacts" / path)
+    raylets.ended(raylets.begin(folder, "-m", "dvc", "init", "--quiet", "--no-scm"))
+    said = raylets.ended(raylets.begin(folder, "-m", "dvc", "repro", "--single-item", "instruct"))
+    assert "held-out loss" in said and (folder / OUT / "instruct/adapter_model.safetensors").is_file()
+    state = json.loads((folder / ".state/instruct.json").read_text())
+    assert state["error"] is None and state["tokens"] > 0
+    text = (folder / "params.yaml").read_text().replace("by: ray", "by: one")
+    (folder / "params.yaml").write_text(text)
+    assert "didn't change" in raylets.ended(raylets.begin(folder, "-m", "dvc", "repro", "--single-item", "instruct"))
