@@ -67,11 +67,13 @@ FILES = {
             "test_plain_and_squared_errors_are_torchmetrics", "test_errors_by_hand_and_weights",
             "test_what_the_interval_holds", "test_the_interval_of_few_rows_and_of_extremes_stays_in_its_range",
             "test_the_interval_is_that_of_a_second_computation", "test_noise_is_spread_evenly",
+            "test_low_has_all_five_percent_where_high_cannot_be_too_low",
             "test_bins_are_closed_above_and_few_rows_are_a_binomial",
             "test_gaps_that_noise_explains_are_drawn_to_their_mean_and_one_is_itself",
             "test_confidences_that_are_exactly_right_have_no_direction",
         )
     ],
+    f"{L}/statistics/difference.py": [f"{T}/test_difference.py"],
     f"{L}/statistics/mcnemar.py": [f"{T}/test_mcnemar.py"],
     f"{L}/statistics/metrics.py": [f"{T}/test_statistics.py"],
     f"{L}/statistics/paired.py": [
@@ -112,6 +114,9 @@ FILES = {
             )
         ),
     ],
+    **{f"{L}/plan/{name}.py": [f"{T}/plan/test_numbers.py", f"{T}/plan/test_activations.py"]
+       for name in ("activations", "architecture", "cost", "disk", "exercise", "fitting", "parts", "sharding",
+                    "training")},
     f"{L}/memory_plan.py": [f"{T}/test_memory.py"],
     f"{L}/seeds.py": [f"{T}/test_seeds.py"],
     f"{L}/layers/active.py": [f"{T}/test_active.py"],
@@ -119,6 +124,7 @@ FILES = {
     f"{L}/layers/bottleneck.py": [f"{T}/test_bottleneck.py"],
     f"{L}/layers/float32_head.py": ["tests/models/test_float32_head.py"],
     f"{L}/layers/fused.py": [f"{T}/test_fused.py"],
+    f"{L}/layers/one_token.py": [f"{T}/test_one_token.py"],
     f"{L}/layers/packed.py": [
         f"{T}/test_rollout.py::{name}"
         for name in (
@@ -126,6 +132,7 @@ FILES = {
             "test_biases_dropout_and_long_ropes_are_not_packed", "test_a_float32_head_is_packed_as_it_is",
             "test_a_packed_run_has_room_for_what_was_asked_and_reads_the_prompts_without_gradients",
             "test_in_bfloat16_keys_and_values_are_kept_in_float32", "test_adapters_on_some_projections_only",
+            "test_float32_adapters_beside_weights_in_bfloat16",
             "test_heads_of_another_width_and_weights_in_float64", "test_detail_3_left_padding_leaves_the_logits[llama]",
             "test_who_answers_is_chosen_by_the_form", "test_greedy_equals_generate[llama-ragged]",
         )
@@ -140,6 +147,7 @@ FILES = {
             "test_blocks_are_rows_whose_keys_fill_the_same_width",
             "test_what_does_not_fit_or_is_not_there_is_refused_in_full",
             "test_what_rows_share_leaves_each_a_token_of_its_own", "test_equals_plain[llama-prefix]",
+            "test_equals_plain[mistral-prefix]", "test_the_models_own_dropout_and_window_are_handed_on",
             "test_bfloat16_prefix_gradients_are_summed_in_float32",
         )
     ],

@@ -47,6 +47,7 @@ def main(seed: int) -> None:
         adapter, checkpoints = Path(scratch) / "adapter", Path(scratch) / "checkpoints"
         checkpoints.mkdir()
         done = grpo(config, judge.model_copy(update={"seed": seed}), ARTIFACTS, adapter, checkpoints)
+        allocator.give_back()
         # the same test prompts and samples' seed for all points: only the training varies
         asked = practice.read(PRACTICE, "test")[: study["prompts"]]
         passed, kl = answered(config, judge, asked, adapter)

@@ -40,6 +40,7 @@ def main(seed: int) -> None:
         adapter, whole, checkpoints = (Path(scratch) / name for name in ("adapter", "whole", "checkpoints"))
         checkpoints.mkdir()
         done = ppo(config, compute, ARTIFACTS, adapter, checkpoints)
+        allocator.give_back()
         model, tokenizer, card = decoder.load(adapter, merged / "instruct")
         decoder.save_whole(model.merge_and_unload(), tokenizer, whole, card)
         folders = Folders(

@@ -10,10 +10,10 @@ from ajuste.core import allocator
 
 PROBE = """
 import resource, sys
-from ajuste.core.allocator import keep_memory
+from ajuste.core.allocator import give_back, keep_memory
 import torch
 torch.set_num_threads(1)
-if sys.argv[1] == "keep":
+if sys.argv[1] != "plain":
     print(keep_memory())
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -21,6 +21,8 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 for _ in range(20):  # the heap finds its shape within a few rounds
     faults()
+if sys.argv[1] == "back":
+    give_back()
 print(faults())
 """
 
@@ -40,6 +42,7 @@ def test_a_freed_block_is_kept():
     assert line == "memory allocator: freed memory is kept"
     assert int(without) > 5000  # 64 MB of 4 kB pages are about 16,000; the control: this is what happens otherwise
     assert int(kept) < 100
+    assert int(_run("back")[1]) > 5000
 
 
 def test_what_the_environment_sets_is_left(monkeypatch):
@@ -52,3 +55,4 @@ def test_another_c_library_is_left_alone(monkeypatch):
     for name in [name for name in os.environ if name.startswith("MALLOC_")]:
         monkeypatch.delenv(name)
     assert "not glibc" in allocator.keep_memory()
+    allocator.give_back()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ajuste.learning.layers import shared_prefix
+from ajuste.learning.layers import active, shared_prefix
 from tests.invariants.decoders import FAMILIES, VOCABULARY, decoder, gradients, largest_difference
 from tests.invariants.test_ragged import with_lora
 
@@ -196,6 +196,13 @@ def test_dropout_is_torchs_own():
     k, v = (torch.cat([x, x[:, :, :1].expand(-1, -1, 27, -1)], 2) for x in (k, v))  # filled up to 32 keys
     expected = F.scaled_dot_product_attention(q, k, v, ~hidden, 0.4, scale=0.7, enable_gqa=True).transpose(1, 2)
     assert torch.equal(found, expected)
+
+
+def test_the_models_own_dropout_and_window_are_handed_on(monkeypatch):
+    asked = []
+    monkeypatch.setattr(shared_prefix, "prefix_attention", lambda *args: asked.append(args[3:]))
+    shared_prefix._attention(active.Plain(0.7, 0.4, 5), None, None, None, torch.tensor([[[[2, 3]]]]))
+    assert asked == [((2, 3), 0.7, 0.4, 5)]
 
 
 def test_blocks_are_rows_whose_keys_fill_the_same_width():

@@ -178,6 +178,17 @@ def test_a_small_error_is_held_as_the_second_computation_holds_it(seed: int) -> 
     assert interval == pytest.approx(expected, abs=0.004) and interval["high"] > 0.02
 
 
+def test_low_has_all_five_percent_where_high_cannot_be_too_low() -> None:
+    found = bins_of(*simulated.draw(*simulated.world("uniform", "over", 0.02), 300, np.random.default_rng(0)))
+    thetas = np.linspace(0, 0.3, 61)
+    T_of = calibration._simulated(found)[1](thetas)
+    quantile = {side: np.quantile(T_of, side, axis=1) for side in (0.025, 0.95, 0.975)}
+    alone = quantile[0.025] < np.quantile(T_of[0], 0.16)
+    assert alone[0] and not alone[-1]
+    high = calibration._sides(found, thetas)[1][0]
+    assert high == pytest.approx(np.where(alone, quantile[0.95], quantile[0.975]), abs=1e-12)
+
+
 def test_noise_is_spread_evenly() -> None:
     even = calibration._noise()
     assert even.shape == (calibration.DRAWS, BINS + 1) and 0 < even.min() and even.max() < 1

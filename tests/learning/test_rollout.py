@@ -111,8 +111,37 @@ def test_what_the_packed_form_does_not_describe_goes_the_plain_way():
 
 @pytest.mark.parametrize("targets", [("q_proj", "v_proj"), ("all-linear",), ("down_proj",)])
 def test_adapters_on_some_projections_only(targets):
-    one = one_base(targets=targets)
-    assert sample(one, RAGGED, 10, [], 0, 0.0).responses.tolist() == greedy(one.model, RAGGED, 10)
+    one = with_norms(one_base(targets=targets))
+    expected = greedy(one.model, RAGGED, 10)
+    assert sample(one, RAGGED, 10, [], 0, 0.0).responses.tolist() == expected
+    run = packed.pack(one.model).begin(RAGGED, 10, POLICY)  # itself: with a fault in it, `one` goes the plain way
+    tokens = [run.logits.argmax(1)]
+    while len(tokens) < 10:
+        run.step(tokens[-1])
+        tokens.append(run.logits.argmax(1))
+    assert torch.stack(tokens, 1).tolist() == expected
+
+
+def test_float32_adapters_beside_weights_in_bfloat16():
+    torch.manual_seed(0)
+    one = with_norms(OneBase(decoder().bfloat16(), Settings(r=4, targets=("q_proj", "v_proj"))))
+    with torch.no_grad():
+        for name, parameter in one.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+        run = packed.pack(one.model).begin(RAGGED, 2, POLICY)
+        expected = torch.stack([one.model(torch.tensor([row])).logits[0, -1] for row in RAGGED])
+    assert {p.dtype for name, p in one.named_parameters() if f".{POLICY}." in name} == {torch.float32}
+    assert (run.logits - expected).norm() < 0.05 * expected.norm()
+
+
+def with_norms(one):
+    """Its norms scale, each number in its own way."""
+    with torch.no_grad():
+        for name, parameter in one.model.named_parameters():
+            if name.endswith("norm.weight"):
+                parameter.uniform_(0.5, 2.0)
+    return one
 
 
 def test_without_onednn_the_same(monkeypatch):

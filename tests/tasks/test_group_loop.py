@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ajuste.learning.rl import group as groups
+from ajuste.models.one_base import Settings
 from tasks.rl import explain, loop, recorder
 from tests.made.tiny_group import Table, config, run
 from tests.made.tiny_ppo import count, same, tiny_one, weights
@@ -234,3 +235,16 @@ def test_explain_without_values(method: str, tmp_path: Path) -> None:
         expected = logs.sum().exp().expand_as(logs) if method == "rloo" else logs.exp()
         assert row == pytest.approx(expected.tolist(), rel=1e-5)
         assert len(explain.numbers(steps[0][0], found.columns)) == 7
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_policy_is_that_of_the_section(method: str) -> None:
+    section = config(method, r=3, alpha=7.0, targets=["q_proj", "down_proj"], float32_head=True)
+    assert section.settings() == Settings(3, 7.0, ("q_proj", "down_proj"), value="none", float32_head=True)
+
+
+def test_a_response_that_was_cut_has_its_score_and_pays_nothing_for_its_end(tmp_path: Path) -> None:
+    table(tmp_path, "grpo", updates=1, record=[1], kl_in="loss", max_new_tokens=2)
+    episodes = recorder.read(tmp_path, 1).episodes
+    assert not episodes.ended.all()
+    assert torch.equal(episodes.rewards.sum(1).float(), episodes.scores)

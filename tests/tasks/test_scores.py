@@ -133,6 +133,8 @@ def test_it_reads_texts_and_gives_a_number_a_response(project: Path, tokenizer) 
     texts = [len(tokenizer.decode(prompt)) * 100 + len(text) for prompt, text in zip(prompts, said, strict=True)]
     assert found.dtype == torch.float32 and found.tolist() == texts
     assert scores.own("mine.py:tensor", tokenizer)(prompts, responses, mask).tolist() == [0.0, 1.0]
+    Path("mine.py").rename("my:own.py")
+    assert scores.own("my:own.py:tensor", tokenizer)(prompts, responses, mask).tolist() == [0.0, 1.0]
 
 
 @pytest.mark.parametrize(("text", "said"), [
