@@ -65,6 +65,8 @@ def test_every_field_says_what_it_is(name: str) -> None:
 def test_params_hold_nothing_that_no_stage_reads() -> None:
     read = {param for stage in STAGES.values() for param in stage["params"]}
     for verb, value in PARAMS.items():
+        if verb == "launch":
+            continue  # where stages run: read by each of them, and no reason to run one again
         for key in value or {}:
             assert verb in read or f"{verb}.{key}" in read, f"no stage reads {verb}.{key}"
 

@@ -10,7 +10,7 @@ tried again. A full disk is of kind `room`; a stage that has run here before ask
 Checkpoints stay when the stage has ended, until DVC has its result (checkpoints.py).
 
 Where several processes run a stage together (world.py) the first one takes the lock and writes; each of them says its
-own errors.
+own errors. Which machines they run on is params.yaml's `launch` (launch/where.py).
 
 Usage: see any file of tasks/. Imports nothing heavy: torch only if the stage itself has imported it.
 """
@@ -32,6 +32,7 @@ from typing import Any
 from ajuste.core import arithmetic, checkpoints, notes, room, world
 from ajuste.core.errors import DataError, RoomError, UsageError
 from ajuste.core.home import home, write_atomically
+from ajuste.core.launch import where
 from ajuste.core.locks import held
 from ajuste.core.params import Compute, Config, read_yaml, section, typed
 from ajuste.core.stages import definition, split_name, stage_key
@@ -106,10 +107,13 @@ def start(name: str, config_type: type[Config], together: bool = False) -> Itera
     began = time.monotonic() - imports
     notes.forget()
     stage, error = None, None
-    signal.signal(signal.SIGTERM, _interrupt)
+    if threading.current_thread() is threading.main_thread():  # a worker of Ray runs its stage beside it
+        signal.signal(signal.SIGTERM, _interrupt)
     try:
+        _watch_ancestors()
+        if where.sent_away(name, together):
+            raise SystemExit(0)
         with _alone(name):
-            _watch_ancestors()
             params = read_yaml(Path("params.yaml"))
             config = typed(config_type, section(params, verb, variant), f"{verb}.{variant}".rstrip("."))
             compute = typed(Compute, params.get("compute") or {}, "compute")

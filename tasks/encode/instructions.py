@@ -21,6 +21,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from ajuste.core.errors import DataError, UsageError
+from ajuste.core.launch.where import Spread, spread
 from ajuste.core.params import Compute, Config
 from ajuste.core.stage import start
 from ajuste.rows.encoded.encoding import (
@@ -77,17 +79,21 @@ class Chosen:
         return whole + (row_id <= once_more_to)
 
 
-def encode_instructions(config: InstructionsConfig, compute: Compute, validated: Path, base: Path, out: Path) -> dict:
+def encode_instructions(
+    config: InstructionsConfig, compute: Compute, validated: Path, base: Path, out: Path, spread: Spread = map
+) -> dict:
     """Write the files named above into `out` and return encoding.json's content.
 
-    Raises UsageError: an unknown source, a missing input, more tokens than the base has positions. DataError: a split
-    without rows.
+    spread: where batches are encoded (core/launch/where.py). Raises UsageError: an unknown source, a missing input,
+    more tokens than the base has positions. DataError: a split without rows.
     """
     paths = inputs_of(validated)
     tokenizer = tokenizer_of(base, config.max_tokens)
     _check_weights(config.weights, sources_in(paths.values()))
     emptied(out)
-    splits = {split: _encode_split(path, out / path.name, config, split, tokenizer) for split, path in paths.items()}
+    splits = {}
+    for split, path in paths.items():
+        splits[split] = _encode_split(path, out / path.name, config, split, tokenizer, spread)
     return write_encoding(out, validated, config.max_tokens, splits)
 
 
@@ -133,39 +139,48 @@ def _choose(path: Path, config: InstructionsConfig, split: str) -> Chosen:
     return Chosen(last, copies)
 
 
-def _encode_split(path: Path, out: Path, config: InstructionsConfig, split: str, tokenizer) -> dict:
-    from ajuste.learning.text.masking import fit
-
+def _encode_split(
+    path: Path, out: Path, config: InstructionsConfig, split: str, tokenizer: object, spread: Spread
+) -> dict:
     chosen, counts, sources = _choose(path, config, split), Counts(), Counter()
+    batches = _batches(path, config, split, NAMES + ["weights"] * ("weights" in pq.read_schema(path).names))
     with ParquetRows(out, ENCODED) as sink:
-        for batch in _batches(path, config, split, NAMES + ["weights"] * ("weights" in pq.read_schema(path).names)):
-            columns: dict[str, list] = {name: [] for name in ENCODED.names}
-            for row in batch.to_pylist():
-                times = chosen.times(row["row_id"], row["source"])
-                if not times:
-                    continue
-                messages = _weighed(row)
-                try:
-                    fitted, why = fit(tokenizer, messages, config.max_tokens), "no response fits max_tokens"
-                except ValueError as error:
-                    fitted, why = None, str(error)
-                if fitted is None:
-                    counts.drop("unfit" if why.startswith("no response") else "unwritable", row, why)
-                    continue
-                reference = next(turn["content"] for turn in reversed(messages) if turn["role"] != "user"
-                                 and turn.get("weight", 1))  # fmt: skip
-                made = (row["row_id"], fitted.input_ids, fitted.labels, fitted.prompt_tokens, reference)
-                made += (row["category"], row["source"], fitted.length, row["location"])
-                for name, value in zip(ENCODED.names, made, strict=True):
-                    columns[name] += [value] * times
-                sources[row["source"]] += times
-                _count(counts, fitted, times)
+        for columns, found in spread(partial(_encode_batch, tokenizer, chosen, config.max_tokens), batches):
             sink.write(columns)
+            counts.add(found)
+            sources.update(columns["source"])
     _tell(counts, split, config.max_tokens)
     if not sink.rows:
         why = f"; dropped: {counts.first}" if counts.first else ": add data, or leave out fewer sources"
         raise DataError(f"{path} has no rows to encode{why}")
     return counts.report(SUMS, ("unfit", "unwritable"), sources=sources)
+
+
+def _encode_batch(tokenizer: object, chosen: Chosen, max_tokens: int, batch: pa.RecordBatch) -> tuple[dict, Counts]:
+    from ajuste.learning.text.masking import fit
+
+    columns: dict[str, list] = {name: [] for name in ENCODED.names}
+    counts = Counts()
+    for row in batch.to_pylist():
+        times = chosen.times(row["row_id"], row["source"])
+        if not times:
+            continue
+        messages = _weighed(row)
+        try:
+            fitted, why = fit(tokenizer, messages, max_tokens), "no response fits max_tokens"
+        except ValueError as error:
+            fitted, why = None, str(error)
+        if fitted is None:
+            counts.drop("unfit" if why.startswith("no response") else "unwritable", row, why)
+            continue
+        reference = next(turn["content"] for turn in reversed(messages) if turn["role"] != "user"
+                         and turn.get("weight", 1))  # fmt: skip
+        made = (row["row_id"], fitted.input_ids, fitted.labels, fitted.prompt_tokens, reference)
+        made += (row["category"], row["source"], fitted.length, row["location"])
+        for name, value in zip(ENCODED.names, made, strict=True):
+            columns[name] += [value] * times
+        _count(counts, fitted, times)
+    return columns, counts
 
 
 def _weighed(row: dict) -> list[dict]:
@@ -203,7 +218,7 @@ def main() -> None:
         artifacts = Path("artifacts")
         report = encode_instructions(
             stage.config, stage.compute, artifacts / "validated/instructions", artifacts / "base/decoder",
-            artifacts / "encoded/instructions",
+            artifacts / "encoded/instructions", spread,
         )  # fmt: skip
         stage.count(sum(split["tokens"] for split in report["splits"].values()))
 

@@ -20,6 +20,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from ajuste.core.errors import DataError, UsageError
+from ajuste.core.launch.where import Spread, spread
 from ajuste.core.params import Compute, Config
 from ajuste.core.stage import start
 from ajuste.rows.encoded.encoding import (
@@ -61,11 +63,13 @@ class ReviewsConfig(Config):
     batch_rows: int = Field(gt=0, description="Rows in memory at a time; changes no result.")
 
 
-def encode_reviews(config: ReviewsConfig, compute: Compute, validated: Path, base: Path, out: Path) -> dict:
+def encode_reviews(
+    config: ReviewsConfig, compute: Compute, validated: Path, base: Path, out: Path, spread: Spread = map
+) -> dict:
     """Write the files named above into `out` and return encoding.json's content.
 
-    Raises UsageError: an unknown source, a base without a tokenizer, more tokens than the base has positions, a missing
-    input. DataError: a split without rows.
+    spread: where batches are encoded (core/launch/where.py). Raises UsageError: an unknown source, a base without
+    a tokenizer, more tokens than the base has positions, a missing input. DataError: a split without rows.
     """
     # read by the tokenizers when they first work in parallel; the order of their answers does not depend on it
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if compute.threads > 1 else "false"
@@ -76,7 +80,7 @@ def encode_reviews(config: ReviewsConfig, compute: Compute, validated: Path, bas
     emptied(out)
     splits = {}
     for split, path in paths.items():
-        counts = _encode_split(path, out / path.name, config, getattr(config.rows, split), tokenizer)
+        counts = _encode_split(path, out / path.name, config, getattr(config.rows, split), tokenizer, spread)
         splits[split] = counts.report(("tokens", "rows_truncated", "tokens_cut", "unknown_tokens"))
     warnings = unknown_warnings(splits, config.unknown_share)
     for warning in warnings:
@@ -135,20 +139,29 @@ def _check_sources(sources: list[str], known: set[str]) -> None:
             raise UsageError(f"params.yaml: encode has no source `{source}`: sources are {shown or 'none'}")
 
 
-def _encode_split(path: Path, out: Path, config: ReviewsConfig, rows: int | None, tokenizer: _Tokenizer) -> Counts:
+def _encode_split(
+    path: Path, out: Path, config: ReviewsConfig, rows: int | None, tokenizer: _Tokenizer, spread: Spread
+) -> Counts:
     last = _last_id(path, config, rows)
     counts = Counts()
+    batches = _batches(path, config, ["row_id", "text", "label", "source", "location"])
+    if last is not None:
+        batches = (batch.filter(pc.less_equal(batch["row_id"], last)) for batch in batches)
     with ParquetRows(out, ENCODED) as sink:
-        for batch in _batches(path, config, ["row_id", "text", "label", "source", "location"]):
-            if last is not None:
-                batch = batch.filter(pc.less_equal(batch["row_id"], last))
-            ids, lengths = tokenizer(batch["text"].to_pylist(), counts)
-            columns = {name: batch[name] for name in ("row_id", "label", "source", "location")}
-            sink.write({**columns, "input_ids": ids, "length": lengths})
+        for columns, found in spread(partial(_encode_batch, tokenizer), batches):
+            sink.write(columns)
+            counts.add(found)
     if not sink.rows:
         where = f" of the sources {', '.join(config.sources)}" if config.sources else ""
         raise DataError(f"{path} has no rows{where}: add data, take more sources, or raise validate's `sample`")
     return counts
+
+
+def _encode_batch(tokenizer: _Tokenizer, batch: pa.RecordBatch) -> tuple[dict, Counts]:
+    counts = Counts()
+    ids, lengths = tokenizer(batch["text"].to_pylist(), counts)
+    columns = {name: batch[name] for name in ("row_id", "label", "source", "location")}
+    return {**columns, "input_ids": ids, "length": lengths}, counts
 
 
 def _last_id(path: Path, config: ReviewsConfig, rows: int | None) -> str | None:
@@ -170,7 +183,7 @@ def main() -> None:
         artifacts = Path("artifacts")
         report = encode_reviews(
             stage.config, stage.compute, artifacts / "validated/reviews", artifacts / "base/encoder",
-            artifacts / "encoded/reviews",
+            artifacts / "encoded/reviews", spread,
         )  # fmt: skip
         stage.count(sum(split["tokens"] for split in report["splits"].values()))
 

@@ -19,6 +19,7 @@ Memory is a batch, some 60 bytes a row, and the n-grams of the set that judges.
 
 import json
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +27,21 @@ import pandas as pd
 import pyarrow as pa
 from pydantic import Field
 
+from ajuste.core.launch.where import Spread, spread
 from ajuste.core.params import Compute
 from ajuste.core.stage import start
 from ajuste.rows.checks.instructions import COLUMNS, TEXTS, measure, row_checks
 from ajuste.rows.checks.turns import CLEANED, PII, clean, pii
-from ajuste.rows.checks.validation import SetConfig, Work, finish, most_common, report_of, validating, write_rows
+from ajuste.rows.checks.validation import (
+    SetConfig,
+    Work,
+    finish,
+    judge_all,
+    most_common,
+    report_of,
+    validating,
+    write_rows,
+)
 from ajuste.rows.clean import lone
 from ajuste.rows.decontaminate import ngrams_of, split_source
 from ajuste.rows.layouts.instructions import Row, columns_needed, to_row
@@ -60,16 +71,18 @@ class InstructionsConfig(SetConfig):
     ngram: int = Field(ge=2, description="Words in a row that a row of train may not share with that set.")
 
 
-def validate_instructions(config: InstructionsConfig, compute: Compute, data: Path, out: Path) -> dict:
+def validate_instructions(
+    config: InstructionsConfig, compute: Compute, data: Path, out: Path, spread: Spread = map
+) -> dict:
     """Write the files named above into `out` and return validation.json's content.
 
-    data: the set's folder, beside the one that `decontaminate` names. Raises DataError: a file that cannot be read, no
-    row left, or too many rows in quarantine.
+    data: the set's folder, beside the one that `decontaminate` names. spread: where batches are judged
+    (core/launch/where.py). Raises DataError: a file that cannot be read, no row left, or too many rows in quarantine.
     """
     data_set = read_set(data)
     ngrams = ngrams_of(data.parent, config.decontaminate, config.ngram)
     with validating(config, out) as work:
-        _read_all(work, data, data_set, ngrams)
+        _read_all(work, data, data_set, ngrams, spread)
         write_rows(work, WEIGHED if work.counts["weighed"] else KEPT, _tally, _text)
     report = report_of(work, _rules(config), CLEANED)
     report["pii"] = {kind: work.counts[f"pii:{kind}"] for kind in PII}
@@ -79,19 +92,25 @@ def validate_instructions(config: InstructionsConfig, compute: Compute, data: Pa
     return finish(work, report)
 
 
-def _read_all(work: Work, data: Path, data_set: InstructionSet, ngrams: Ngrams) -> None:
+def _read_all(work: Work, data: Path, data_set: InstructionSet, ngrams: Ngrams, spread: Spread) -> None:
     config = work.config
     checks = row_checks(config.max_chars, config.max_repeats)
     with ParquetRows(work.staged, STAGED) as sink:
         for file in data_set.files:
-            path, phrasings = data / file.path, file.phrasings()
+            path = data / file.path
             _check_schema(work, path, file)
-            for batch in read_records(path, file.format, config.batch_rows, file.layout == "tagged"):
-                rows = [to_row(record, file.layout, file.columns, phrasings, file.label_names) for record in batch]
-                typed = [_typed(config.set, file, row) for row in rows]
-                typed = [row for row in typed if in_sample(row["row_id"], config.sample)]
-                if typed:
-                    _judge_batch(work, typed, checks, ngrams, sink)
+            batches = read_records(path, file.format, config.batch_rows, file.layout == "tagged")
+            judge_all(work, sink, partial(_judge_records, file=file, checks=checks, ngrams=ngrams), batches, spread)
+
+
+def _judge_records(work: Work, sink: ParquetRows, batch: list, file: InstructionFile, checks: list,
+                   ngrams: Ngrams) -> None:  # fmt: skip
+    phrasings = file.phrasings()
+    rows = [to_row(record, file.layout, file.columns, phrasings, file.label_names) for record in batch]
+    typed = [_typed(work.config.set, file, row) for row in rows]
+    typed = [row for row in typed if in_sample(row["row_id"], work.config.sample)]
+    if typed:
+        _judge_batch(work, typed, checks, ngrams, sink)
 
 
 def _check_schema(work: Work, path: Path, file: InstructionFile) -> None:
@@ -209,9 +228,8 @@ def _split(split: str, counts: Counter) -> dict:
 
 def main() -> None:
     with start("validate_instructions", InstructionsConfig) as stage:
-        validate_instructions(
-            stage.config, stage.compute, Path("data") / stage.config.set, Path("artifacts/validated/instructions")
-        )
+        data = Path("data") / stage.config.set
+        validate_instructions(stage.config, stage.compute, data, Path("artifacts/validated/instructions"), spread)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ Memory is a batch and some 300 bytes a row.
 
 import json
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from ajuste.core.figures import write_json
+from ajuste.core.launch.where import Spread, spread
 from ajuste.core.params import Compute
 from ajuste.core.stage import start
 from ajuste.rows.checks.preferences import (
@@ -48,6 +50,7 @@ from ajuste.rows.checks.validation import (
     SetConfig,
     Work,
     finish,
+    judge_all,
     most_common,
     report_of,
     validating,
@@ -85,15 +88,17 @@ class PreferencesConfig(SetConfig):
     shared_with: list[str] = Field(description="Sets whose texts are looked for in this one.")
 
 
-def validate_preferences(config: PreferencesConfig, compute: Compute, data: Path, out: Path) -> dict:
+def validate_preferences(
+    config: PreferencesConfig, compute: Compute, data: Path, out: Path, spread: Spread = map
+) -> dict:
     """Write the files named above into `out` and return validation.json's content.
 
-    data: the set's folder, beside those that `shared_with` names. Raises DataError: a file that cannot be read, no row
-    left, or too many rows in quarantine.
+    data: the set's folder, beside those that `shared_with` names. spread: where batches are judged
+    (core/launch/where.py). Raises DataError: a file that cannot be read, no row left, or too many rows in quarantine.
     """
     data_set = read_set(data)
     with validating(config, out) as work:
-        _read_all(work, data, data_set)
+        _read_all(work, data, data_set, spread)
         write_rows(work, ROWS, lambda rows, k: [("source", rows["source"][k])], _text, _relations(work),
                    comparison_checks())  # fmt: skip
         quality = Quality()
@@ -115,7 +120,7 @@ def validate_preferences(config: PreferencesConfig, compute: Compute, data: Path
 # --- 1. read --------------------------------------------------------------------------------------------------------
 
 
-def _read_all(work: Work, data: Path, data_set: PreferenceSet) -> None:
+def _read_all(work: Work, data: Path, data_set: PreferenceSet, spread: Spread) -> None:
     config = work.config
     checks = row_checks(config.max_chars)
     with ParquetRows(work.staged, STAGED) as sink:
@@ -123,11 +128,16 @@ def _read_all(work: Work, data: Path, data_set: PreferenceSet) -> None:
             _check_schema(work, data / file.path, file)
             if file.layout == "raters":
                 continue
-            for batch in read_comparisons(data, data_set, file, config.batch_rows):
-                typed = [_typed(config.set, file, row) for row in batch]
-                typed = [row for row in typed if in_sample(row["row_id"], config.sample)]
-                if typed:
-                    _judge_batch(work, typed, checks, sink)
+            batches = read_comparisons(data, data_set, file, config.batch_rows)
+            judge_all(work, sink, partial(_judge_comparisons, file=file, checks=checks), batches, spread)
+
+
+def _judge_comparisons(work: Work, sink: ParquetRows, batch: list[Comparison], file: PreferenceFile,
+                       checks: list) -> None:  # fmt: skip
+    typed = [_typed(work.config.set, file, row) for row in batch]
+    typed = [row for row in typed if in_sample(row["row_id"], work.config.sample)]
+    if typed:
+        _judge_batch(work, typed, checks, sink)
 
 
 def _check_schema(work: Work, path: Path, file: PreferenceFile) -> None:
@@ -256,9 +266,8 @@ def _split(split: str, counts: Counter) -> dict:
 
 def main() -> None:
     with start("validate_preferences", PreferencesConfig) as stage:
-        validate_preferences(
-            stage.config, stage.compute, Path("data") / stage.config.set, Path("artifacts/validated/preferences")
-        )
+        data = Path("data") / stage.config.set
+        validate_preferences(stage.config, stage.compute, data, Path("artifacts/validated/preferences"), spread)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ stands in <out>.failed/. Memory is a batch and some 60 bytes a row.
 Run it: `python -m tasks.validate.reviews`, or `dvc repro validate_reviews`.
 """
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +26,11 @@ import pyarrow as pa
 from pydantic import Field
 
 from ajuste.core.figures import write_json
+from ajuste.core.launch.where import Spread, spread
 from ajuste.core.params import Compute
 from ajuste.core.stage import start
 from ajuste.rows.checks.reviews import COLUMNS, row_checks, validation_report
-from ajuste.rows.checks.validation import SetConfig, Work, finish, validating, write_rows
+from ajuste.rows.checks.validation import SetConfig, Work, finish, judge_all, validating, write_rows
 from ajuste.rows.clean import clean, damage, lone, visible
 from ajuste.rows.parquet import ParquetRows
 from ajuste.rows.read.files import columns_of, printable
@@ -54,31 +56,37 @@ class ReviewsConfig(SetConfig):
     min_class_share: float = Field(ge=0, le=1, description="A class below this share of a split is warned about.")
 
 
-def validate_reviews(config: ReviewsConfig, compute: Compute, data: Path, out: Path) -> dict:
+def validate_reviews(config: ReviewsConfig, compute: Compute, data: Path, out: Path, spread: Spread = map) -> dict:
     """Write the files named above into `out` and return validation.json's content.
 
-    Raises DataError: a file that cannot be read, no row left, or too many rows in quarantine.
+    spread: where batches are judged (core/launch/where.py). Raises DataError: a file that cannot be read, no row left,
+    or too many rows in quarantine.
     """
     data_set = read_set(data)
     with validating(config, out) as work:
-        _read_all(work, data, data_set)
+        _read_all(work, data, data_set, spread)
         write_rows(work, KEPT, lambda rows, k: [(what, rows[what][k]) for what in ("label", "source")],
                    lambda rows, k: rows["text"][k])  # fmt: skip
     write_json(out / "labels.json", data_set.labels, indent=2, ensure_ascii=False)
     return finish(work, validation_report(work, data_set.labels, _rules(config)))
 
 
-def _read_all(work: Work, data: Path, data_set: ClassificationSet) -> None:
+def _read_all(work: Work, data: Path, data_set: ClassificationSet, spread: Spread) -> None:
     config = work.config
     checks = row_checks(data_set.labels, config.max_chars)
     with ParquetRows(work.staged, STAGED) as sink:
         for file in data_set.files:
             _check_schema(work, data / file.path, file)
-            for raw in read_rows(data / file.path, file.format, file.columns, config.batch_rows):
-                rows = [_row(config, data_set, file, row) for row in raw]
-                rows = [row for row in rows if in_sample(row["row_id"], config.sample)]
-                if rows:
-                    _judge_batch(work, rows, data_set, checks, sink)
+            raw = read_rows(data / file.path, file.format, file.columns, config.batch_rows)
+            judge_all(work, sink, partial(_judge_raw, data_set=data_set, file=file, checks=checks), raw, spread)
+
+
+def _judge_raw(work: Work, sink: ParquetRows, raw: list[RawRow], data_set: ClassificationSet, file: SourceFile,
+               checks: list) -> None:  # fmt: skip
+    rows = [_row(work.config, data_set, file, row) for row in raw]
+    rows = [row for row in rows if in_sample(row["row_id"], work.config.sample)]
+    if rows:
+        _judge_batch(work, rows, data_set, checks, sink)
 
 
 def _check_schema(work: Work, path: Path, file: SourceFile) -> None:
@@ -154,9 +162,8 @@ def _rules(config: ReviewsConfig) -> dict[str, dict]:
 
 def main() -> None:
     with start("validate_reviews", ReviewsConfig) as stage:
-        validate_reviews(
-            stage.config, stage.compute, Path("data") / stage.config.set, Path("artifacts/validated/reviews")
-        )
+        data = Path("data") / stage.config.set
+        validate_reviews(stage.config, stage.compute, data, Path("artifacts/validated/reviews"), spread)
 
 
 if __name__ == "__main__":

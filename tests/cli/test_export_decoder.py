@@ -138,6 +138,9 @@ def test_a_base_without_a_template_gets_the_tagged_form(speakers, tmp_path, monk
     install(monkeypatch, registry, tmp_path)
     run(export.command, "assistant", tmp_path / "out")
     said = capsys.readouterr().out
+    run(export.command, "assistant", tmp_path / "served", "--for", "vllm")
+    assert script_words(tmp_path / "served").count("./tagged.jinja") == 1
+    assert (tmp_path / "served/tagged.jinja").read_text() == (tmp_path / "out/tagged.jinja").read_text()
     assert "<instruction>" in said
     option, file = vllm_command(said)[-2:]
     assert option == "--chat-template" and Path(file).parent == tmp_path / "out"
@@ -170,6 +173,48 @@ def test_the_line_for_vllm_names_a_folder_that_holds_what_it_reads(folders, tmp_
     assert {str(tensor.dtype) for tensor in tensors.values()} == {f"torch.{given['--dtype']}"}
     assert not any("lora" in name or "base_layer" in name for name in tensors)
     assert (Path(folder) / "tokenizer.json").is_file() and AutoTokenizer.from_pretrained(folder).chat_template
+
+
+def script_words(folder):
+    """The command of serve.sh, as a shell reads it; $here is a folder of the name `.`."""
+    script = (folder / "serve.sh").read_text()
+    words = script[script.index("exec ") :].replace("\\\n", " ").replace("$here", ".").replace("$base", "BASE")
+    return shlex.split(words)
+
+
+@pytest.mark.parametrize(("reference", "adapter"), [("assistant@challenger", False), ("assistant-adapter/1", True)])
+def test_for_vllm_a_folder_has_template_ends_of_a_turn_and_the_command(reference, adapter, folders, tmp_path, capsys):
+    """vLLM is not run: the options are those of its documentation, and every file that they name is there."""
+    out = tmp_path / "out"
+    run(export.command, reference, out, "--for", "vllm")
+    assert f"sh {out}/serve.sh" in capsys.readouterr().out
+    program, verb, run_, model, *options, rest = script_words(out)
+    assert (program, verb, run_, rest) == ("exec", "vllm", "serve", "$@")
+    given = dict(zip((words := [word for word in options if word != "--enable-lora"])[::2], words[1::2], strict=True))
+    common = {"--generation-config": ".", "--host": "127.0.0.1"}
+    if adapter:
+        assert model == "BASE" and "--enable-lora" in options
+        lora = {"--served-model-name": "tiny", "--max-lora-rank": "8", "--lora-modules": "assistant-adapter=."}
+        assert given == common | lora and (out / "adapter_model.safetensors").is_file()
+    else:
+        assert model == "." and given == common | {"--served-model-name": "assistant", "--dtype": "float32"}
+        assert (out / "config.json").is_file() and (out / "model.safetensors").is_file()
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    ends = json.loads((out / "generation_config.json").read_text())
+    assert ends["eos_token_id"] == chat.end_of_turn(tokenizer) and ends["pad_token_id"] == tokenizer.pad_token_id
+    assert tokenizer.chat_template and (out / "tokenizer.json").is_file()
+    shell = subprocess.run(["sh", "-n", out / "serve.sh"], capture_output=True, text=True)
+    assert shell.returncode == 0, shell.stderr
+    if adapter:
+        done = subprocess.run(["sh", out / "serve.sh"], capture_output=True, text=True)
+        assert done.returncode != 0 and "name the folder of tiny" in done.stderr
+
+
+def test_for_vllm_what_it_cannot_load_is_refused_before_anything_is_written(folders, tmp_path):
+    for version, why in ((2, "DoRA"), (4, "prefix tuning")):
+        with pytest.raises(UsageError, match=f"assistant-adapter/{version} was tuned with {why}, which vLLM cannot"):
+            run(export.command, f"assistant-adapter/{version}", tmp_path / "out", "--for", "vllm")
+    assert not (tmp_path / "out").exists()
 
 
 def test_bottleneck_layers_are_refused_in_one_line(folders, tmp_path):

@@ -150,6 +150,7 @@ def recorded(project: Path) -> Path:
     ("file", "old", "new", "said"),
     [
         ("params.yaml", "compute:", "clasify: {}\ncompute:", "params.yaml: unknown section `clasify`: known"),
+        ("params.yaml", "  by: one ", "  by: two ", "params.yaml: `launch.by`: Input should be 'one' or 'ray'"),
         ("params.yaml", "  lora:\n", "  lorra: {}\n  lora:\n", "params.yaml: unknown section `classify.lorra`"),
         ("params.yaml", "classify:\n", "classify:\n  tsk: x\n", "params.yaml: unknown key `classify.tsk`: known"),
         ("params.yaml", "dtype: float32 ", "dtype: f32 ", "params.yaml: `compute.dtype`: Input should be"),

@@ -1,6 +1,8 @@
 """infra/compose.yaml and infra/k8s: their schemas, by maintained validators, and what a careful reader would look for.
 
-Nothing is started here: no Docker and no cluster is needed, and that they really run is NOT TESTED.
+Nothing is started here: no Docker and no cluster is needed, and that they really run is NOT TESTED. The schema of
+KubeRay's RayJob comes with its operator and not with Kubernetes: its pods are validated, its own keys compared with
+those that infra/k8s/rayjob.yaml needs.
 """
 
 import copy
@@ -27,9 +29,14 @@ OBJECTS = [
     pytest.param(document, id=f"{path.name}:{document['kind']}")
     for path in FILES
     for document in yaml.safe_load_all(path.read_text())
-    if document["kind"] != "Kustomization"
+    if document["kind"] not in ("Kustomization", "RayJob")
 ]
+RAYJOB = yaml.safe_load((K8S / "rayjob.yaml").read_text())
+GROUPS = {"head": RAYJOB["spec"]["rayClusterSpec"]["headGroupSpec"],
+          "worker": RAYJOB["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]}  # fmt: skip
 PODS = [param for param in OBJECTS if "template" in param.values[0].get("spec", {})]
+PODS += [pytest.param({"kind": "Job", "spec": {"template": group["template"]}}, id=f"rayjob.yaml:{name}")
+         for name, group in GROUPS.items()]  # fmt: skip
 
 
 def compose_errors(path: Path) -> str:
@@ -49,6 +56,37 @@ def test_compose_keeps_the_schema_and_the_validator_finds_an_error(tmp_path: Pat
 @pytest.mark.parametrize("document", OBJECTS)
 def test_cluster_files_keep_their_schema(document: dict) -> None:
     kubernetes_validate.validate(document, CLUSTER, strict=True)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_the_pods_of_ray_keep_their_schema(group: str) -> None:
+    template = GROUPS[group]["template"]
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": template["metadata"], "spec": template["spec"]}
+    kubernetes_validate.validate(pod, CLUSTER, strict=True)
+    pod["spec"]["containers"][0]["volumeMount"] = []
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(pod, CLUSTER, strict=True)
+
+
+def test_the_rayjob_runs_the_pipeline_on_workers_that_share_the_checkout() -> None:
+    """Its keys are those that KubeRay's own definition of version v1 held when the file was written."""
+    spec, cluster = RAYJOB["spec"], RAYJOB["spec"]["rayClusterSpec"]
+    assert (RAYJOB["apiVersion"], spec["entrypoint"], spec["submissionMode"]) == ("ray.io/v1", "ajuste run", "HTTPMode")
+    assert set(spec) == {"entrypoint", "submissionMode", "backoffLimit", "activeDeadlineSeconds",
+                         "shutdownAfterJobFinishes", "ttlSecondsAfterFinished", "rayClusterSpec"}  # fmt: skip
+    assert set(cluster) == {"rayVersion", "headGroupSpec", "workerGroupSpecs"}
+    assert set(GROUPS["head"]) == {"rayStartParams", "template"}
+    sized = {"groupName", "replicas", "minReplicas", "maxReplicas"}
+    assert set(GROUPS["worker"]) == {*sized, "rayStartParams", "template"}
+    pinned = re.search(r"^ray==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)[1]
+    assert cluster["rayVersion"] == pinned
+    head, worker = (GROUPS[name]["template"]["spec"] for name in GROUPS)
+    for pod in (head, worker):
+        assert {"name": "home", "mountPath": "/srv/ajuste"} in pod["containers"][0]["volumeMounts"]
+        assert pod["containers"][0]["workingDir"] == "/srv/ajuste"
+    assert GROUPS["head"]["rayStartParams"]["num-cpus"] == "0" and "env" in head["containers"][0]
+    assert worker["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert not [item for item in worker["containers"][0]["env"] if "valueFrom" in item], "workers need no secret"
 
 
 def test_the_clusters_validator_finds_errors() -> None:
@@ -182,7 +220,7 @@ def test_the_namespace_is_restricted_and_every_pod_may_live_in_it() -> None:
     assert pool["variables"]["properties"]["namespace"]["default"] == "ajuste"
     pods = {param.id: param.values[0]["spec"]["template"]["spec"] for param in PODS}
     pods["pool"] = pool["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]
-    assert len(pods) == 7 and {name: unrestricted(pod) for name, pod in pods.items()} == {name: [] for name in pods}
+    assert len(pods) == 9 and {name: unrestricted(pod) for name, pod in pods.items()} == {name: [] for name in pods}
     worse = copy.deepcopy(pods["pool"])
     worse["containers"][0]["securityContext"]["allowPrivilegeEscalation"] = True
     assert unrestricted(worse) == ["privileges"]
@@ -208,22 +246,27 @@ def test_nothing_leaves_or_enters_a_pod_but_what_is_named() -> None:
                         found |= {(mine, name, port) for name in them for port in ports}
     inside = {(mine, name, port) for mine, name, port in out if name not in ("kube-system", "storage")}
     servers = {("prefect", "postgres", 5432), ("mlflow", "postgres", 5432), ("models", "mlflow", 5000)}
-    runs = {(who, name, port) for who in ("worker", "run") for name, port in (("prefect", 4200), ("mlflow", 5000))}
-    assert inside == servers | runs
-    store = {(who, "storage", 9000) for who in ("mlflow", "worker", "run")}
+    those, asked = ("worker", "run", "ray"), (("prefect", 4200), ("mlflow", 5000))
+    runs = {(who, name, port) for who in those for name, port in asked}
+    among = {("ray", "ray", 1)}  # ports 1 to 65535
+    assert inside == servers | runs | among
+    store = {(who, "storage", 9000) for who in ("mlflow", *those)}
     assert out - inside == {("any", "kube-system", 53)} | store
-    assert into == {(name, mine, port) for mine, name, port in inside} | {("models", "any", 8000)}
+    open_to = {("models", "any", 8000), ("ray", "kuberay", 8265)}
+    assert into == {(name, mine, port) for mine, name, port in inside} | open_to
 
 
 def test_kustomize_names_every_file_and_no_file_is_a_secret() -> None:
     kustomization = yaml.safe_load((K8S / "kustomization.yaml").read_text())
-    assert set(kustomization["resources"]) == {path.name for path in FILES} - {"kustomization.yaml", "job.yaml"}
+    alone = {"kustomization.yaml", "job.yaml", "rayjob.yaml"}
+    assert set(kustomization["resources"]) == {path.name for path in FILES} - alone
     assert "Secret" not in {param.values[0]["kind"] for param in OBJECTS}
 
 
 def test_the_image_is_one_version_everywhere_and_leaves_secrets_out() -> None:
     version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
-    built = [COMPOSE.read_text(), (K8S / "job.yaml").read_text(), (ROOT / "infra" / "Dockerfile").read_text()]
+    jobs = [(K8S / name).read_text() for name in ("job.yaml", "rayjob.yaml")]
+    built = [COMPOSE.read_text(), *jobs, (ROOT / "infra" / "Dockerfile").read_text()]
     assert all(set(re.findall(r"ajuste:(\d[\w.]*)", text)) == {version} for text in built)
     assert yaml.safe_load((K8S / "kustomization.yaml").read_text())["images"][0]["newTag"] == version
     ignored = (ROOT / "infra" / "Dockerfile.dockerignore").read_text().splitlines()
@@ -231,5 +274,6 @@ def test_the_image_is_one_version_everywhere_and_leaves_secrets_out() -> None:
     assert secret | {".git"} <= set(ignored)
     dockerfile = (ROOT / "infra" / "Dockerfile").read_text()
     assert re.search(r"^FROM python:3\.11\.\d+-\S+@sha256:[0-9a-f]{64}$", dockerfile, re.MULTILINE)
-    (extras,) = re.findall(r"make setup EXTRAS=(\S+)", dockerfile)
+    (extras,) = re.findall(r"^ARG EXTRAS=(\S+)$", dockerfile, re.MULTILINE)
+    assert "make setup EXTRAS=$EXTRAS\n" in dockerfile
     assert extras.split(",") == ["s3", "stack"] and "test" not in re.findall(r"\[(.+?)\]", dockerfile)

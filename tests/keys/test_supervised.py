@@ -82,6 +82,8 @@ SILENT = {
     "compute.device": "where it is computed; this machine has one kind",
     "compute.threads": "how many cores compute; the sums of so small matrices are not split",
     "compute.portable": "which kernels a process computes with; tests/core/test_arithmetic.py starts one and compares",
+    **{f"launch.{key}": "where a stage runs; tests/core/launch/ sends stages to a cluster and compares"
+       for key in ("by", "processes", "address")},
     "features.reviews.batch_rows": "rows at once; the sums may differ in a last digit",
     **{f"{name}.accumulation": "pieces of a step, to save memory"
        for name in ("classify.full", "classify.lora", "instruct", "reward", "dpo")},

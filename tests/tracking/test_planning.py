@@ -119,6 +119,15 @@ def test_a_stage_that_does_not_fit_is_refused_with_what_would(project: Path, mon
     check.refuse("instruct")
 
 
+def test_a_cluster_has_room_of_its_own(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "room", lambda device: Room("cpu", PROCESS, PROCESS))
+    with pytest.raises(UsageError, match="no setting of params.yaml"):
+        check.refuse("instruct")
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("  by: one ", "  by: ray ", 1))
+    check.refuse("instruct")
+
+
 def test_what_is_not_made_yet_is_the_stages_own_matter(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check, "room", lambda device: Room("cpu", 0, PROCESS))
     Path("artifacts/base/decoder").unlink()

@@ -10,11 +10,13 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from ajuste.cli.models.names import errors_told, open_models
+from ajuste.serving import vllm
+from ajuste.serving.vllm import NO_VLLM, TEMPLATE, has_template, rank_of, tagged_template
 
 WHOLE = """\
 from transformers import pipeline
@@ -83,33 +85,18 @@ VLLM = """\
 #           --lora-modules {name}="{folder}"{caution}"""
 WHOLE_VLLM = """\
 # vLLM: vllm serve "{folder}" --served-model-name "{name}" --dtype {dtype} --generation-config vllm{template}"""
-TEMPLATE = "tagged.jinja"       # of a base without a template of its own: vLLM's chat page needs one
-TAGGED_TEMPLATE = """\
-{%- set before = namespace(text="") -%}
-{%- for turn in messages -%}
-{%- if turn.role == "system" -%}
-{%- set before.text = turn.content ~ "\\n\\n" -%}
-{%- elif turn.role == "user" -%}
-{{ "<instruction>" ~ before.text ~ turn.content ~ "</instruction><response>" }}
-{%- set before.text = "" -%}
-{%- else -%}
-{{ turn.content ~ "</response>" ~ eos_token }}
-{%- endif -%}
-{%- endfor -%}
-"""
-RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM's --max-lora-rank takes
-NO_VLLM = {"dora": "DoRA", "prefix": "prefix tuning", "prompt": "prompt tuning"}
 
 
 def command(
     reference: Annotated[str, typer.Argument(metavar="NAME@ALIAS", help="NAME, NAME@ALIAS or NAME/VERSION.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or an empty folder.")],
+    served_by: Annotated[Literal["vllm"] | None, typer.Option("--for", help="Add what that server reads.")] = None,
 ) -> None:
     """Copy a registered model, verified, into DIR, and say how to load it without this project.
 
     Examples:  ajuste export reviews-classifier@champion model   |   ajuste export reviews-classifier-adapter/1 adapter
 
-    ajuste export assistant@challenger chat   |   ajuste export assistant-adapter/1 lora
+    ajuste export assistant@challenger chat   |   ajuste export assistant-adapter/1 lora   |   ... --for vllm
 
     ajuste export ratings-reward reward
     """
@@ -124,6 +111,8 @@ def command(
         version = open_models().find(reference)
         check_digest(version)
         refuse_bottleneck(version.path, f"{version.name}/{version.version}")
+        if served_by:
+            vllm.refuse(version.path, f"{version.name}/{version.version}")
         shutil.copytree(version.path, folder, dirs_exist_ok=True)
         check_digest(replace(version, path=folder))
     card = json.loads((folder / "ajuste.json").read_text(encoding="utf-8"))
@@ -139,7 +128,10 @@ def command(
     typer.echo(f"{version.name} version {version.version} ({strategy}{alias}) is in {folder}")
     typer.echo(f"{' and '.join(cards)} say what it is\n" if cards else "no card is kept with it: `ajuste run` "
                "writes those of the versions that dvc.lock names\n")
-    if card.get("kind") in ("decoder", "reward"):
+    if served_by:
+        script = vllm.write(folder, card, is_adapter(version), version.name)
+        typer.echo(f"vLLM answers with it: {vllm.usage(script, card, is_adapter(version))}")
+    elif card.get("kind") in ("decoder", "reward"):
         made_from = version.tags.get("base_version")
         base = f"here it is {home() / 'artifacts' / 'base' / 'decoder'}"
         base = f"`ajuste export {made_from} BASE` writes it" if made_from else base
@@ -156,12 +148,6 @@ def refuse_bottleneck(path: Path, name: str) -> None:
     if (path / "bottleneck.json").is_file():
         raise UsageError(f"{name} holds bottleneck layers, which PEFT and vLLM cannot load: `ajuste serve` and `ajuste "
                          "chat` answer with it; fine-tune with `instruct.method: lora` for a model to export")
-
-
-def has_template(folder: Path) -> bool:
-    """Whether the tokenizer has a chat template."""
-    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    return (folder / "chat_template.jinja").is_file() or bool(settings.get("chat_template"))
 
 
 def how_to_load_reward(folder: Path, card: dict, adapter: bool, base: str) -> str:
@@ -194,20 +180,9 @@ def how_to_load_decoder(folder: Path, card: dict, adapter: bool, base: str) -> s
     )
     if card["method"] in NO_VLLM:
         return f"{text}\n# vLLM loads no {NO_VLLM[card['method']]}"
-    r = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["r"]
     caution = "\n# its base was quantised: on another one than that the answers differ a little" if quantisation else ""
-    rank = next((known for known in RANKS if known >= r), r)
-    return text + "\n" + VLLM.format(base_id=identity["id"], rank=rank, name="mine", folder=folder, caution=caution)
-
-
-def tagged_template(folder: Path) -> str:
-    """The tagged form as a chat template, with what this tokenizer puts before every text: vLLM leaves that to it."""
-    from ajuste.models.folder import load_tokenizer
-
-    tokenizer = load_tokenizer(folder)
-    first = tokenizer("")["input_ids"][:1]
-    begins = bool(first) and first[0] == tokenizer.bos_token_id
-    return ("{{ bos_token }}" if begins else "") + TAGGED_TEMPLATE
+    served = {"base_id": identity["id"], "rank": rank_of(folder), "name": "mine", "folder": folder, "caution": caution}
+    return text + "\n" + VLLM.format(**served)
 
 
 def how_to_load(folder: Path, card: dict, adapter: bool, base: Path) -> str:

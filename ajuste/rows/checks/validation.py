@@ -1,7 +1,7 @@
 """What validating any kind of set shares: the scratch file, relations between rows, splits and quarantine, the report.
 
     with validating(config, out) as work:      fresh folders; `out` is empty, `work.staged` is a file to be made
-        ...                                    the kind's own reading: rows into work.staged and work.duplicates
+        judge_all(work, sink, ...)             the kind's own reading: rows into work.staged and work.duplicates
         write_rows(work, ...)                  relations are judged; rows go to their split, failing ones to quarantine
     return finish(work, report)                validation.json; too many bad rows stop the stage
 
@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from pydantic import Field
 
 from ajuste.core.errors import DataError
 from ajuste.core.figures import write_json
+from ajuste.core.launch.where import Spread
 from ajuste.core.params import Config
 from ajuste.rows.checks.expectations import (
     RELATION_COLUMNS,
@@ -120,6 +122,39 @@ def validating(config: SetConfig, out: Path) -> Iterator[Work]:
         yield work
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+_judge = cache(Judge)  # one for all batches of a process: to make it takes longer than to judge some
+JudgeBatch = Callable[[Work, ParquetRows, list], None]  # rows of a batch -> work.counts, work.duplicates and the sink
+
+
+def judge_all(work: Work, sink: ParquetRows, judge: JudgeBatch, batches: Iterable[list], spread: Spread) -> None:
+    """Have every batch judged where `spread` says, and take what it came to into `work` and `sink`, in order.
+
+    judge reads work.config and uses work.reasons; it sees no other batch, so work.counts begins at 0 for it.
+    """
+    for added, written, counts in spread(partial(_apart, work.config, judge), batches):
+        for batch in added:
+            work.duplicates.add(*batch)
+        for columns in written:
+            sink.write(columns)
+        work.counts.update(counts)
+
+
+class _Noted(list):
+    """Stands for Duplicates and for a ParquetRows while a batch is judged apart: it keeps what either is given."""
+
+    def add(self, *batch: object) -> None:
+        self.append(batch)
+
+    write = list.append
+
+
+def _apart(config: SetConfig, judge: JudgeBatch, batch: list) -> tuple[list[tuple], list[dict], Counter]:
+    """One batch: what goes to Duplicates.add and to the sink's write, and what was counted."""
+    work, written = Work(config, Path(), Path(), _Noted(), _judge()), _Noted()
+    judge(work, written, batch)
+    return list(work.duplicates), list(written), work.counts
 
 
 def write_rows(work: Work, kept: pa.Schema, tally: Callable[[dict, int], Iterable[tuple[str, object]]],

@@ -40,6 +40,12 @@ class Counts:
         self.dropped[why] += 1
         self.first = self.first or f"{row['location']}: {words}"
 
+    def add(self, other: "Counts") -> None:
+        """Count what another part of the same file came to, which stands behind this one."""
+        for name in ("lengths", "sums", "dropped"):
+            getattr(self, name).update(getattr(other, name))
+        self.first = self.first or other.first
+
     def report(self, sums: tuple[str, ...], dropped: tuple[str, ...] = (), rows: int | None = None,
                sources: Counter | None = None) -> dict:  # fmt: skip
         """A split's part of encoding.json. rows: where they are not those whose lengths were counted."""

@@ -14,6 +14,7 @@ import os
 
 from ajuste.core.errors import UsageError
 from ajuste.core.home import home
+from ajuste.core.launch.where import launch_of
 from ajuste.core.stages import split_name
 from ajuste.learning.plan.parts import Plan, size
 from ajuste.tracking.planning.room import PROCESS, Room, room
@@ -29,7 +30,7 @@ def refuse(name: str) -> None:
         return
     try:
         params = read_params()
-        if not trains(name, params):
+        if not trains(name, params) or launch_of(params).by != "one":  # what is free elsewhere is not known here
             return
         here = room(params["compute"]["device"])
         plan = of_stage(name, params, sdpa=here.device == "cuda")

@@ -4,7 +4,7 @@ Importing the modules of all stages to ask for their configs takes 20 s. So what
 first, and of the rest only that is typed which is not known to be right:
 
     names      of sections, and of plain keys of a verb: those that dvc.yaml's stages read
-    compute    its own type
+    compute    its own type, as launch
     a section  as dvc.lock records it, of a stage whose modules in tasks/ are those of the lock, is right: the run that
                recorded it has typed it. Of any other the keys are compared with the source of its config, and then it
                is typed, which imports the module of its stage
@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 
 from ajuste.core.errors import UsageError
+from ajuste.core.launch.where import launch_of
 from ajuste.core.params import Compute, Config, lookup, read_yaml, section, typed, unknown_key
 from ajuste.core.stage import asking
 from ajuste.core.stages import md5_of, module_of, split_name
@@ -33,6 +34,7 @@ def check_params() -> None:
     params, stages = read_yaml(Path("params.yaml")), read_yaml(Path("dvc.yaml"))["stages"]
     _check_names(params, stages)
     typed(Compute, params.get("compute") or {}, "compute")
+    launch_of(params)
     locked = _locked()
     sections = {name: section(params, *split_name(name)) for name in stages}
     doubtful = [name for name, entry in stages.items() if not _was_typed(entry, params, locked.get(name, {}))]
@@ -53,8 +55,8 @@ def _check_names(params: dict, stages: dict[str, dict]) -> None:
     """Sections, and plain keys of a verb, that no stage reads."""
     names = [split_name(name) for name in stages]
     verbs = {verb for verb, _ in names}
-    if unknown := sorted(params.keys() - {"compute"} - verbs):
-        known = ", ".join(sorted({"compute"} | verbs))
+    if unknown := sorted(params.keys() - {"compute", "launch"} - verbs):
+        known = ", ".join(sorted({"compute", "launch"} | verbs))
         raise UsageError(f"params.yaml: unknown section `{unknown[0]}`: known sections are {known}")
     read = {key for entry in stages.values() for key in entry.get("params", [])}
     for verb in sorted(verbs & params.keys()):
