@@ -1,4 +1,4 @@
-"""Where a stage runs: section `launch` of params.yaml, which changes no result but the last digits of its floats.
+"""Where a stage runs: section `launch` of params.yaml.
 
     one     in the process that DVC started
     ray     a stage that trains: as `processes` workers of a Ray cluster (ajuste/core/launch/train.py); one that works
@@ -9,6 +9,10 @@
 `map` is the local `Spread`. The other one sends function and batches to other processes: both are then pickled, and the
 function may change nothing but what it returns. What comes out is written by the one process that reads the batches, so
 the same bytes come of both ways.
+
+Several processes add up in another order, so a training differs in its last digits from that of one; where it draws
+(dropout, the samples of PPO, GRPO and RLOO) each process has random numbers of its own, and the run is another one.
+Equal numbers of processes give equal bytes.
 
 `launch` is in no stage's `params`: to move a run to another machine must not make its stages stale. What the ways need
 is imported by name, so that it is among no stage's deps either.
