@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ajuste.cli.project import run
+from ajuste.core.home import home
 from tests.made.projects import ROOT
 
 # what `ajuste run` does before Prefect is imported, and a flow that asks its own server as others would
@@ -46,5 +47,9 @@ def test_nobody_else_may_ask_the_server_of_a_run(tmp_path: Path) -> None:
 def test_a_home_that_is_not_there_yet_is_made(tmp_path, monkeypatch) -> None:
     """Prefect makes its own folder in it, but none above: its server would wait for minutes and then give up."""
     monkeypatch.setattr(os, "environ", {**os.environ, "AJUSTE_HOME": str(tmp_path / "not/there")})  # it sets some more
-    run.settle()
+    home.cache_clear()
+    try:
+        run.settle()
+    finally:
+        home.cache_clear()
     assert (tmp_path / "not/there").is_dir()

@@ -11,11 +11,13 @@ import re
 import pandas as pd
 import pytest
 
+from ajuste.rows.checks import validation
 from ajuste.rows.checks.expectations import Judge
 
 
 def stand_in(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Judge, "__init__", lambda self: None)
+    patch.setattr(validation, "_judge", Judge)  # none of these is kept for the tests after this one
     patch.setattr(Judge, "judge", judged)
 
 

@@ -11,7 +11,7 @@ function may change nothing but what it returns. What comes out is written by th
 the same bytes come of both ways.
 
 Several processes add up in another order, so a training differs in its last digits from that of one; where it draws
-(dropout, the samples of PPO, GRPO and RLOO) each process has random numbers of its own, and the run is another one.
+(dropout, a policy's samples) each process has random numbers of its own, and the run is another one.
 Equal numbers of processes give equal bytes.
 
 `launch` is in no stage's `params`: to move a run to another machine must not make its stages stale. What the ways need
