@@ -43,7 +43,6 @@ def test_nobody_else_may_ask_the_server_of_a_run(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1:] == ["{'nobody': 401, 'login': 200, 'page': None}"], done.stdout + done.stderr
 
 
-
 def test_a_home_that_is_not_there_yet_is_made(tmp_path, monkeypatch) -> None:
     """Prefect makes its own folder in it, but none above: its server would wait for minutes and then give up."""
     monkeypatch.setattr(os, "environ", {**os.environ, "AJUSTE_HOME": str(tmp_path / "not/there")})  # it sets some more

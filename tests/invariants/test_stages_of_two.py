@@ -127,21 +127,28 @@ def one_set_of_files(alone: Ran, together: Ran, stage: str) -> None:
     assert len(together.said.splitlines()) == len(alone.said.splitlines())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", ["instruct", "reward", "dpo"])
-def test_two_processes_train_as_one_does(stage: str, artifacts: Path, tmp_path: Path) -> None:
-    """Losses and curves of every step and evaluation, gradient norms, learning rates and weights."""
-    alone, together = (run(tmp_path / str(n), artifacts, stage, n) for n in (1, 2))
-    one_set_of_files(alone, together, stage)
-    rows, others = alone.history(stage), together.history(stage)
+def same_losses(rows: list[dict], others: list[dict]) -> None:
     assert len(rows) == len(others) and len(rows) > 5
     for row, other in zip(rows, others, strict=True):
         assert row.keys() == other.keys() and row["step"] == other["step"]
         for name, value in row.items():
             tolerance = 1e-3 if name == "grad_norm" else 1e-5
             assert other[name] == pytest.approx(value, rel=tolerance, abs=1e-5), (row["step"], name)
+
+
+def same_weights(alone: Ran, together: Ran, stage: str) -> None:
     weights, found = (load_file(ran.folder / OUT / stage / "adapter_model.safetensors") for ran in (alone, together))
     assert all((found[name] - value).abs().max() < 1e-3 for name, value in weights.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["instruct", "reward", "dpo"])
+def test_two_processes_train_as_one_does(stage: str, artifacts: Path, tmp_path: Path) -> None:
+    """Losses and curves of every step and evaluation, gradient norms, learning rates and weights."""
+    alone, together = (run(tmp_path / str(n), artifacts, stage, n) for n in (1, 2))
+    one_set_of_files(alone, together, stage)
+    same_losses(alone.history(stage), together.history(stage))
+    same_weights(alone, together, stage)
 
 
 @pytest.mark.slow

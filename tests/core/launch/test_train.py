@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
 
 from ajuste.core import checkpoints
 from ajuste.models.folder import load_tokenizer
@@ -22,6 +21,8 @@ from tests.invariants.test_stages_of_two import (  # noqa: F401
     one_set_of_files,
     project,
     run,
+    same_losses,
+    same_weights,
 )
 from tests.made import raylets, tiny_classifiers
 from tests.made.tiny_rows import sentence_set
@@ -44,15 +45,6 @@ def on_ray(folder: Path, cluster, stage: str) -> Ran:
     return Ran(folder, raylets.ended(raylets.begin(raylets.launched(folder, cluster.address), "-m", f"tasks.{stage}")))
 
 
-def same_losses(rows: list[dict], others: list[dict]) -> None:
-    assert len(rows) == len(others) and len(rows) > 5
-    for row, other in zip(rows, others, strict=True):
-        assert row.keys() == other.keys() and row["step"] == other["step"]
-        for name, value in row.items():
-            tolerance = 1e-3 if name == "grad_norm" else 1e-5
-            assert other[name] == pytest.approx(value, rel=tolerance, abs=1e-5), (row["step"], name)
-
-
 @pytest.mark.parametrize("stage", ["instruct", "reward", "dpo"])
 def test_two_workers_train_as_one_process_does(stage: str, cluster, artifacts: Path, tmp_path: Path) -> None:  # noqa: F811
     """Losses and curves of every step and evaluation, and the files."""
@@ -60,8 +52,7 @@ def test_two_workers_train_as_one_process_does(stage: str, cluster, artifacts: P
     together = on_ray(project(tmp_path / "together", artifacts, stage), cluster, stage)
     one_set_of_files(alone, Ran(together.folder, alone.said), stage)  # Ray's own lines stand among what it printed
     same_losses(alone.history(stage), together.history(stage))
-    weights, found = (load_file(ran.folder / OUT / stage / "adapter_model.safetensors") for ran in (alone, together))
-    assert all((found[name] - value).abs().max() < 1e-3 for name, value in weights.items())
+    same_weights(alone, together, stage)
     assert not list((together.folder / ".checkpoints/ray").iterdir()), "Ray's own folder of the run goes with it"
 
 
